@@ -1,0 +1,145 @@
+//! What went wrong, where, and what the caller should do next.
+//!
+//! An [`Error`] is one sentence about the cause, the places it passed on its way up (outermost first when
+//! printed), and a [`ErrorKind`] that says what to do. Text is lower case and has no full stop, so that places
+//! and cause read as one line: `sink "counts": topic "counts", partition 3: message too large`.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller should do next. A kind is added only when a caller would act differently.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The definition or the call is wrong. Fix it; a retry fails the same way.
+    Invalid,
+    /// The input holds something that the definition does not allow. Fix the data or the definition.
+    Data,
+    /// An outside service, file or peer did not answer. Look at it, then start again.
+    Unavailable,
+    /// A newer run owns this pipeline, or a peer is not who it should be. Leave.
+    Fenced,
+    /// A bug in Highwater.
+    Internal,
+}
+
+/// A cause with the places it happened in.
+#[derive(Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    /// Innermost first: each room that the error crosses pushes one.
+    places: Vec<String>,
+    help: Option<String>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), places: Vec::new(), help: None, source: None }
+    }
+
+    /// The definition or the call is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// The input holds something that the definition does not allow.
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    /// An outside service, file or peer did not answer.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// A bug in Highwater: something that the code rules out has happened.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Adds the place that the error passes: `step "count"`, `topic "words", partition 2, offset 17`.
+    pub fn within(mut self, place: impl Into<String>) -> Self {
+        self.places.push(place.into());
+        self
+    }
+
+    /// Says what to do about it, on a line of its own.
+    pub fn help(mut self, advice: impl Into<String>) -> Self {
+        self.help = Some(advice.into());
+        self
+    }
+
+    /// Keeps the cause that another library gave.
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What the caller should do next.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The advice, if there is one.
+    pub fn advice(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for place in self.places.iter().rev() {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The candidate that is most like `name`, for "did you mean"; none when nothing is near.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(name.chars().count()) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_printed_outermost_first() {
+        let error = Error::data("not a number").within("line 3").within("file \"in.csv\"");
+        assert_eq!(error.to_string(), "file \"in.csv\": line 3: not a number");
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_or_nothing_is_said() {
+        assert_eq!(nearest("topc", ["topic", "format"]), Some("topic"));
+        assert_eq!(nearest("zzz", ["topic", "format"]), None);
+    }
+}
