@@ -4,3 +4,10 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod time;
+pub mod batch;
+pub mod expr;
+pub mod format;
+pub mod operator;
+pub mod connector;
+pub mod plan;

@@ -1,0 +1,247 @@
+//! Expressions and aggregates over batches: DataFusion's, behind names of our own.
+//!
+//! With `sql` this is the only room that names DataFusion. Everything here is vectorised and synchronous: one call
+//! a batch, none a row. Columns are bound by index; the names in a batch do not matter.
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion_common::DataFusionError;
+use datafusion_expr::{EmitTo, GroupsAccumulator};
+use datafusion_physical_expr::GroupsAccumulatorAdapter;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::physical_expr::PhysicalExpr;
+use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion_physical_plan::aggregates::order::GroupOrdering;
+use std::fmt;
+use std::sync::Arc;
+
+/// A compiled expression: a batch in, one column of as many rows out.
+#[derive(Debug, Clone)]
+pub struct Expr(Arc<dyn PhysicalExpr>);
+
+impl Expr {
+    /// Wraps what the planner compiled.
+    pub fn new(inner: Arc<dyn PhysicalExpr>) -> Self {
+        Expr(inner)
+    }
+
+    /// The expression that copies column `index`, called `name`.
+    pub fn column(name: &str, index: usize) -> Self {
+        Expr(Arc::new(datafusion_physical_expr::expressions::Column::new(name, index)))
+    }
+
+    /// The column that this expression merely copies, if it does no more than that.
+    pub fn as_column(&self) -> Option<usize> {
+        self.0.downcast_ref::<datafusion_physical_expr::expressions::Column>().map(|column| column.index())
+    }
+
+    /// The value of every row of `batch`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`](crate::error::ErrorKind::Data) if a row has no value: a cast that fails, a division by zero.
+    pub fn evaluate(&self, batch: &Batch) -> Result<ArrayRef> {
+        let value = self.0.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
+        value.map_err(|error| from_datafusion(error).within(format!("expression {self}")))
+    }
+
+    /// The type of the value for batches of `schema`.
+    pub fn data_type(&self, schema: &Schema) -> Result<DataType> {
+        self.0.data_type(schema).map_err(from_datafusion)
+    }
+
+    /// The rows of `batch` for which this expression, a boolean one, is true.
+    pub fn filter(&self, batch: &Batch) -> Result<Batch> {
+        let keep = self.evaluate(batch)?;
+        filter_record_batch(batch, keep.as_boolean()).map_err(|error| Error::internal(error.to_string()))
+    }
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Turns DataFusion's error into ours; what a row caused is [`ErrorKind::Data`](crate::error::ErrorKind::Data).
+pub fn from_datafusion(error: DataFusionError) -> Error {
+    let text = error.strip_backtrace();
+    match error.find_root() {
+        DataFusionError::Internal(_) => Error::internal(text),
+        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Error::data(text),
+        _ => Error::invalid(text),
+    }
+}
+
+/// One aggregate of a GROUP BY: `sum(price) FILTER (WHERE sold)`.
+#[derive(Debug, Clone)]
+pub struct AggregateCall {
+    function: Arc<AggregateFunctionExpr>,
+    filter: Option<Expr>,
+    /// Arguments, then the expressions of an ORDER BY inside the call.
+    arguments: Vec<Expr>,
+}
+
+impl AggregateCall {
+    /// Wraps what the planner compiled.
+    pub fn new(function: Arc<AggregateFunctionExpr>, filter: Option<Expr>) -> Self {
+        let order_by = function.order_bys().iter().map(|sort| Expr(Arc::clone(&sort.expr)));
+        let arguments = function.expressions().into_iter().map(Expr).chain(order_by).collect();
+        AggregateCall { function, filter, arguments }
+    }
+
+    /// The columns in which a partial result travels and is stored, in order. Names need not be unique.
+    pub fn state_fields(&self) -> Result<Vec<FieldRef>> {
+        self.function.state_fields().map_err(from_datafusion)
+    }
+
+    /// The column of the result.
+    pub fn field(&self) -> FieldRef {
+        self.function.field()
+    }
+
+    /// True if the state is one `BIGINT` that counts the input's rows, which is how late rows are counted.
+    pub fn counts_rows(&self) -> bool {
+        use datafusion_physical_expr::expressions::Literal;
+        let literal = |e: &Expr| e.0.downcast_ref::<Literal>().is_some_and(|l| !l.value().is_null());
+        self.function.fun().name() == "count"
+            && !self.function.is_distinct()
+            && self.filter.is_none()
+            && self.arguments.iter().all(literal)
+    }
+
+    fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
+        let function = Arc::clone(&self.function);
+        if function.groups_accumulator_supported() {
+            return function.create_groups_accumulator().map_err(from_datafusion);
+        }
+        Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+    }
+}
+
+impl fmt::Display for AggregateCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.function.human_display().unwrap_or_else(|| self.function.name()))?;
+        match &self.filter {
+            Some(filter) => write!(f, " FILTER (WHERE {filter})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keys to group numbers: the n-th distinct key is group n.
+pub struct Groups {
+    schema: SchemaRef,
+    values: Option<Box<dyn GroupValues>>,
+    /// Without key columns there is one group, and it exists once a row has come.
+    lone: usize,
+}
+
+impl Groups {
+    /// No groups yet; keys have the columns of `schema`, which may have none.
+    pub fn new(schema: SchemaRef) -> Result<Self> {
+        let values = match schema.fields().is_empty() {
+            true => None,
+            false => Some(new_group_values(Arc::clone(&schema), &GroupOrdering::None).map_err(from_datafusion)?),
+        };
+        Ok(Groups { schema, values, lone: 0 })
+    }
+
+    /// Writes the group number of each of `rows` rows into `numbers`, adding groups for keys not seen before.
+    pub fn intern(&mut self, keys: &[ArrayRef], rows: usize, numbers: &mut Vec<usize>) -> Result<()> {
+        match &mut self.values {
+            Some(values) => values.intern(keys, numbers).map_err(from_datafusion),
+            None => {
+                numbers.clear();
+                numbers.resize(rows, 0);
+                self.lone = self.lone.max(rows.min(1));
+                Ok(())
+            }
+        }
+    }
+
+    /// How many distinct keys there are.
+    pub fn len(&self) -> usize {
+        self.values.as_ref().map_or(self.lone, |values| values.len())
+    }
+
+    /// True before the first row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes held; may take a moment to find out.
+    pub fn bytes(&self) -> usize {
+        self.values.as_ref().map_or(0, |values| values.size())
+    }
+
+    /// All keys in group order; afterwards there are no groups.
+    pub fn drain(&mut self) -> Result<Vec<ArrayRef>> {
+        self.lone = 0;
+        match &mut self.values {
+            Some(values) => values.emit(EmitTo::All).map_err(from_datafusion),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The columns of a key.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+/// One accumulator for each aggregate of a GROUP BY, over the same groups.
+pub struct Accumulators {
+    calls: Arc<[AggregateCall]>,
+    inner: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl Accumulators {
+    /// Accumulators without a group yet.
+    pub fn new(calls: &Arc<[AggregateCall]>) -> Result<Self> {
+        let inner = calls.iter().map(AggregateCall::accumulator).collect::<Result<_>>()?;
+        Ok(Accumulators { calls: Arc::clone(calls), inner })
+    }
+
+    /// Adds input rows: row r of `batch` to group `numbers[r]`, of `groups` groups in all.
+    pub fn update(&mut self, batch: &Batch, numbers: &[usize], groups: usize) -> Result<()> {
+        for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
+            let arguments = call.arguments.iter().map(|a| a.evaluate(batch)).collect::<Result<Vec<_>>>()?;
+            let filter = call.filter.as_ref().map(|filter| filter.evaluate(batch)).transpose()?;
+            let filter: Option<&BooleanArray> = filter.as_ref().map(|filter| filter.as_boolean());
+            accumulator
+                .update_batch(&arguments, numbers, filter, groups)
+                .map_err(|error| from_datafusion(error).within(format!("aggregate {call}")))?;
+        }
+        Ok(())
+    }
+
+    /// Adds partial results: the state columns of all calls in order, row r to group `numbers[r]`.
+    pub fn merge(&mut self, states: &[ArrayRef], numbers: &[usize], groups: usize) -> Result<()> {
+        let mut rest = states;
+        for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
+            let (own, others) = rest.split_at(call.state_fields()?.len());
+            accumulator.merge_batch(own, numbers, groups).map_err(from_datafusion)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// The results of all groups in order, one column a call; afterwards there are no groups.
+    pub fn results(&mut self) -> Result<Vec<ArrayRef>> {
+        self.inner.iter_mut().map(|a| a.evaluate(EmitTo::All).map_err(from_datafusion)).collect()
+    }
+
+    /// The partial results of all groups in order, as [`AggregateCall::state_fields`]; afterwards there are no groups.
+    pub fn states(&mut self) -> Result<Vec<ArrayRef>> {
+        let states = self.inner.iter_mut().map(|a| a.state(EmitTo::All).map_err(from_datafusion));
+        Ok(states.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.inner.iter().map(|accumulator| accumulator.size()).sum()
+    }
+}

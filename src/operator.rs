@@ -1,0 +1,43 @@
+//! One step of a pipeline: the rows of an epoch in, the rows of that epoch out.
+//!
+//! Operators are plain state machines. They do no I/O, read no clock, and do not know how many workers there are, so a
+//! test drives them from a `Vec` and a crash can be replayed. What an operator says of an epoch does not depend on the
+//! order of the rows in it.
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::time::{Epoch, Watermark};
+
+/// A step that runs on one worker, over that worker's share of the keys.
+pub trait Operator: Send {
+    /// Takes one batch of the open epoch.
+    fn on_batch(&mut self, batch: Batch, out: &mut Output) -> Result<()>;
+
+    /// Learns that `epoch` is complete and how far event time has come. Epochs come in order, each once.
+    fn on_epoch(&mut self, _epoch: Epoch, _mark: Watermark, _out: &mut Output) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows that came after their window had closed, since the last call.
+    fn take_late_rows(&mut self) -> u64 {
+        0
+    }
+}
+
+/// Where an operator puts its rows: they belong to the epoch that is open or being completed.
+#[derive(Debug, Default)]
+pub struct Output(Vec<Batch>);
+
+impl Output {
+    /// Gives a batch; an empty one is dropped.
+    pub fn push(&mut self, batch: Batch) {
+        if batch.num_rows() > 0 {
+            self.0.push(batch);
+        }
+    }
+
+    /// Takes what was given, in order.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Batch> {
+        self.0.drain(..)
+    }
+}

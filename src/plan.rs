@@ -1,0 +1,370 @@
+//! What every front end makes and every worker builds: operators, typed edges, schemas, a fingerprint.
+//!
+//! A plan is a list of steps in an order in which each step's inputs come before it. It holds no closure over machine
+//! state and no secret: every process makes it from the same text, and they compare [`Plan::fingerprint`] before a row moves.
+
+use crate::connector::{Changes, Sink, Source};
+use crate::error::{Error, Result};
+use crate::expr::{AggregateCall, Expr};
+use crate::time::Micros;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A step's place in [`Plan::steps`].
+pub type StepId = usize;
+
+/// The column that says of a row of an updating stream whether it is added (+1) or taken back (-1). Always the last.
+pub const WEIGHT: &str = "__weight";
+
+/// The type of event-time columns and window bounds.
+pub fn event_time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
+}
+
+/// A pipeline, ready to be built by every worker.
+#[derive(Clone)]
+pub struct Plan {
+    /// How it runs.
+    pub settings: Settings,
+    /// The steps; inputs come before what reads them.
+    pub steps: Vec<Step>,
+}
+
+/// How a pipeline runs: what `SET` and `--set` can change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The pipeline's name, in messages and ids: `[A-Za-z0-9_-]{1,64}`.
+    pub name: String,
+    /// When an epoch ends.
+    pub tick: Tick,
+    /// Bytes that one worker's sources may have emitted in epochs that the sinks have not finished.
+    pub inflight_bytes: usize,
+    /// Ticks that may be open at once: the next one waits until the sinks have finished the oldest.
+    pub inflight_epochs: usize,
+    /// Without data for this long a split is left out of its source's watermark. None: never.
+    pub idle_timeout: Option<Duration>,
+    /// What the watermark does when every split of a source is idle.
+    pub when_all_idle: WhenAllIdle,
+    /// A timestamp further ahead of the wall clock than this is a bad record.
+    pub max_future: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            name: "pipeline".into(),
+            tick: Tick::Every(Duration::from_millis(100)),
+            inflight_bytes: 64 << 20,
+            inflight_epochs: 4,
+            idle_timeout: Some(Duration::from_secs(60)),
+            when_all_idle: WhenAllIdle::Hold,
+            max_future: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// What ends an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tick {
+    /// This much time, kept by worker 0.
+    Every(Duration),
+    /// This many rows of each split, so that a bounded run binds the same way every time.
+    Rows(u64),
+}
+
+/// What a source's watermark does when every split is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenAllIdle {
+    /// Stays where it is.
+    Hold,
+    /// Follows the wall clock, the idle timeout behind.
+    FollowWallClock,
+}
+
+/// One step: a node of the operator graph.
+#[derive(Clone)]
+pub struct Step {
+    /// What a person calls it: `source lines`, `count by word`. Unique in the plan.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// What it reads.
+    pub inputs: Vec<Input>,
+    /// The columns of its rows, without [`WEIGHT`].
+    pub schema: SchemaRef,
+    /// Whether what it says stands.
+    pub emit: Emit,
+}
+
+/// Whether a step takes back what it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// Rows are never taken back.
+    Append,
+    /// Rows come once, at the end of the input.
+    Final,
+    /// Rows carry [`WEIGHT`] and later ones may take earlier ones back.
+    Updating,
+}
+
+/// An edge into a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The step that is read.
+    pub from: StepId,
+    /// How its rows reach a worker.
+    pub route: Route,
+}
+
+/// How rows travel along an edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// They stay on their worker.
+    Forward,
+    /// To the worker that owns the key group of these columns.
+    Key(Vec<usize>),
+    /// All to worker 0.
+    Single,
+}
+
+/// What a step does.
+#[derive(Clone)]
+pub enum Action {
+    /// Reads a table.
+    Source(SourceStep),
+    /// Stateless stages, fused.
+    Transform(Vec<Stage>),
+    /// Partial results of an aggregate, made before the exchange; flushed at the end of each epoch.
+    PreAggregate(Arc<Aggregation>),
+    /// An aggregate over partial results, which come by key.
+    Aggregate(Arc<Aggregation>),
+    /// The rows of all inputs.
+    Union,
+    /// Writes a table.
+    Sink(SinkStep),
+}
+
+/// A table that is read.
+#[derive(Clone)]
+pub struct SourceStep {
+    /// The table's name.
+    pub table: String,
+    /// What kind of connector it is, for people.
+    pub connector: String,
+    /// The checked definition.
+    pub source: Arc<dyn Source>,
+    /// The step's columns from the source's: copied and computed ones.
+    pub columns: Vec<Expr>,
+    /// The event-time column and the promise about it. None: rows without event time, whose watermark is none until they end.
+    pub time: Option<TimeAttribute>,
+    /// This table's own choices, else the settings'.
+    pub idle_timeout: Option<Duration>,
+    /// See [`Settings::when_all_idle`].
+    pub when_all_idle: WhenAllIdle,
+    /// See [`Settings::max_future`].
+    pub max_future: Duration,
+}
+
+/// `WATERMARK FOR column AS expression`.
+#[derive(Debug, Clone)]
+pub struct TimeAttribute {
+    /// The column, by index into the step's schema; of [`event_time_type`] (a time zone may be attached).
+    pub column: usize,
+    /// The watermark that a row stands for, over the step's schema.
+    pub watermark: Expr,
+}
+
+/// One stateless stage and the columns of what it gives.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// What it does with a batch.
+    pub transform: Transform,
+    /// The columns of its rows.
+    pub schema: SchemaRef,
+}
+
+/// A batch in, a batch out, no memory.
+#[derive(Debug, Clone)]
+pub enum Transform {
+    /// Keeps the rows for which the expression is true.
+    Filter(Expr),
+    /// New columns from the old ones.
+    Project(Vec<Expr>),
+    /// One row for each element of the list in column `column`, which becomes the element; rows with an empty or no list vanish.
+    Unnest {
+        /// The list's column.
+        column: usize,
+    },
+    /// Adds `window_start`, `window_end` and `window_time` (the last microsecond in it); a row that lies in several windows is repeated.
+    AssignWindows {
+        /// The event-time column.
+        time: usize,
+        /// Which windows.
+        windows: Windows,
+    },
+}
+
+/// Windows of equal size that start every `slide`: tumbling ones when it is the size. Aligned to 1970-01-01.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// How long a window is, in microseconds; above 0.
+    pub size: Micros,
+    /// How far apart windows start, in microseconds; above 0.
+    pub slide: Micros,
+}
+
+/// A GROUP BY, in two halves: partial results before the exchange, results after it.
+#[derive(Debug, Clone)]
+pub struct Aggregation {
+    /// The columns of the rows that come in, before the partial half.
+    pub input: SchemaRef,
+    /// The keys without window columns, over the input, and what they are called.
+    pub keys: Vec<(Expr, Arc<Field>)>,
+    /// The aggregates, over the input.
+    pub calls: Arc<[AggregateCall]>,
+    /// When results leave.
+    pub grouping: Grouping,
+    /// The columns of the result, in order.
+    pub output: Vec<OutputColumn>,
+}
+
+/// When the results of a GROUP BY leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouping {
+    /// By windows of the event-time column `time`, each when the watermark reaches its end.
+    Windowed {
+        /// The event-time column of the input.
+        time: usize,
+        /// Which windows.
+        windows: Windows,
+    },
+    /// By windows that the rows already carry, each when the watermark reaches its end.
+    Attached {
+        /// The column with the start.
+        start: usize,
+        /// The column with the end.
+        end: usize,
+    },
+    /// Once, when the input has ended.
+    Final,
+    /// The changed keys, at the end of each epoch.
+    Updating,
+}
+
+/// A column of a GROUP BY's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputColumn {
+    /// The n-th key.
+    Key(usize),
+    /// The n-th aggregate.
+    Call(usize),
+    /// The window's start.
+    WindowStart,
+    /// The window's end.
+    WindowEnd,
+    /// The window's last microsecond: the event time of its result.
+    WindowTime,
+}
+
+/// A table that is written.
+#[derive(Clone)]
+pub struct SinkStep {
+    /// The table's name.
+    pub table: String,
+    /// What kind of connector it is, for people.
+    pub connector: String,
+    /// The checked definition.
+    pub sink: Arc<dyn Sink>,
+}
+
+impl Aggregation {
+    /// True if results belong to windows.
+    pub fn windowed(&self) -> bool {
+        matches!(self.grouping, Grouping::Windowed { .. } | Grouping::Attached { .. })
+    }
+
+    /// The columns of a key.
+    pub fn key_schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(self.keys.iter().map(|(_, field)| Arc::clone(field)).collect::<Fields>()))
+    }
+
+    /// The columns of partial results: the window's or pane's start and end if there are windows, the keys, the states.
+    pub fn partial_schema(&self) -> Result<SchemaRef> {
+        let bound = |name| Arc::new(Field::new(name, event_time_type(), false));
+        let mut fields = match self.windowed() {
+            true => vec![bound("window_start"), bound("window_end")],
+            false => Vec::new(),
+        };
+        fields.extend(self.keys.iter().map(|(_, field)| Arc::clone(field)));
+        for call in self.calls.iter() {
+            fields.extend(call.state_fields()?);
+        }
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
+    /// Where the keys are in a partial result: what the exchange goes by.
+    pub fn partial_keys(&self) -> Vec<usize> {
+        let first = if self.windowed() { 2 } else { 0 };
+        (first..first + self.keys.len()).collect()
+    }
+}
+
+impl Plan {
+    /// The steps that write.
+    pub fn sinks(&self) -> impl Iterator<Item = (StepId, &SinkStep)> {
+        self.steps.iter().enumerate().filter_map(|(id, step)| match &step.action {
+            Action::Sink(sink) => Some((id, sink)),
+            _ => None,
+        })
+    }
+
+    /// The steps that read from outside.
+    pub fn sources(&self) -> impl Iterator<Item = (StepId, &SourceStep)> {
+        self.steps.iter().enumerate().filter_map(|(id, step)| match &step.action {
+            Action::Source(source) => Some((id, source)),
+            _ => None,
+        })
+    }
+
+    /// The sources that step `id` depends on: its watermark is the least of theirs.
+    pub fn sources_of(&self, id: StepId) -> Vec<StepId> {
+        let mut found: Vec<StepId> = match self.steps[id].action {
+            Action::Source(_) => vec![id],
+            _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
+        };
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Refuses a plan that cannot run: a dangling edge, a sink that cannot carry its input's changes, a tick in rows over
+    /// a source that does not end.
+    pub fn check(&self) -> Result<()> {
+        if self.sinks().next().is_none() {
+            return Err(Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …"));
+        }
+        for (id, step) in self.steps.iter().enumerate() {
+            if step.inputs.iter().any(|input| input.from >= id) {
+                return Err(Error::internal(format!("step \"{}\" reads a step that does not come before it", step.name)));
+            }
+            match &step.action {
+                Action::Source(source) if matches!(self.settings.tick, Tick::Rows(_)) && !source.source.bounded() => {
+                    return Err(Error::invalid(format!("table \"{}\" does not end, so a tick cannot be given in rows", source.table))
+                        .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
+                }
+                Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
+                    if let Some(updating) = step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating) {
+                        return Err(Error::invalid(format!(
+                            "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
+                            sink.table, updating.name
+                        ))
+                        .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
