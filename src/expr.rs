@@ -12,7 +12,7 @@ use datafusion_common::DataFusionError;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion_physical_expr::physical_expr::PhysicalExpr;
+use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 use std::fmt;
