@@ -4,6 +4,12 @@
 //! test drives them from a `Vec` and a crash can be replayed. What an operator says of an epoch does not depend on the
 //! order of the rows in it.
 
+pub mod aggregate;
+pub mod block;
+pub mod panes;
+pub mod transform;
+pub mod updating;
+
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::time::{Epoch, Watermark};

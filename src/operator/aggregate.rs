@@ -1,0 +1,209 @@
+//! GROUP BY in windows, or over a whole bounded input: one block for each open window.
+//!
+//! Two halves around the exchange. [`PreAggregate`] makes partial results of one epoch; [`Aggregate`] merges them by key and
+//! lets a window's results go in the epoch whose watermark reaches its end, windows in the order of their ends. A row is late
+//! when every window that it belongs to closed in an *earlier* epoch: so what an epoch says does not depend on the order of its rows.
+//! State: keys and accumulators of each open window. A GROUP BY without windows over a bounded input is one window that never ends.
+
+use super::block::{Block, Drained};
+use super::panes::{Span, cut_by_pane, cut_by_span, event_times};
+use super::{Operator, Output};
+use crate::batch::{BATCH_ROWS, Batch, batch_of};
+use crate::error::Result;
+use crate::plan::{Aggregation, Grouping, OutputColumn};
+use crate::time::{Epoch, Micros, Watermark};
+use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Groups that a worker keeps of one epoch before it sends them on early, so that memory stays bounded.
+const GROUPS_MAX: usize = 1 << 20;
+
+/// Results leave in batches of at most this many rows.
+const RESULT_ROWS: usize = 4 * BATCH_ROWS;
+
+/// The half before the exchange: partial results of one epoch. Lives for one epoch.
+pub struct PreAggregate {
+    spec: Arc<Aggregation>,
+    schema: SchemaRef,
+    blocks: BTreeMap<Span, Block>,
+    groups: usize,
+}
+
+impl PreAggregate {
+    /// The operator of `spec`.
+    pub fn new(spec: Arc<Aggregation>) -> Result<Self> {
+        Ok(PreAggregate { schema: spec.partial_schema()?, spec, blocks: BTreeMap::new(), groups: 0 })
+    }
+
+    fn send(&mut self, out: &mut Output) -> Result<()> {
+        self.groups = 0;
+        for (span, mut block) in std::mem::take(&mut self.blocks) {
+            let Drained { rows, keys, values } = block.drain_states()?;
+            let mut columns = Vec::with_capacity(self.schema.fields().len());
+            if self.spec.windowed() {
+                columns.extend([constant(span.start, rows), constant(span.end, rows)]);
+            }
+            columns.extend(keys.into_iter().chain(values));
+            push_sliced(batch_of(Arc::clone(&self.schema), columns, rows)?, out);
+        }
+        Ok(())
+    }
+}
+
+impl Operator for PreAggregate {
+    fn on_batch(&mut self, batch: Batch, out: &mut Output) -> Result<()> {
+        for (span, rows) in cut_rows(&self.spec, &batch)? {
+            let block = match self.blocks.entry(span) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Block::new(&self.spec)?),
+            };
+            let before = block.len();
+            block.update(&rows)?;
+            self.groups += block.len() - before;
+        }
+        if self.groups > GROUPS_MAX { self.send(out) } else { Ok(()) }
+    }
+
+    fn on_epoch(&mut self, _: Epoch, _: Watermark, out: &mut Output) -> Result<()> {
+        self.send(out)
+    }
+}
+
+/// What an [`Aggregate`] is fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// The input's rows, where nothing stands between.
+    Rows,
+    /// Partial results.
+    Partials,
+}
+
+/// The half after the exchange: merges, waits for the watermark, lets results go.
+pub struct Aggregate {
+    spec: Arc<Aggregation>,
+    feed: Feed,
+    schema: SchemaRef,
+    open: BTreeMap<Span, Block>,
+    /// The watermark of the last complete epoch: what ends at or before it has closed.
+    mark: Watermark,
+    late_rows: u64,
+}
+
+impl Aggregate {
+    /// The operator of `spec`, whose results have the columns of `schema`.
+    pub fn new(spec: Arc<Aggregation>, feed: Feed, schema: SchemaRef) -> Self {
+        Aggregate { spec, feed, schema, open: BTreeMap::new(), mark: Watermark::NONE, late_rows: 0 }
+    }
+
+    fn add(&mut self, span: Span, rows: &Batch) -> Result<()> {
+        let spans: Vec<Span> = match self.spec.grouping {
+            Grouping::Windowed { windows, .. } => windows.covering(span).collect(),
+            _ => vec![span],
+        };
+        let mut taken = false;
+        for span in spans {
+            if span.end <= self.mark.micros() && self.spec.windowed() {
+                continue;
+            }
+            taken = true;
+            let block = match self.open.entry(span) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Block::new(&self.spec)?),
+            };
+            match self.feed {
+                Feed::Rows => block.update(rows)?,
+                Feed::Partials => {
+                    let first = if self.spec.windowed() { 2 } else { 0 };
+                    let (keys, states) = rows.columns()[first..].split_at(self.spec.keys.len());
+                    block.merge(keys, states, rows.num_rows())?;
+                }
+            }
+        }
+        if !taken {
+            self.late_rows += match self.feed {
+                Feed::Rows => rows.num_rows() as u64,
+                Feed::Partials => rows_in_partials(&self.spec, rows)?,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Operator for Aggregate {
+    fn on_batch(&mut self, batch: Batch, _: &mut Output) -> Result<()> {
+        let cut = match self.feed {
+            Feed::Rows => cut_rows(&self.spec, &batch)?,
+            Feed::Partials if self.spec.windowed() => {
+                cut_by_span(&batch, &event_times(batch.column(0))?, &event_times(batch.column(1))?)?
+            }
+            Feed::Partials => vec![(Span::ALL, batch)],
+        };
+        cut.into_iter().try_for_each(|(span, rows)| self.add(span, &rows))
+    }
+
+    fn on_epoch(&mut self, _: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
+        self.mark = mark;
+        while let Some(entry) = self.open.first_entry() {
+            if entry.key().end > mark.micros() {
+                break;
+            }
+            let (span, mut block) = entry.remove_entry();
+            let drained = block.drain_results()?;
+            let rows = drained.rows;
+            push_sliced(batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Some(span), drained), rows)?, out);
+        }
+        Ok(())
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.late_rows)
+    }
+}
+
+/// The columns of the result, in the order in which the plan names them.
+pub(super) fn output_columns(spec: &Aggregation, span: Option<Span>, drained: Drained) -> Vec<ArrayRef> {
+    let Drained { rows, keys, values } = drained;
+    let bound = |of: fn(Span) -> Micros| constant(span.map_or(0, of), rows);
+    let column = |column: &OutputColumn| match *column {
+        OutputColumn::Key(n) => Arc::clone(&keys[n]),
+        OutputColumn::Call(n) => Arc::clone(&values[n]),
+        OutputColumn::WindowStart => bound(|span| span.start),
+        OutputColumn::WindowEnd => bound(|span| span.end),
+        OutputColumn::WindowTime => bound(|span| span.end - 1),
+    };
+    spec.output.iter().map(column).collect()
+}
+
+/// Cuts input rows by pane or window; without windows they are one piece.
+fn cut_rows(spec: &Aggregation, rows: &Batch) -> Result<Vec<(Span, Batch)>> {
+    match spec.grouping {
+        Grouping::Windowed { time, windows } => cut_by_pane(rows, &event_times(rows.column(time))?, windows),
+        Grouping::Attached { start, end } => cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?),
+        Grouping::Final | Grouping::Updating => Ok(vec![(Span::ALL, rows.clone())]),
+    }
+}
+
+/// How many input rows stand behind partial results; a windowed aggregation always counts them.
+fn rows_in_partials(spec: &Aggregation, partials: &Batch) -> Result<u64> {
+    let mut column = if spec.windowed() { 2 } else { 0 } + spec.keys.len();
+    for call in spec.calls.iter() {
+        if call.counts_rows() {
+            let counts = partials.column(column).as_primitive::<Int64Type>();
+            return Ok(arrow::compute::sum(counts).unwrap_or(0) as u64);
+        }
+        column += call.state_fields()?.len();
+    }
+    Ok(partials.num_rows() as u64)
+}
+
+fn constant(micros: Micros, rows: usize) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_value(micros, rows))
+}
+
+pub(super) fn push_sliced(batch: Batch, out: &mut Output) {
+    for from in (0..batch.num_rows()).step_by(RESULT_ROWS) {
+        out.push(batch.slice(from, RESULT_ROWS.min(batch.num_rows() - from)));
+    }
+}

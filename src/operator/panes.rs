@@ -1,0 +1,140 @@
+//! Cutting batches by window.
+//!
+//! A pane is the largest stretch of event time that no window boundary cuts: rows are aggregated by pane first, and each
+//! pane's partial result then belongs whole to every window that covers it. Tumbling windows are their own panes.
+
+use crate::batch::{Batch, take_rows};
+use crate::error::{Error, Result};
+use crate::plan::Windows;
+use crate::time::Micros;
+use arrow::array::{ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::TimestampMicrosecondType;
+
+/// `[start, end)` in event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// First, because windows close in the order of their ends.
+    pub end: Micros,
+    /// The first microsecond in it.
+    pub start: Micros,
+}
+
+impl Span {
+    /// All of event time: the one window of a bounded run's last answer.
+    pub const ALL: Span = Span { end: Micros::MAX, start: Micros::MIN };
+}
+
+impl Windows {
+    /// The pane that `time` lies in.
+    pub fn pane_of(&self, time: Micros) -> Span {
+        let length = self.pane();
+        let start = time.div_euclid(length).saturating_mul(length);
+        Span { start, end: start.saturating_add(length) }
+    }
+
+    /// The windows that cover `pane`, the earliest first.
+    pub fn covering(&self, pane: Span) -> impl Iterator<Item = Span> + use<> {
+        let Windows { size, slide } = *self;
+        let last = pane.start.div_euclid(slide).saturating_mul(slide);
+        // a window [s, s + size) covers the pane if s <= pane.start < s + size
+        let count = (size - (pane.start - last) + slide - 1).div_euclid(slide).max(0);
+        (0..count).rev().map(move |back| {
+            let start = last.saturating_sub(back * slide);
+            Span { start, end: start.saturating_add(size) }
+        })
+    }
+
+    /// The length of a pane, in microseconds.
+    pub fn pane(&self) -> Micros {
+        let (mut a, mut b) = (self.size, self.slide);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+}
+
+/// The event times of a column, which has no NULL: a source refuses rows without event time.
+pub fn event_times(column: &ArrayRef) -> Result<arrow::buffer::ScalarBuffer<Micros>> {
+    if column.null_count() > 0 {
+        return Err(Error::data("a row has no event time (NULL), so it lies in no window"));
+    }
+    match column.as_primitive_opt::<TimestampMicrosecondType>() {
+        Some(times) => Ok(times.values().clone()),
+        None => {
+            let times = cast(column, &crate::plan::event_time_type()).map_err(crate::batch::from_arrow)?;
+            Ok(times.as_primitive::<TimestampMicrosecondType>().values().clone())
+        }
+    }
+}
+
+/// Cuts `rows` by the pane of their `times`.
+pub fn cut_by_pane(rows: &Batch, times: &[Micros], windows: Windows) -> Result<Vec<(Span, Batch)>> {
+    let (Some(&least), Some(&most)) = (times.iter().min(), times.iter().max()) else { return Ok(Vec::new()) };
+    let first = windows.pane_of(least);
+    if most < first.end {
+        return Ok(vec![(first, rows.clone())]);
+    }
+    let mut runs = Vec::new();
+    let mut pane = windows.pane_of(times[0]);
+    let mut begin = 0;
+    for (row, &time) in times.iter().enumerate() {
+        if time < pane.start || time >= pane.end {
+            runs.push((pane, begin..row));
+            begin = row;
+            pane = windows.pane_of(time);
+        }
+    }
+    runs.push((pane, begin..times.len()));
+    gather(rows, runs)
+}
+
+/// Cuts `rows` by the windows that they carry.
+pub fn cut_by_span(rows: &Batch, starts: &[Micros], ends: &[Micros]) -> Result<Vec<(Span, Batch)>> {
+    let mut runs = Vec::new();
+    let mut begin = 0;
+    for row in 1..=rows.num_rows() {
+        if row == rows.num_rows() || starts[row] != starts[begin] || ends[row] != ends[begin] {
+            runs.push((Span { start: starts[begin], end: ends[begin] }, begin..row));
+            begin = row;
+        }
+    }
+    gather(rows, runs)
+}
+
+/// One batch for each span: slices where its rows lie together, copies where they are scattered.
+fn gather(rows: &Batch, mut runs: Vec<(Span, std::ops::Range<usize>)>) -> Result<Vec<(Span, Batch)>> {
+    const ROWS_WORTH_A_SLICE: usize = 256;
+    if runs.len() == 1 {
+        return Ok(vec![(runs[0].0, rows.clone())]);
+    }
+    runs.sort_by_key(|(span, range)| (*span, range.start));
+    let mut cut = Vec::new();
+    for group in runs.chunk_by(|a, b| a.0 == b.0) {
+        let total: usize = group.iter().map(|(_, range)| range.len()).sum();
+        if total / group.len() >= ROWS_WORTH_A_SLICE || group.len() == 1 {
+            cut.extend(group.iter().map(|(span, range)| (*span, rows.slice(range.start, range.len()))));
+        } else {
+            let indices = group.iter().flat_map(|(_, range)| range.clone()).map(|row| row as u32).collect();
+            cut.push((group[0].0, take_rows(rows, indices)?));
+        }
+    }
+    Ok(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pane_is_covered_by_the_windows_that_hold_it() {
+        let hop = Windows { size: 10, slide: 4 };
+        assert_eq!(hop.pane(), 2);
+        for time in -50..50 {
+            let covering: Vec<_> = hop.covering(hop.pane_of(time)).map(|w| w.start).collect();
+            let expected: Vec<_> = (-100..100).map(|n| n * 4).filter(|s| (*s..s + 10).contains(&time)).collect();
+            assert_eq!(covering, expected, "time {time}");
+        }
+    }
+}
