@@ -1,0 +1,42 @@
+//! How a run ends: the first error, or a wish to stop. Shared by all threads of a process.
+
+use crate::error::Error;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The first error wins; what fails afterwards is a consequence of it.
+#[derive(Default)]
+pub struct Fate {
+    error: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Fate {
+    /// Ends the run with `error`, unless it has failed already.
+    pub fn fail(&self, error: Error) {
+        let mut first = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        first.get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// True once the run has failed: every worker leaves.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// The error that ended the run.
+    pub fn error(&self) -> Option<Error> {
+        self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Asks for a clean stop: sources end their epoch, everything read is written, no window is closed early.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// True once someone asked for a clean stop.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,116 @@
+//! The metronome: one operator, awake on worker 0 only, that says when an epoch ends and who reads what.
+//!
+//! Its orders travel inside the dataflow, so no worker compares clocks with another. It holds the next tick while too many
+//! epochs are open: under load epochs grow, and the cost of a row falls.
+
+use super::worker::Local;
+use crate::plan::Tick;
+use crate::time::Epoch;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, Stream};
+
+/// What the metronome tells one worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Order {
+    /// Read these splits of a source; comes once for each source, even if it is none.
+    Read {
+        /// The source's step.
+        source: u32,
+        /// Number and name of each split.
+        splits: Vec<(u32, String)>,
+    },
+    /// The open epoch ends.
+    Close(Epoch),
+    /// The open epoch ends and is the last one.
+    Stop,
+}
+
+/// Orders with the worker that they are for.
+pub type Orders = Vec<(u64, Order)>;
+
+/// How often the metronome looks whether it is time.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// Builds the metronome.
+pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'scope, Epoch, Orders> {
+    let mut builder = OperatorBuilder::new("metronome".into(), scope);
+    let (output, orders) = builder.new_output::<Orders>();
+    let mut output: OutputBuilder<Epoch, CapacityContainerBuilder<Orders>> = OutputBuilder::from(output);
+    let activator = scope.activator_for(builder.operator_info().address);
+    let (index, peers) = (scope.index(), scope.peers() as u64);
+    let local = local.clone();
+    builder.build(move |mut capabilities| {
+        let mut capability = capabilities.pop().filter(|_| index == 0);
+        let mut dealt = false;
+        let mut last = local.context.clock.monotonic();
+        let mut open: VecDeque<(Epoch, Duration)> = VecDeque::new();
+        move |_| {
+            let Some(now) = capability.as_mut() else { return };
+            if local.fate.failed() {
+                capability = None;
+                return;
+            }
+            let send = |output: &mut OutputBuilder<_, _>, now: &_, orders: Orders| {
+                output.activate().session_with_builder(now).give_iterator(orders.into_iter());
+            };
+            if !dealt {
+                dealt = true;
+                match deal(&local, peers as usize) {
+                    Ok(orders) => send(&mut output, now, orders),
+                    Err(error) => {
+                        local.fate.fail(error);
+                        capability = None;
+                        return;
+                    }
+                }
+            }
+            while let Some(&(epoch, since)) = open.front().filter(|(epoch, _)| !local.probe.less_equal(epoch)) {
+                let took = local.context.clock.monotonic().saturating_sub(since);
+                local.metrics.epoch_finished(took.as_micros().try_into().unwrap_or(u32::MAX));
+                local.metrics.epochs_finished.store(epoch + 1, Relaxed);
+                open.pop_front();
+            }
+            if local.fate.stopping() {
+                send(&mut output, now, (0..peers).map(|worker| (worker, Order::Stop)).collect());
+                capability = None;
+                return;
+            }
+            if local.probe.done() {
+                capability = None;
+                return;
+            }
+            if let Tick::Every(every) = local.plan.settings.tick {
+                let elapsed = local.context.clock.monotonic().saturating_sub(last);
+                if elapsed >= every && open.len() < local.plan.settings.inflight_epochs {
+                    let epoch = *now.time();
+                    send(&mut output, now, (0..peers).map(|worker| (worker, Order::Close(epoch))).collect());
+                    now.downgrade(&(epoch + 1));
+                    last = local.context.clock.monotonic();
+                    open.push_back((epoch, last));
+                    local.metrics.epochs_opened.store(epoch + 2, Relaxed);
+                }
+            }
+            activator.activate_after(GLANCE);
+        }
+    });
+    orders
+}
+
+/// Lists every source's splits and deals them to the workers in turn.
+fn deal(local: &Local, peers: usize) -> crate::error::Result<Orders> {
+    let mut orders = Vec::new();
+    for (id, source) in local.plan.sources() {
+        let splits = source.source.splits(&local.context).map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
+        let mut shares: Vec<Vec<(u32, String)>> = vec![Vec::new(); peers];
+        splits.into_iter().enumerate().for_each(|(number, split)| shares[number % peers].push((number as u32, split)));
+        let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source: id as u32, splits });
+        orders.extend(shares.into_iter().enumerate().map(order));
+    }
+    Ok(orders)
+}

@@ -1,0 +1,107 @@
+//! The operator that writes: one worker's shard of one sink.
+//!
+//! Its output carries no rows, only progress: an epoch leaves it when everything written of it is acknowledged. That is what
+//! the probe sees, what the sources' budget counts, and what "written" means.
+
+use super::exchange::Packet;
+use super::steps::{Rows, Site};
+use crate::connector::{Changes, Shard};
+use crate::error::Result;
+use crate::operator::transform::insertions;
+use crate::plan::{Emit, SinkStep, StepId};
+use crate::time::Epoch;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+/// How long an epoch that is not acknowledged waits to be asked again.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Progress without rows.
+pub type Done<'scope> = Stream<'scope, Epoch, Packet>;
+
+/// Builds the operator for a sink step that reads step `from`.
+pub fn sink<'scope>(
+    input: Rows<'scope>,
+    route: impl ParallelizationContract<Epoch, Packet>,
+    step: &SinkStep,
+    from: StepId,
+    site: Site,
+) -> Done<'scope> {
+    let scope = input.scope();
+    let plan = &site.local.plan;
+    let name = plan.steps[site.id].name.clone();
+    let writes = !step.sink.single() || scope.index() == 0;
+    let (number, count) = if step.sink.single() { (0, 1) } else { (scope.index(), scope.peers()) };
+    let mut shard: Option<Box<dyn Shard>> = None;
+    if writes {
+        match step.sink.open(number, count, &site.local.context) {
+            Ok(opened) => shard = Some(opened),
+            Err(error) => site.local.fate.fail(error.within(format!("table \"{}\"", step.table))),
+        }
+    }
+    let only_insertions = plan.steps[from].emit == Emit::Updating && step.sink.changes() == Changes::Upsert;
+    let schema = std::sync::Arc::clone(&plan.steps[site.id].schema);
+    let table = step.table.clone();
+    let mut builder = OperatorBuilder::new(name, scope);
+    let mut batches = builder.new_input(input, route);
+    let (_, done) = builder.new_output::<Packet>();
+    let activator = scope.activator_for(builder.operator_info().address);
+    builder.build(move |capabilities| {
+        // held at the first epoch whose rows are not all acknowledged
+        let mut held = capabilities.into_iter().next();
+        let mut dirty = false;
+        move |frontiers| {
+            let Some(capability) = held.as_mut() else { return };
+            let fail = |error: crate::error::Error| site.local.fate.fail(error.within(format!("table \"{table}\"")));
+            batches.for_each(|_, packet| {
+                if site.local.fate.failed() {
+                    return;
+                }
+                let mut write = || -> Result<()> {
+                    let mut rows = packet.take(&site.input)?;
+                    if only_insertions {
+                        rows = insertions(&rows, &schema)?;
+                    }
+                    site.local.metrics.steps[site.id].rows.fetch_add(rows.num_rows() as u64, Relaxed);
+                    dirty = true;
+                    shard.as_mut().map_or(Ok(()), |shard| shard.write(rows))
+                };
+                if let Err(error) = write() {
+                    fail(error);
+                }
+            });
+            if site.local.fate.failed() {
+                held = None;
+                return;
+            }
+            let next = frontiers[0].frontier().first().copied();
+            if next.is_some_and(|next| next <= *capability.time()) {
+                return;
+            }
+            if let (true, Some(shard)) = (dirty, shard.as_mut()) {
+                match shard.flush() {
+                    Ok(true) => dirty = false,
+                    Ok(false) => return activator.activate_after(NAP),
+                    Err(error) => {
+                        fail(error);
+                        held = None;
+                        return;
+                    }
+                }
+            }
+            match next {
+                Some(next) => capability.downgrade(&next),
+                None => {
+                    if let Err(error) = shard.take().map_or(Ok(()), |mut shard| shard.finish()) {
+                        fail(error);
+                    }
+                    held = None;
+                }
+            }
+        }
+    });
+    done
+}

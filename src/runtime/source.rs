@@ -1,0 +1,323 @@
+//! The operator that reads: one worker's splits of one source.
+//!
+//! It emits batches into the open epoch and, when the epoch ends, reports where each split stands. It never reads further than
+//! the worker's budget of bytes in epochs that the sinks have not finished: that is what bounds the whole engine.
+
+use super::exchange::Packet;
+use super::metronome::{Order, Orders};
+use super::worker::Local;
+use crate::batch::{Batch, BATCH_ROWS, batch_of};
+use crate::connector::{Polled, Split};
+use crate::error::{Error, Result};
+use crate::operator::panes::event_times;
+use crate::plan::{SourceStep, StepId, Tick, WhenAllIdle};
+use crate::time::{Epoch, Report, SplitReport, Watermark, format_micros};
+use arrow::datatypes::SchemaRef;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, Stream};
+
+/// Reports with the worker that they are for.
+pub type Reports = Vec<(u64, Report)>;
+
+/// Bytes that are read before the rest of the dataflow gets its turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// How long a source without data or budget sleeps.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Builds the operator for source step `id`: its rows, and its reports addressed to every worker.
+pub fn source<'scope>(
+    scope: Scope<'scope, Epoch>,
+    id: StepId,
+    step: &SourceStep,
+    orders: Stream<'scope, Epoch, Orders>,
+    local: &Local,
+) -> (Stream<'scope, Epoch, Packet>, Stream<'scope, Epoch, Reports>) {
+    let name = local.plan.steps[id].name.clone();
+    let mut builder = OperatorBuilder::new(name.clone(), scope);
+    // what comes out depends on this operator's own capabilities, not on the orders' progress
+    let mut orders = builder.new_input_connection(orders, Pipeline, []);
+    let (rows, row_stream) = builder.new_output_connection::<Packet, _>([]);
+    let (reports, report_stream) = builder.new_output_connection::<Reports, _>([]);
+    let mut rows: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(rows);
+    let mut reports: OutputBuilder<Epoch, CapacityContainerBuilder<Reports>> = OutputBuilder::from(reports);
+    let activator = scope.activator_for(builder.operator_info().address);
+    let (index, peers) = (scope.index(), scope.peers());
+    let mut reader = Reader::new(id, step.clone(), local.clone(), index);
+    builder.build(move |capabilities| {
+        let mut capabilities: Option<Vec<Capability<Epoch>>> = Some(capabilities);
+        let mut inbox: VecDeque<Order> = VecDeque::new();
+        move |_| {
+            orders.for_each(|_, batch| inbox.extend(batch.drain(..).map(|(_, order)| order)));
+            let Some(held) = capabilities.as_mut() else { return };
+            if reader.local.fate.failed() {
+                capabilities = None;
+                return;
+            }
+            let mut outbox = Vec::new();
+            match reader.turn(&mut inbox, &mut outbox) {
+                Ok(nap) => {
+                    for event in outbox {
+                        match event {
+                            Event::Rows(batch) => {
+                                rows.activate().session_with_builder(&held[0]).give_container(&mut Packet::Rows(batch));
+                            }
+                            Event::Closed(report) => {
+                                let copies = (0..peers as u64).map(|worker| (worker, report.clone()));
+                                reports.activate().session_with_builder(&held[1]).give_iterator(copies);
+                                let next = held[0].time() + 1;
+                                held.iter_mut().for_each(|capability| capability.downgrade(&next));
+                            }
+                        }
+                    }
+                    match nap {
+                        Turn::Again => activator.activate(),
+                        Turn::Nap => activator.activate_after(NAP),
+                        Turn::Done => capabilities = None,
+                    }
+                }
+                Err(error) => {
+                    reader.local.fate.fail(error.within(name.clone()));
+                    capabilities = None;
+                }
+            }
+        }
+    });
+    (row_stream, report_stream)
+}
+
+/// What a turn gives, in order.
+enum Event {
+    Rows(Batch),
+    Closed(Report),
+}
+
+/// What to do after a turn.
+enum Turn {
+    Again,
+    Nap,
+    Done,
+}
+
+/// One worker's splits of one source.
+struct Reader {
+    id: StepId,
+    step: SourceStep,
+    schema: SchemaRef,
+    local: Local,
+    worker: usize,
+    /// None until worker 0 has dealt the splits.
+    splits: Option<Vec<Open>>,
+    next: usize,
+    epoch: Epoch,
+    /// Bytes emitted in epochs that the sinks have not finished.
+    in_flight: VecDeque<(Epoch, usize)>,
+    in_flight_bytes: usize,
+}
+
+/// A split that is being read.
+struct Open {
+    number: u32,
+    split: Box<dyn Split>,
+    watermark: Watermark,
+    ended: bool,
+    rows_in_epoch: u64,
+    last_row: Duration,
+}
+
+impl Reader {
+    fn new(id: StepId, step: SourceStep, local: Local, worker: usize) -> Self {
+        Reader {
+            id,
+            schema: Arc::clone(&local.plan.steps[id].schema),
+            step,
+            worker,
+            local,
+            splits: None,
+            next: 0,
+            epoch: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Follows the orders, then reads a little.
+    fn turn(&mut self, inbox: &mut VecDeque<Order>, outbox: &mut Vec<Event>) -> Result<Turn> {
+        while let Some(order) = inbox.pop_front() {
+            match order {
+                Order::Read { source, splits } if source as usize == self.id => self.open(splits)?,
+                Order::Read { .. } => {}
+                Order::Close(epoch) => {
+                    debug_assert_eq!(epoch, self.epoch, "the metronome and a source disagree about the open epoch");
+                    let ended = self.ended();
+                    outbox.push(Event::Closed(self.close(ended)));
+                    if ended {
+                        return Ok(Turn::Done);
+                    }
+                }
+                Order::Stop => {
+                    outbox.push(Event::Closed(self.close(false)));
+                    return Ok(Turn::Done);
+                }
+            }
+        }
+        self.forget_finished();
+        if self.ended() {
+            outbox.push(Event::Closed(self.close(true)));
+            return Ok(Turn::Done);
+        }
+        let rows_a_split = match self.local.plan.settings.tick {
+            Tick::Every(_) => u64::MAX,
+            Tick::Rows(rows) => {
+                let waiting = self.in_flight.front().is_some_and(|(oldest, _)| {
+                    self.epoch - oldest >= self.local.plan.settings.inflight_epochs as u64
+                });
+                if waiting {
+                    return Ok(Turn::Nap);
+                }
+                rows
+            }
+        };
+        let read = self.read(rows_a_split, outbox)?;
+        let full = |open: &Open| open.ended || open.rows_in_epoch >= rows_a_split;
+        if rows_a_split != u64::MAX && self.splits.as_ref().is_some_and(|splits| splits.iter().all(full)) && !self.ended() {
+            outbox.push(Event::Closed(self.close(false)));
+            return Ok(Turn::Again);
+        }
+        Ok(if read || self.ended() { Turn::Again } else { Turn::Nap })
+    }
+
+    fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
+        let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
+        let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
+        let last_row = self.local.context.clock.monotonic();
+        let open = |(number, split)| Open { number, split, watermark: Watermark::NONE, ended: false, rows_in_epoch: 0, last_row };
+        self.splits = Some(numbers.into_iter().zip(splits).map(open).collect());
+        Ok(())
+    }
+
+    fn ended(&self) -> bool {
+        self.splits.as_ref().is_some_and(|splits| splits.iter().all(|open| open.ended))
+    }
+
+    fn forget_finished(&mut self) {
+        while let Some(&(epoch, bytes)) = self.in_flight.front().filter(|(epoch, _)| !self.local.probe.less_equal(epoch)) {
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+            debug_assert!(epoch < self.epoch);
+        }
+    }
+
+    /// Reads from the splits in turn until there is no more, or enough for now; true if anything came.
+    fn read(&mut self, rows_a_split: u64, outbox: &mut Vec<Event>) -> Result<bool> {
+        let budget = self.local.plan.settings.inflight_bytes;
+        let Some(splits) = self.splits.as_mut() else { return Ok(false) };
+        let now = self.local.context.clock.monotonic();
+        let (mut turn_bytes, mut without_data) = (0, 0);
+        while turn_bytes < TURN_BYTES && without_data < splits.len() && self.in_flight_bytes < budget {
+            let turn = self.next % splits.len();
+            self.next = turn + 1;
+            let open = &mut splits[turn];
+            without_data += 1;
+            let room = rows_a_split.saturating_sub(open.rows_in_epoch).min(BATCH_ROWS as u64) as usize;
+            if open.ended || room == 0 {
+                continue;
+            }
+            match open.split.poll(room)? {
+                Polled::Pending => {}
+                Polled::Ended => {
+                    open.ended = true;
+                    open.watermark = Watermark::END;
+                }
+                Polled::Rows { rows, bytes } => {
+                    without_data = 0;
+                    turn_bytes += bytes.max(1);
+                    self.in_flight_bytes += bytes;
+                    match self.in_flight.back_mut() {
+                        Some((epoch, sum)) if *epoch == self.epoch => *sum += bytes,
+                        _ => self.in_flight.push_back((self.epoch, bytes)),
+                    }
+                    open.rows_in_epoch += rows.num_rows() as u64;
+                    open.last_row = now;
+                    self.local.metrics.steps[self.id].read(rows.num_rows(), bytes);
+                    let rows = shape(&self.step, &self.schema, rows)?;
+                    advance(&self.step, &self.local, open, &rows)?;
+                    outbox.push(Event::Rows(rows));
+                }
+            }
+        }
+        Ok(turn_bytes > 0)
+    }
+
+    /// Ends the open epoch and says where every split stands.
+    fn close(&mut self, ended: bool) -> Report {
+        let now = self.local.context.clock.monotonic();
+        let idle_timeout = self.step.idle_timeout;
+        let splits = self.splits.iter_mut().flatten().map(|open| {
+            open.rows_in_epoch = 0;
+            let silent = idle_timeout.is_some_and(|timeout| now.saturating_sub(open.last_row) >= timeout);
+            SplitReport {
+                split: open.number,
+                position: open.split.position(),
+                watermark: open.watermark,
+                idle: silent && !open.ended && open.split.caught_up(),
+            }
+        });
+        let splits: Vec<SplitReport> = splits.collect();
+        let lag: u64 = self.splits.iter().flatten().filter_map(|open| open.split.lag_rows()).sum();
+        let metrics = &self.local.metrics.steps[self.id];
+        metrics.lag_rows.store(lag, Relaxed);
+        if let Some(mark) = splits.iter().filter(|split| !split.idle).map(|split| split.watermark).min() {
+            metrics.watermark.store(mark.micros(), Relaxed);
+        }
+        let when_all_idle = match (self.step.when_all_idle, idle_timeout) {
+            (WhenAllIdle::FollowWallClock, Some(timeout)) => {
+                Watermark::at(self.local.context.clock.wall().saturating_sub(timeout.as_micros() as i64))
+            }
+            _ => Watermark::NONE,
+        };
+        self.epoch += 1;
+        Report { source: self.id as u32, worker: self.worker as u32, splits, when_all_idle, ended }
+    }
+}
+
+/// The step's columns from what the connector read.
+fn shape(step: &SourceStep, schema: &SchemaRef, rows: Batch) -> Result<Batch> {
+    let columns = step.columns.iter().map(|column| column.evaluate(&rows)).collect::<Result<Vec<_>>>()?;
+    batch_of(Arc::clone(schema), columns, rows.num_rows())
+}
+
+/// Moves the split's watermark on, and refuses rows without event time or from too far ahead.
+fn advance(step: &SourceStep, local: &Local, open: &mut Open, rows: &Batch) -> Result<()> {
+    let Some(time) = &step.time else { return Ok(()) };
+    let column = rows.column(time.column);
+    if column.null_count() > 0 {
+        let row = (0..rows.num_rows()).find(|&row| column.is_null(row)).unwrap_or_default();
+        let name = rows.schema_ref().field(time.column).name().clone();
+        return Err(Error::data(format!("the event time \"{name}\" is NULL")).within(open.split.place(row)));
+    }
+    let times = event_times(column)?;
+    let limit = local.context.clock.wall().saturating_add(step.max_future.as_micros().try_into().unwrap_or(i64::MAX));
+    if let Some(row) = times.iter().max().filter(|&&latest| latest > limit).and_then(|latest| times.iter().position(|t| t == latest)) {
+        return Err(Error::data(format!(
+            "the event time {} is more than {} ahead of the wall clock",
+            format_micros(times[row]),
+            humantime::format_duration(step.max_future)
+        ))
+        .within(open.split.place(row))
+        .help("correct the record, or raise 'max_future'"));
+    }
+    let marks = event_times(&time.watermark.evaluate(rows)?)?;
+    if let Some(&latest) = marks.iter().max() {
+        open.watermark = open.watermark.max(Watermark::at(latest));
+    }
+    Ok(())
+}

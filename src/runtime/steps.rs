@@ -1,0 +1,223 @@
+//! The operators' adapters: timely's capabilities, frontiers and stashes on one side, plain state machines on the other.
+//!
+//! Three ways to live. *Stateless*: every batch at once. *Of an epoch*: one operator for each open epoch, which says its last
+//! when the epoch is complete. *Staged*: one operator for ever; it sees epochs one after the other, each with all its rows and then
+//! its watermark, and what comes early waits in a stash.
+
+use super::exchange::Packet;
+use super::marks::Marks;
+use super::source::Reports;
+use super::worker::Local;
+use crate::error::Result;
+use crate::operator::{Operator, Output};
+use crate::plan::StepId;
+use crate::time::{Epoch, Report, Watermark};
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use timely::container::NoopBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
+use timely::dataflow::operators::{Capability, InputCapability};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::frontier::MutableAntichain;
+
+/// The rows of a step.
+pub type Rows<'scope> = Stream<'scope, Epoch, Packet>;
+
+type RowOutput = OutputBuilder<Epoch, NoopBuilder<Packet>>;
+
+/// A step's place in this worker's dataflow.
+#[derive(Clone)]
+pub struct Site {
+    /// The step.
+    pub id: StepId,
+    /// The columns of what comes in, weight included.
+    pub input: SchemaRef,
+    /// This worker's share of the run.
+    pub local: Local,
+}
+
+impl Site {
+    fn name(&self) -> String {
+        self.local.plan.steps[self.id].name.clone()
+    }
+
+    /// Runs `work` unless the run has failed; what it fails with ends the run.
+    fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<T> {
+        if self.local.fate.failed() {
+            return None;
+        }
+        work().map_err(|error| self.local.fate.fail(error.within(format!("step \"{}\"", self.name())))).ok()
+    }
+
+    fn count(&self, rows: usize) {
+        self.local.metrics.steps[self.id].rows.fetch_add(rows as u64, Relaxed);
+    }
+}
+
+/// The epoch of a message.
+fn epoch_of(capability: &InputCapability<Epoch>) -> Epoch {
+    *capability.least().expect("a message that holds something has a time")
+}
+
+fn send(rows: &mut RowOutput, capability: &Capability<Epoch>, out: &mut Output) {
+    let mut output = rows.activate();
+    let mut session = output.session_with_builder(capability);
+    out.drain().for_each(|batch| session.give_container(&mut Packet::Rows(batch)));
+}
+
+/// The least epoch that may still come on any input; None when all have ended.
+fn least(frontiers: &[MutableAntichain<Epoch>]) -> Option<Epoch> {
+    frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min()
+}
+
+/// An operator that forgets every batch at once.
+pub fn stateless<'scope>(input: Rows<'scope>, site: Site, mut operator: impl Operator + 'static) -> Rows<'scope> {
+    let mut builder = OperatorBuilder::new(site.name(), input.scope());
+    let mut batches = builder.new_input(input, Pipeline);
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    let (rows, stream) = builder.new_output();
+    let mut rows: RowOutput = OutputBuilder::from(rows);
+    builder.build(move |_| {
+        let mut out = Output::default();
+        move |_| {
+            batches.for_each(|capability, packet| {
+                let taken = site.attempt(|| {
+                    let batch = packet.take(&site.input)?;
+                    site.count(batch.num_rows());
+                    operator.on_batch(batch, &mut out)
+                });
+                if taken.is_some() {
+                    send(&mut rows, &capability.delayed(&epoch_of(&capability), 0), &mut out);
+                }
+            });
+        }
+    });
+    stream
+}
+
+/// An operator for each open epoch, made by `make`.
+pub fn of_an_epoch<'scope, O: Operator + 'static>(
+    input: Rows<'scope>,
+    site: Site,
+    make: impl Fn() -> Result<O> + 'static,
+) -> Rows<'scope> {
+    let mut builder = OperatorBuilder::new(site.name(), input.scope());
+    let mut batches = builder.new_input(input, Pipeline);
+    let (rows, stream) = builder.new_output();
+    let mut rows: RowOutput = OutputBuilder::from(rows);
+    builder.build(move |_| {
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, O)> = BTreeMap::new();
+        let mut out = Output::default();
+        move |frontiers| {
+            batches.for_each(|capability, packet| {
+                let taken = site.attempt(|| {
+                    let batch = packet.take(&site.input)?;
+                    site.count(batch.num_rows());
+                    let epoch = epoch_of(&capability);
+                    let (_, operator) = match open.entry(epoch) {
+                        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                        std::collections::btree_map::Entry::Vacant(entry) => entry.insert((capability.delayed(&epoch, 0), make()?)),
+                    };
+                    operator.on_batch(batch, &mut out)
+                });
+                if taken.is_some() {
+                    send(&mut rows, &open[&epoch_of(&capability)].0, &mut out);
+                }
+            });
+            if site.local.fate.failed() {
+                open.clear();
+            }
+            let least = least(frontiers);
+            while let Some(entry) = open.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
+                let (epoch, (capability, mut operator)) = entry.remove_entry();
+                if site.attempt(|| operator.on_epoch(epoch, Watermark::NONE, &mut out)).is_some() {
+                    send(&mut rows, &capability, &mut out);
+                }
+            }
+        }
+    });
+    stream
+}
+
+/// What waits for its epoch.
+#[derive(Default)]
+struct Stashed {
+    capability: Option<Capability<Epoch>>,
+    packets: Vec<Packet>,
+    reports: Vec<Report>,
+}
+
+/// An operator that sees complete epochs in order. `reports` are those of the sources that it depends on, sent to this worker.
+pub fn staged<'scope>(
+    input: Rows<'scope>,
+    route: impl ParallelizationContract<Epoch, Packet>,
+    reports: Stream<'scope, Epoch, Reports>,
+    mut marks: Marks,
+    site: Site,
+    mut operator: impl Operator + 'static,
+) -> Rows<'scope> {
+    let mut builder = OperatorBuilder::new(site.name(), input.scope());
+    let mut batches = builder.new_input(input, route);
+    let mut reports = builder.new_input(reports, Pipeline);
+    let (rows, stream) = builder.new_output();
+    let mut rows: RowOutput = OutputBuilder::from(rows);
+    builder.build(move |_| {
+        let mut stash: BTreeMap<Epoch, Stashed> = BTreeMap::new();
+        let mut out = Output::default();
+        move |frontiers| {
+            batches.for_each(|capability, packet| {
+                let epoch = epoch_of(&capability);
+                let stashed = stash.entry(epoch).or_default();
+                stashed.capability.get_or_insert_with(|| capability.delayed(&epoch, 0));
+                stashed.packets.push(std::mem::take(packet));
+            });
+            reports.for_each(|capability, batch| {
+                let epoch = epoch_of(&capability);
+                let stashed = stash.entry(epoch).or_default();
+                stashed.capability.get_or_insert_with(|| capability.delayed(&epoch, 0));
+                stashed.reports.extend(batch.drain(..).map(|(_, report)| report));
+            });
+            if site.local.fate.failed() {
+                stash.clear();
+                return;
+            }
+            let least = least(frontiers);
+            while let Some(mut entry) = stash.first_entry() {
+                let epoch = *entry.key();
+                // later epochs wait until every earlier one is complete
+                if least.is_some_and(|least| epoch > least) {
+                    break;
+                }
+                let stashed = entry.get_mut();
+                let taken = site.attempt(|| {
+                    stashed.packets.drain(..).try_for_each(|mut packet| {
+                        let batch = packet.take(&site.input)?;
+                        site.count(batch.num_rows());
+                        operator.on_batch(batch, &mut out)
+                    })
+                });
+                let capability = stashed.capability.as_ref().expect("whatever made the entry brought a capability");
+                if taken.is_none() {
+                    return;
+                }
+                let complete = least.is_none_or(|least| epoch < least);
+                if complete {
+                    let mark = marks.complete(stashed.reports.drain(..));
+                    if site.attempt(|| operator.on_epoch(epoch, mark, &mut out)).is_none() {
+                        return;
+                    }
+                    site.local.metrics.steps[site.id].complete(mark, operator.take_late_rows());
+                }
+                send(&mut rows, capability, &mut out);
+                if !complete {
+                    break;
+                }
+                entry.remove();
+            }
+        }
+    });
+    stream
+}

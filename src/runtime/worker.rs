@@ -1,0 +1,171 @@
+//! One worker: the same dataflow on each, built from the plan, stepped until it ends.
+
+use super::exchange::Router;
+use super::fate::Fate;
+use super::marks::Marks;
+use super::metrics::Metrics;
+use super::metronome::{Orders, metronome};
+use super::sink::sink;
+use super::source::{Reports, source};
+use super::steps::{Rows, Site, of_an_epoch, staged, stateless};
+use crate::connector::Context;
+use crate::error::Result;
+use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
+use crate::operator::transform::{Transforms, with_weight};
+use crate::operator::updating::UpdatingAggregate;
+use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, Route, StepId};
+use crate::time::Epoch;
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::operators::{Concatenate, Exchange, Probe};
+use timely::dataflow::{Scope, Stream};
+use timely::worker::Worker;
+
+/// The longest that a worker sleeps without looking whether the run has ended.
+const SLEEP_MAX: Duration = Duration::from_millis(10);
+
+/// What all operators of one worker share.
+#[derive(Clone)]
+pub struct Local {
+    /// What is built.
+    pub plan: Arc<Plan>,
+    /// What connectors may ask.
+    pub context: Context,
+    /// How the run ends.
+    pub fate: Arc<Fate>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Passes an epoch when every sink on every worker has finished it.
+    pub probe: Handle<Epoch>,
+    /// The workers of this process.
+    pub workers: Range<usize>,
+}
+
+/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run.
+pub fn run(worker: &mut Worker, local: Local) {
+    worker.dataflow::<Epoch, _, _>(|scope| {
+        if let Err(error) = build(scope, &local) {
+            local.fate.fail(error);
+        }
+    });
+    while worker.has_dataflows() && !local.fate.failed() {
+        worker.step_or_park(Some(SLEEP_MAX));
+    }
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
+
+fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
+    let orders: Stream<'_, Epoch, Orders> = metronome(scope, local).exchange(|(worker, _)| *worker);
+    let mut built: Vec<Option<Rows<'_>>> = Vec::new();
+    let mut reports: BTreeMap<StepId, Stream<'_, Epoch, Reports>> = BTreeMap::new();
+    let mut done = Vec::new();
+    for id in 0..local.plan.steps.len() {
+        let step = &local.plan.steps[id];
+        let input = |n: usize| -> Rows<'_> { built[step.inputs[n].from].clone().expect("only sinks have no rows, and no step reads a sink") };
+        let site = |input: SchemaRef| Site { id, input, local: local.clone() };
+        let rows = match &step.action {
+            Action::Source(definition) => {
+                let (rows, own_reports) = source(scope, id, definition, orders.clone(), local);
+                reports.insert(id, own_reports.exchange(|(worker, _)| *worker));
+                Some(rows)
+            }
+            Action::Transform(stages) => {
+                let from = step.inputs[0].from;
+                let updating = local.plan.steps[from].emit == Emit::Updating;
+                Some(stateless(input(0), site(carried(&local.plan, from)), Transforms::new(stages, updating)))
+            }
+            Action::Union => Some(scope.concatenate((0..step.inputs.len()).map(input))),
+            Action::PreAggregate(_) if merges_rows_directly(&local.plan, id, scope.peers()) => Some(input(0)),
+            Action::PreAggregate(spec) => {
+                let spec = Arc::clone(spec);
+                let site = site(carried(&local.plan, step.inputs[0].from));
+                Some(of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))))
+            }
+            Action::Aggregate(spec) => {
+                let from = step.inputs[0].from;
+                let direct = merges_rows_directly(&local.plan, from, scope.peers());
+                let feed = if direct { Feed::Rows } else { Feed::Partials };
+                let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
+                let sources = local.plan.sources_of(id);
+                let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
+                let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
+                let (input, site) = (input(0), site(schema));
+                let route = &step.inputs[0].route;
+                Some(match spec.grouping {
+                    Grouping::Updating => {
+                        let operator = UpdatingAggregate::new(Arc::clone(spec), feed, &step.schema)?;
+                        routed(input, route, site, |input, pact, site| match pact {
+                            Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
+                            Pact::Move(router) => staged(input, DistributorPact(|_| router), reports, marks, site, operator),
+                        })
+                    }
+                    _ => {
+                        let operator = Aggregate::new(Arc::clone(spec), feed, Arc::clone(&step.schema));
+                        routed(input, route, site, |input, pact, site| match pact {
+                            Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
+                            Pact::Move(router) => staged(input, DistributorPact(|_| router), reports, marks, site, operator),
+                        })
+                    }
+                })
+            }
+            Action::Sink(definition) => {
+                let from = step.inputs[0].from;
+                let site = site(carried(&local.plan, from));
+                done.push(routed(input(0), &step.inputs[0].route, site, |input, pact, site| match pact {
+                    Pact::Stay => sink(input, Pipeline, definition, from, site),
+                    Pact::Move(router) => sink(input, DistributorPact(|_| router), definition, from, site),
+                }));
+                None
+            }
+        };
+        built.push(rows);
+    }
+    scope.concatenate(done).probe_with(&local.probe);
+    Ok(())
+}
+
+/// Whether rows change their worker along an edge.
+enum Pact {
+    Stay,
+    Move(Router),
+}
+
+fn routed<'scope, T>(input: Rows<'scope>, route: &Route, site: Site, build: impl FnOnce(Rows<'scope>, Pact, Site) -> T) -> T {
+    let alone = input.scope().peers() == 1;
+    let pact = match route {
+        _ if alone => Pact::Stay,
+        Route::Forward => Pact::Stay,
+        route => {
+            let local = &site.local;
+            let name = local.plan.steps[site.id].name.clone();
+            Pact::Move(Router::new(route.clone(), Arc::clone(&site.input), local.workers.clone(), Arc::clone(&local.fate), name))
+        }
+    };
+    build(input, pact, site)
+}
+
+/// The columns that step `id` gives, weight included.
+fn carried(plan: &Plan, id: StepId) -> SchemaRef {
+    let step = &plan.steps[id];
+    match step.emit {
+        Emit::Updating => with_weight(&step.schema),
+        Emit::Append | Emit::Final => Arc::clone(&step.schema),
+    }
+}
+
+/// True if the pre-aggregating step `id` would only be in the way: on one worker nothing is exchanged, so rows go straight into the
+/// aggregate, unless windows overlap and panes save work.
+fn merges_rows_directly(plan: &Plan, id: StepId, workers: usize) -> bool {
+    let overlapping = |spec: &Aggregation| matches!(spec.grouping, Grouping::Windowed { windows, .. } if windows.size != windows.slide);
+    match &plan.steps[id].action {
+        Action::PreAggregate(spec) => workers == 1 && !overlapping(spec),
+        _ => false,
+    }
+}
