@@ -1,0 +1,107 @@
+//! The command line: a subcommand is its arguments and one call.
+//!
+//! Answers go to standard output, everything about the run to standard error. Exit codes, the same for every command:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | the input ended, or the pipeline was stopped cleanly (Ctrl-C, SIGTERM) |
+//! | 1 | a bug in Highwater |
+//! | 2 | the definition or the call is wrong |
+//! | 3 | the input holds something that the definition does not allow |
+//! | 4 | a service, a file or another process did not answer |
+//! | 5 | this process does not belong to the run: another plan, secret or generation |
+
+mod bench;
+mod broker;
+mod explain;
+mod progress;
+mod run;
+
+use crate::error::{Error, ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Stream processing in SQL over Kafka topics and files, with deterministic epochs
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written to standard error
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Plain)]
+    log_format: LogFormat,
+    /// Which log lines are written, such as `debug` or `highwater=debug,rdkafka=warn`
+    #[arg(long, global = true, default_value = "info", env = "HIGHWATER_LOG")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline until its input ends or it is stopped
+    Run(run::Arguments),
+    /// Show the plan of a pipeline: its steps, keys, emit modes and state bounds
+    Explain(explain::Arguments),
+    /// Check a pipeline without running it
+    Check(explain::CheckArguments),
+    /// Run a development broker: Kafka's protocol on loopback, for trying things out
+    Broker(broker::Arguments),
+    /// Measure this machine: rows/s beside the hand-written limit
+    Bench(bench::Arguments),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Plain,
+    Json,
+}
+
+/// Reads the arguments of the process and does what they say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Plain => log.with_target(false).with_ansi(colour()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let result = match cli.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Check(arguments) => explain::check(&arguments),
+        Command::Broker(arguments) => broker::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+/// Colours are for terminals, and for people who have not asked to be spared (<https://no-color.org>).
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Says what is wrong and what to do.
+fn complain(error: &Error) {
+    let (red, bold, plain) = if colour() { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+    eprintln!("{red}error{plain}: {error}");
+    if let Some(advice) = error.advice() {
+        eprintln!("{bold}help{plain}: {advice}");
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    ExitCode::from(match error.kind() {
+        ErrorKind::Invalid => 2,
+        ErrorKind::Data => 3,
+        ErrorKind::Unavailable => 4,
+        ErrorKind::Fenced => 5,
+        ErrorKind::Internal => 1,
+    })
+}

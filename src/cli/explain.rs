@@ -1,0 +1,84 @@
+//! `highwater explain` and `highwater check`: the plan without a run.
+
+use crate::connector::builtin::Builtin;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::sql;
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    definition: Definition,
+    /// How the plan is shown
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    definition: Definition,
+}
+
+/// Which pipeline.
+#[derive(Debug, Clone, Args)]
+pub struct Definition {
+    /// The pipeline's SQL file; `-` reads standard input
+    pub file: PathBuf,
+    /// Change a setting of the file, as `SET 'KEY' = 'VALUE'` would
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// A tree from the sinks down
+    Text,
+    /// For programs
+    Json,
+    /// A flowchart for documents
+    Mermaid,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Definition {
+    /// Reads and plans the definition.
+    pub fn plan(&self) -> Result<Plan> {
+        let name = self.file.display().to_string();
+        let text = read(&self.file)?;
+        sql::plan(sql::Text { name: &name, sql: &text }, &self.set, &Builtin::default())
+    }
+}
+
+fn read(file: &Path) -> Result<String> {
+    let unreadable = |error: std::io::Error| Error::invalid(format!("{}: {error}", file.display()));
+    if file == Path::new("-") { std::io::read_to_string(std::io::stdin()).map_err(unreadable) } else { std::fs::read_to_string(file).map_err(unreadable) }
+}
+
+/// Shows the plan.
+pub fn explain(arguments: &Arguments) -> Result<()> {
+    let plan = arguments.definition.plan()?;
+    plan.check()?;
+    match arguments.format {
+        Format::Text => print!("{}", plan.explain_text()),
+        Format::Json => println!("{:#}", plan.explain_json()),
+        Format::Mermaid => print!("{}", plan.explain_mermaid()),
+    }
+    Ok(())
+}
+
+/// Says that the definition is fine, or what is wrong with it.
+pub fn check(arguments: &CheckArguments) -> Result<()> {
+    let plan = arguments.definition.plan()?;
+    plan.check()?;
+    println!("{}: {} sources, {} sinks, {} steps", arguments.definition.file.display(), plan.sources().count(), plan.sinks().count(), plan.steps.len());
+    Ok(())
+}
