@@ -127,6 +127,26 @@ pub struct Table {
     pub options: Options,
 }
 
+/// The connectors that a definition may name.
+pub trait Connectors {
+    /// Checks `table` as one that is read and gives its reading side.
+    ///
+    /// `columns` are those of `table.schema` that the pipeline needs, by index and in order, perhaps none. A source that can
+    /// read less gives just these; what its [`Source::schema`] says is found again by name.
+    fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>>;
+    /// Checks `table` as one that is written and gives its writing side.
+    fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>>;
+}
+
+/// What a sink will be given.
+#[derive(Debug, Clone)]
+pub struct SinkInput {
+    /// The columns of its rows, without the weight: those of the table, by position.
+    pub schema: SchemaRef,
+    /// True if rows may be taken back later.
+    pub updating: bool,
+}
+
 /// One option's text and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionText {
