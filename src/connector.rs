@@ -9,8 +9,15 @@
 //! ```
 //! No call blocks the worker for longer than a few milliseconds, but `splits`, `open` and `finish`.
 
+pub mod blackhole;
+pub mod builtin;
+pub mod file;
+pub mod memory;
+pub mod print;
+
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
+use crate::format::Format;
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
 use std::cell::RefCell;
@@ -127,6 +134,26 @@ pub struct Table {
     pub options: Options,
 }
 
+/// The connectors that a definition may name.
+pub trait Connectors {
+    /// Checks `table` as one that is read and gives its reading side.
+    ///
+    /// `columns` are those of `table.schema` that the pipeline needs, by index and in order, perhaps none. A source that can
+    /// read less gives just these; what its [`Source::schema`] says is found again by name.
+    fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>>;
+    /// Checks `table` as one that is written and gives its writing side.
+    fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>>;
+}
+
+/// What a sink will be given.
+#[derive(Debug, Clone)]
+pub struct SinkInput {
+    /// The columns of its rows, without the weight: those of the table, by position.
+    pub schema: SchemaRef,
+    /// True if rows may be taken back later.
+    pub updating: bool,
+}
+
 /// One option's text and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionText {
@@ -157,7 +184,8 @@ impl Options {
 
     /// The text of option `name`, which must be given.
     pub fn required(&self, name: &str) -> Result<&str> {
-        let missing = || Error::invalid(format!("option '{name}' is missing")).help(format!("add '{name}' = '…' to WITH"));
+        let missing =
+            || Error::invalid(format!("option '{name}' is missing")).help(format!("add '{name}' = '…' to WITH"));
         self.text(name).ok_or_else(missing)
     }
 
@@ -173,9 +201,26 @@ impl Options {
     pub fn duration(&self, name: &str, default: Duration) -> Result<Duration> {
         match self.text(name) {
             None => Ok(default),
-            Some(text) => humantime::parse_duration(text)
-                .map_err(|error| self.wrong(name, format!("'{text}' is not a duration such as '5s' or '100 ms': {error}"))),
+            Some(text) => humantime::parse_duration(text).map_err(|error| {
+                self.wrong(name, format!("'{text}' is not a duration such as '5s' or '100 ms': {error}"))
+            }),
         }
+    }
+
+    /// Option `name` as a number of bytes like `4096`, `64 KiB` or `128MB` (units are powers of 1,024); `default` when it
+    /// is not given.
+    pub fn bytes(&self, name: &str, default: u64) -> Result<u64> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let power = match text[digits..].trim().to_ascii_lowercase().as_str() {
+            "" | "b" | "bytes" => Some(0),
+            "k" | "kb" | "kib" => Some(1),
+            "m" | "mb" | "mib" => Some(2),
+            "g" | "gb" | "gib" => Some(3),
+            _ => None,
+        };
+        let bytes = power.and_then(|power| text[..digits].parse::<u64>().ok()?.checked_mul(1 << (10 * power)));
+        bytes.ok_or_else(|| self.wrong(name, format!("'{text}' is not a number of bytes such as '4096' or '64 MiB'")))
     }
 
     /// Option `name` as one of `choices`; the first one when it is not given.
@@ -188,6 +233,38 @@ impl Options {
                 None => error,
             }
         })
+    }
+
+    /// The format that option `{prefix}format` names, with its settings from `{prefix}json.…` and `{prefix}csv.…`; the
+    /// prefix is empty, or `key.` or `value.` where a record has two parts.
+    pub fn format(&self, prefix: &str) -> Result<Format> {
+        let option = |name: &str| format!("{prefix}{name}");
+        let name = self.required(&option("format"))?;
+        let mut format = Format::named(name).map_err(|error| match self.given.get(&option("format")) {
+            Some(given) if !given.place.is_empty() => error.within(given.place.clone()),
+            _ => error,
+        })?;
+        match &mut format {
+            Format::Raw => {}
+            Format::Json(json) => {
+                json.nulls = self.parsed(&option("json.encode.nulls"), json.nulls, "true or false")?;
+                let standard = self.choice(&option("json.timestamp-format.standard"), &["SQL", "ISO-8601"])?;
+                json.iso_timestamps = standard == "ISO-8601";
+            }
+            Format::Csv(csv) => {
+                let delimiter = option("csv.delimiter");
+                match self.text(&delimiter).map(str::as_bytes) {
+                    None => {}
+                    Some(br"\t") => csv.delimiter = b'\t',
+                    Some([byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => csv.delimiter = *byte,
+                    Some(_) => {
+                        return Err(self.wrong(&delimiter, "not one ASCII character other than a quote or a newline"));
+                    }
+                }
+                csv.null = self.text(&option("csv.null")).unwrap_or_default().to_owned();
+            }
+        }
+        Ok(format)
     }
 
     /// The options that start with `prefix`, without it; all of them count as known.
@@ -215,7 +292,9 @@ impl Options {
         let mut error = Error::invalid(format!("unknown option '{name}'"));
         error = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean '{near}'?")),
-            None => error.help(format!("the options here are {}", known.iter().cloned().collect::<Vec<_>>().join(", "))),
+            None => {
+                error.help(format!("the options here are {}", known.iter().cloned().collect::<Vec<_>>().join(", ")))
+            }
         };
         Err(if option.place.is_empty() { error } else { error.within(option.place.clone()) })
     }

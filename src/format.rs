@@ -2,10 +2,26 @@
 //!
 //! Records are a [`BinaryArray`]: one value a record, null where there was none (a tombstone). A format sees many at a
 //! time, because decoding one by one is what makes sources slow.
+//!
+//! ```text
+//! byte stream ── Framing::cut ──▶ records ── Decode ──▶ batch          batch ── Encode ──▶ records
+//! ```
+//! A [`Format`] is checked settings; what it makes is bound to a schema and belongs to one worker.
+
+pub mod csv;
+pub mod json;
+pub mod raw;
+
+mod records;
+
+pub use records::{Framing, RECORD_BYTES_MAX, Records};
 
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result, nearest};
 use arrow::array::BinaryArray;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use std::ops::Range;
 
 /// Reads records into rows of a fixed schema.
 pub trait Decode: Send {
@@ -29,4 +45,92 @@ pub struct BadRecord {
     pub index: usize,
     /// What is wrong with it, without its place: `expected a number in column "price", found "cheap"`.
     pub reason: String,
+}
+
+/// The names that [`Format::named`] knows, the usual spelling first.
+const NAMES: [&str; 4] = ["json", "csv", "raw", "text"];
+
+/// How records are written, with its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// One column, which is the whole record.
+    Raw,
+    /// A JSON object a record.
+    Json(json::Settings),
+    /// Fields between delimiters.
+    Csv(csv::Settings),
+}
+
+impl Format {
+    /// The format that is called `name`, with its default settings; `text` is `raw`.
+    pub fn named(name: &str) -> Result<Format> {
+        match name {
+            "json" => Ok(Format::Json(json::Settings::default())),
+            "csv" => Ok(Format::Csv(csv::Settings::default())),
+            "raw" | "text" => Ok(Format::Raw),
+            _ => Err(Error::invalid(format!("unknown format '{name}'")).help(match nearest(name, NAMES) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => format!("the formats are {}", NAMES.join(", ")),
+            })),
+        }
+    }
+
+    /// Reads the columns `columns` (by index, in order, perhaps none) of records that have those of `schema`.
+    pub fn decoder(&self, schema: &SchemaRef, columns: &[usize]) -> Result<Box<dyn Decode>> {
+        Ok(match self {
+            Format::Raw => Box::new(raw::RawDecoder::new(schema, columns)?),
+            Format::Json(_) => Box::new(json::JsonDecoder::new(schema, columns)?),
+            Format::Csv(settings) => Box::new(csv::CsvDecoder::new(schema, columns, settings)?),
+        })
+    }
+
+    /// Writes rows with the columns of `schema`; those of a batch are found by position, their names do not matter.
+    pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encode>> {
+        Ok(match self {
+            Format::Raw => Box::new(raw::RawEncoder::new(schema)?),
+            Format::Json(settings) => Box::new(json::JsonEncoder::new(schema, settings)?),
+            Format::Csv(settings) => Box::new(csv::CsvEncoder::new(schema, settings)?),
+        })
+    }
+
+    /// How a stream of bytes is cut into records.
+    pub fn framing(&self) -> Framing {
+        match self {
+            Format::Raw => Framing::Lines { skip_empty: false },
+            Format::Json(_) => Framing::Lines { skip_empty: true },
+            Format::Csv(settings) => Framing::Quoted { delimiter: settings.delimiter },
+        }
+    }
+
+    /// What names of files end with, without the dot.
+    pub fn extension(&self) -> &'static str {
+        match self {
+            Format::Raw => "txt",
+            Format::Json(_) => "jsonl",
+            Format::Csv(_) => "csv",
+        }
+    }
+}
+
+/// Looks for the first bad record among `range`, of which it is known that there is one, with about two decodings of all.
+fn first_bad(range: Range<usize>, mut decode: impl FnMut(Range<usize>) -> Result<(), String>) -> BadRecord {
+    let Range { mut start, mut end } = range;
+    while end - start > 1 {
+        let middle = start + (end - start) / 2;
+        match decode(start..middle) {
+            Ok(()) => start = middle,
+            Err(_) => end = middle,
+        }
+    }
+    let reason = decode(start..end).err().unwrap_or_else(|| "the record cannot be read among its neighbours".into());
+    BadRecord { index: start, reason }
+}
+
+/// What Arrow says, without the name of its error's kind.
+fn reason(error: &ArrowError) -> String {
+    match error {
+        ArrowError::JsonError(text) | ArrowError::CsvError(text) | ArrowError::ParseError(text) => text.clone(),
+        ArrowError::InvalidArgumentError(text) => text.clone(),
+        other => other.to_string(),
+    }
 }

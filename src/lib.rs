@@ -3,12 +3,12 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod error;
-pub mod time;
 pub mod batch;
+pub mod connector;
+pub mod error;
 pub mod expr;
 pub mod format;
 pub mod operator;
-pub mod connector;
 pub mod plan;
 pub mod runtime;
+pub mod time;

@@ -346,15 +346,23 @@ impl Plan {
         }
         for (id, step) in self.steps.iter().enumerate() {
             if step.inputs.iter().any(|input| input.from >= id) {
-                return Err(Error::internal(format!("step \"{}\" reads a step that does not come before it", step.name)));
+                return Err(Error::internal(format!(
+                    "step \"{}\" reads a step that does not come before it",
+                    step.name
+                )));
             }
             match &step.action {
                 Action::Source(source) if matches!(self.settings.tick, Tick::Rows(_)) && !source.source.bounded() => {
-                    return Err(Error::invalid(format!("table \"{}\" does not end, so a tick cannot be given in rows", source.table))
-                        .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
+                    return Err(Error::invalid(format!(
+                        "table \"{}\" does not end, so a tick cannot be given in rows",
+                        source.table
+                    ))
+                    .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
                 }
                 Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
-                    if let Some(updating) = step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating) {
+                    if let Some(updating) =
+                        step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating)
+                    {
                         return Err(Error::invalid(format!(
                             "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
                             sink.table, updating.name
