@@ -11,3 +11,4 @@ pub mod format;
 pub mod operator;
 pub mod connector;
 pub mod plan;
+pub mod runtime;

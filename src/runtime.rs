@@ -1,0 +1,3 @@
+//! Running a plan: the only room that names timely.
+
+pub mod mesh;
