@@ -5,11 +5,13 @@
 //!                        └─ reports of each epoch ─▶ every worker's staged operators
 //! ```
 //! Every worker of every process builds the same dataflow. No queue is bounded by itself; the sources bound the whole, by
-//! the bytes in epochs that the probe has not passed.
+//! the bytes in epochs that the probe has not passed. A run ends in one of three ways, which [`fate::Fate`] tells apart: its
+//! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
 mod exchange;
 pub mod fate;
 mod marks;
+pub mod mesh;
 pub mod metrics;
 mod metronome;
 mod sink;
@@ -20,84 +22,144 @@ mod worker;
 use crate::connector::Context;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::time::SystemClock;
+use crate::time::Clock;
 use fate::Fate;
-use metrics::Metrics;
+use mesh::{Guard, Mesh, Peers};
+use metrics::{Metrics, Snapshot};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use timely::CommunicationConfig;
-use timely::WorkerConfig;
-use timely::communication::{AllocatorBuilder, WorkerGuards};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle;
+use timely::{CommunicationConfig, WorkerConfig};
 use worker::Local;
 
+/// How often the news of other processes is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Where a plan runs.
-#[derive(Debug, Clone)]
-pub struct Workers {
-    /// Worker threads in this process; at least 1.
-    pub threads: usize,
+pub enum Workers {
+    /// On threads of this process.
+    Threads(usize),
+    /// On threads of this process and of others, which are connected already.
+    Mesh(Mesh),
 }
 
-/// A pipeline that runs in this process.
+/// A pipeline that runs; what is seen here is this process's part in it.
 pub struct Running {
     fate: Arc<Fate>,
     metrics: Arc<Metrics>,
-    guards: WorkerGuards<()>,
+    workers: WorkerGuards<()>,
+    others: Option<Others>,
 }
 
-/// Starts `plan` on threads of this process. `embedded_broker` is the address that stands in for `embedded`.
+/// The other processes of a run.
+struct Others {
+    process: usize,
+    peers: Peers,
+    guard: Guard,
+    watching: Arc<AtomicBool>,
+    watcher: JoinHandle<()>,
+}
+
+/// Starts `plan`. `embedded_broker` is the address that stands in for the broker called `embedded`.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a plan that cannot run.
-pub fn start(plan: Plan, workers: &Workers, embedded_broker: Option<String>) -> Result<Running> {
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a plan that cannot run. What fails later is what
+/// [`Running::wait`] answers.
+pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, clock: Arc<dyn Clock>) -> Result<Running> {
     plan.check()?;
-    if workers.threads == 0 {
-        return Err(Error::invalid("a pipeline needs at least one worker"));
-    }
-    let communication = match workers.threads {
-        1 => CommunicationConfig::Thread,
-        threads => CommunicationConfig::Process(threads),
-    };
-    let (builders, others) = communication.try_build().map_err(Error::internal)?;
-    let context = Context { embedded_broker, clock: Arc::new(SystemClock::default()), workers: workers.threads };
-    launch(plan, context, 0..workers.threads, builders, others)
-}
-
-fn launch(
-    plan: Plan,
-    context: Context,
-    workers: std::ops::Range<usize>,
-    builders: Vec<AllocatorBuilder>,
-    others: Box<dyn std::any::Any + Send>,
-) -> Result<Running> {
     let fate = Arc::new(Fate::default());
     let metrics = Arc::new(Metrics::new(&plan));
-    let plan = Arc::new(plan);
-    let shared = (Arc::clone(&fate), Arc::clone(&metrics));
-    let guards = timely::execute::execute_from(builders, others, WorkerConfig::default(), move |worker| {
-        let (fate, metrics) = shared.clone();
-        let local = Local {
-            plan: Arc::clone(&plan),
-            context: context.clone(),
-            fate: Arc::clone(&fate),
-            metrics,
-            probe: Handle::new(),
-            workers: workers.clone(),
-        };
-        // a panic is a bug; the other workers must hear of it instead of waiting for this one
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local))) {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));
+    let (builders, local, all, others) = match workers {
+        Workers::Threads(0) => return Err(Error::invalid("a pipeline needs at least one worker")),
+        Workers::Threads(threads) => {
+            let communication = if threads == 1 { CommunicationConfig::Thread } else { CommunicationConfig::Process(threads) };
+            let (builders, _) = communication.try_build().map_err(Error::internal)?;
+            (builders, 0..threads, threads, None)
         }
-    });
-    Ok(Running { fate, metrics, guards: guards.map_err(Error::internal)? })
+        Workers::Mesh(mesh) => {
+            let (process, processes, threads) = mesh.place();
+            let (builders, guard, peers) = mesh.into_parts()?;
+            let others = Others::watch(process, peers, guard, &fate, &metrics)?;
+            (builders, process * threads..(process + 1) * threads, processes * threads, Some(others))
+        }
+    };
+    let context = Context { embedded_broker, clock, workers: all };
+    let plan = Arc::new(plan);
+    let (shared_fate, shared_metrics) = (Arc::clone(&fate), Arc::clone(&metrics));
+    let work = move |worker: &mut timely::worker::Worker| {
+        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics);
+    };
+    let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work).map_err(Error::internal)?;
+    Ok(Running { fate, metrics, workers, others })
+}
+
+fn work(
+    worker: &mut timely::worker::Worker,
+    plan: &Arc<Plan>,
+    context: &Context,
+    workers: &Range<usize>,
+    fate: &Arc<Fate>,
+    metrics: &Arc<Metrics>,
+) {
+    let local = Local {
+        plan: Arc::clone(plan),
+        context: context.clone(),
+        fate: Arc::clone(fate),
+        metrics: Arc::clone(metrics),
+        probe: Handle::new(),
+        workers: workers.clone(),
+    };
+    // a panic is a bug; the other workers must hear of it instead of waiting for this one
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local))) {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));
+    }
+}
+
+impl Others {
+    /// Carries news both ways: their failures and wishes to stop to our workers, ours to them, counters to all.
+    fn watch(process: usize, peers: Peers, guard: Guard, fate: &Arc<Fate>, metrics: &Arc<Metrics>) -> Result<Self> {
+        let watching = Arc::new(AtomicBool::new(true));
+        let (on, fate, metrics, news) = (Arc::clone(&watching), Arc::clone(fate), Arc::clone(metrics), peers.clone());
+        let watch = move || {
+            news.unpark_on_news(std::thread::current());
+            let mut asked = false;
+            while on.load(Ordering::Acquire) {
+                news.share(metrics.share());
+                if let Some(failure) = news.failure() {
+                    fate.fail(failure);
+                } else if let Some(error) = fate.error() {
+                    news.send_failure(&error);
+                }
+                if news.stop_requested() {
+                    fate.stop();
+                } else if fate.stopping() && !asked {
+                    asked = true;
+                    news.request_stop();
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        };
+        let watcher = std::thread::Builder::new().name("peers".into()).spawn(watch);
+        let watcher = watcher.map_err(|error| Error::unavailable("no thread is left to watch the other processes").caused_by(error))?;
+        Ok(Others { process, peers, guard, watching, watcher })
+    }
 }
 
 impl Running {
-    /// What is counted while it runs.
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+    /// What is counted so far, in all processes.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut shares = self.others.as_ref().map(|others| others.peers.shared()).unwrap_or_default();
+        if let Some(others) = &self.others {
+            shares[others.process].clear(); // its own counters are newer than what it told
+        }
+        self.metrics.snapshot(&shares)
     }
 
     /// A handle by which another thread can stop it.
@@ -105,16 +167,37 @@ impl Running {
         Arc::clone(&self.fate)
     }
 
-    /// Waits for the end: of the input, by [`Fate::stop`], or by the first error.
-    pub fn wait(self) -> Result<()> {
-        for result in self.guards.join() {
-            if let Err(text) = result {
-                self.fate.fail(Error::internal(text));
+    /// True when no worker of this process has anything left to do.
+    pub fn finished(&self) -> bool {
+        self.workers.guards().iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end, and answers what was counted, and why it failed if it failed.
+    ///
+    /// # Errors
+    /// The first error, on whichever process it happened.
+    pub fn wait(self) -> (Snapshot, Result<()>) {
+        let Running { fate, metrics, workers, others } = self;
+        for text in workers.join().into_iter().filter_map(Result::err) {
+            fate.fail(Error::internal(text));
+        }
+        let mut shares = Vec::new();
+        if let Some(others) = others {
+            others.watching.store(false, Ordering::Release);
+            others.watcher.thread().unpark();
+            if others.watcher.join().is_err() {
+                fate.fail(Error::internal("the thread that watches the other processes panicked"));
             }
+            others.peers.share(metrics.share());
+            if let Some(error) = fate.error() {
+                others.peers.send_failure(&error);
+            }
+            if let Err(error) = others.guard.release() {
+                fate.fail(error);
+            }
+            shares = others.peers.shared();
+            shares[others.process].clear();
         }
-        match self.fate.error() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        (metrics.snapshot(&shares), fate.error().map_or(Ok(()), Err))
     }
 }
