@@ -32,6 +32,10 @@ pub trait Source: Send + Sync {
     fn schema(&self) -> SchemaRef;
     /// True if it ends by itself.
     fn bounded(&self) -> bool;
+    /// True if it is read from the broker called `embedded`, which the process has to start.
+    fn embedded(&self) -> bool {
+        false
+    }
     /// Names the shares that exist now, each with all that is needed to open it on another machine: for a topic, its
     /// partition with the offsets at which to start and to end. Called once, on worker 0; the order is the splits' order.
     fn splits(&self, context: &Context) -> Result<Vec<String>>;
@@ -85,6 +89,10 @@ pub trait Sink: Send + Sync {
     fn open(&self, shard: usize, shards: usize, context: &Context) -> Result<Box<dyn Shard>>;
     /// Which rows this sink takes of an updating input.
     fn changes(&self) -> Changes;
+    /// True if it writes to the broker called `embedded`, which the process has to start.
+    fn embedded(&self) -> bool {
+        false
+    }
 }
 
 /// What a sink can carry.

@@ -327,6 +327,11 @@ impl Plan {
         })
     }
 
+    /// True if some table lives on the broker called `embedded`.
+    pub fn needs_embedded_broker(&self) -> bool {
+        self.sources().any(|(_, source)| source.source.embedded()) || self.sinks().any(|(_, sink)| sink.sink.embedded())
+    }
+
     /// The sources that step `id` depends on: its watermark is the least of theirs.
     pub fn sources_of(&self, id: StepId) -> Vec<StepId> {
         let mut found: Vec<StepId> = match self.steps[id].action {

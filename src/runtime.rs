@@ -167,6 +167,11 @@ impl Running {
         Arc::clone(&self.fate)
     }
 
+    /// The watch over the other processes, if there are any.
+    pub fn peers(&self) -> Option<Peers> {
+        self.others.as_ref().map(|others| others.peers.clone())
+    }
+
     /// True when no worker of this process has anything left to do.
     pub fn finished(&self) -> bool {
         self.workers.guards().iter().all(JoinHandle::is_finished)

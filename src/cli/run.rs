@@ -1,0 +1,232 @@
+//! `highwater run`: a pipeline on threads, on processes of this machine, or on several machines.
+
+use super::explain::Definition;
+use super::progress::{Progress, REFRESH};
+use crate::broker::{self, Broker};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Mesh, Rendezvous, Secret};
+use crate::runtime::spawn::{Assignment, Children, spawn_local};
+use crate::runtime::{self, Running, Workers};
+use crate::time::{Clock, SystemClock};
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// How often the end of a run is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long children may take to end after their parent's workers have.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The environment variable by which children learn of the parent's embedded broker.
+const BROKER_ENV: &str = "HIGHWATER_EMBEDDED_BROKER";
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    definition: Definition,
+    /// Worker threads in each process
+    #[arg(long, short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+    /// Processes on this machine
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "hosts", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    processes: u16,
+    /// Processes on several machines: a file with one HOST:PORT a line, the same on each machine
+    #[arg(long, value_name = "FILE", requires = "process")]
+    hosts: Option<PathBuf>,
+    /// Which line of the hosts file this process is, from 0
+    #[arg(long, value_name = "I", requires = "hosts")]
+    process: Option<usize>,
+    /// Where to listen, if that is not this process's own line in the hosts file
+    #[arg(long, value_name = "HOST:PORT", requires = "hosts")]
+    bind: Option<String>,
+    /// The secret that the processes share: 64 hex digits in a file, or in HIGHWATER_MESH_SECRET
+    #[arg(long, value_name = "FILE", requires = "hosts")]
+    secret_file: Option<PathBuf>,
+    /// How long to wait for the other processes to come
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    connect_timeout: Duration,
+    /// How long another process may be silent before it counts as dead
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    peer_timeout: Duration,
+    /// No live line, even on a terminal
+    #[arg(long)]
+    no_progress: bool,
+}
+
+/// What this process is in the run.
+enum Part {
+    /// All of it.
+    Alone,
+    /// Process 0 of those on this machine.
+    Parent(Children),
+    /// One that process 0 has started.
+    Child,
+    /// One of several machines.
+    Host,
+}
+
+/// Runs the pipeline.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let plan = arguments.definition.plan()?;
+    plan.check()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let assignment = Assignment::from_env()?;
+    let broker = if assignment.is_none() && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
+    let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
+    let (workers, part) = join(&arguments, assignment, &plan, address.as_deref(), &clock)?;
+    let live = !arguments.no_progress && std::io::stderr().is_terminal() && !matches!(part, Part::Child);
+    let live = live && !(std::io::stdout().is_terminal() && plan.sinks().any(|(_, sink)| sink.connector == "print"));
+    let running = runtime::start(plan, workers, address, Arc::clone(&clock))?;
+    let result = see_through(running, &part, live, &clock);
+    match (result, part) {
+        // its parent has heard of it and speaks for all
+        (Err(_), Part::Child) => std::process::exit(0),
+        (result, Part::Parent(children)) => result.and_then(|()| children.wait(PATIENCE)),
+        (result, _) => result,
+    }
+}
+
+/// Connects with the other processes, if there are any.
+fn join(
+    arguments: &Arguments,
+    assignment: Option<Assignment>,
+    plan: &Plan,
+    broker: Option<&str>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Workers, Part)> {
+    let threads = usize::from(arguments.workers);
+    let deadlines = Deadlines { connect: arguments.connect_timeout, peer_timeout: arguments.peer_timeout, ..Deadlines::default() };
+    let identity = |secret| Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint(), secret };
+    let connect = |secret, process, processes, rendezvous| {
+        let membership = Membership { process, processes, threads, rendezvous };
+        mesh::join(&identity(secret), membership, deadlines.clone(), Arc::clone(clock))
+    };
+    let missing = || Error::invalid("the processes share no secret").help("put 64 hex digits into a file for --secret-file, or into HIGHWATER_MESH_SECRET");
+    if let Some(child) = assignment {
+        child.end_with_parent()?;
+        let secret = Secret::load(None)?.ok_or_else(missing)?;
+        let mesh = connect(secret, child.process, child.processes, Rendezvous::Dial(child.coordinator))?;
+        return Ok((Workers::Mesh(mesh), Part::Child));
+    }
+    if let Some(file) = &arguments.hosts {
+        let addresses = read_hosts(file)?;
+        let secret = Secret::load(arguments.secret_file.as_deref())?.ok_or_else(missing)?;
+        let rendezvous = Rendezvous::Hosts { addresses: addresses.clone(), bind: arguments.bind.clone() };
+        let process = arguments.process.unwrap_or_default();
+        let mesh = connect(secret, process, addresses.len(), rendezvous)?;
+        return Ok((Workers::Mesh(mesh), Part::Host));
+    }
+    let processes = usize::from(arguments.processes);
+    if processes == 1 {
+        return Ok((Workers::Threads(threads), Part::Alone));
+    }
+    if arguments.definition.file == Path::new("-") {
+        return Err(Error::invalid("several processes cannot all read the definition from standard input").help("put it into a file"));
+    }
+    let secret = Secret::generate()?;
+    let (rendezvous, coordinator) = Rendezvous::coordinate()?;
+    let own_arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let environment: Vec<(OsString, OsString)> = broker.map(|address| (BROKER_ENV.into(), address.into())).into_iter().collect();
+    let children = spawn_local(processes, coordinator, &secret, &own_arguments, &environment)?;
+    let mesh = wait_for(&children, || connect(secret, 0, processes, rendezvous))?;
+    Ok((Workers::Mesh(mesh), Part::Parent(children)))
+}
+
+/// Runs `connect`, and does not wait for its deadline when a child has ended already.
+fn wait_for(children: &Children, connect: impl FnOnce() -> Result<Mesh> + Send) -> Result<Mesh> {
+    std::thread::scope(|scope| {
+        let (done, news) = channel();
+        scope.spawn(move || done.send(connect()));
+        loop {
+            match news.recv_timeout(LOOK) {
+                Ok(mesh) => return mesh,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(failure) = children.failure() {
+                        // the scope would wait for the connecting thread; the process has nothing left to do
+                        super::complain(&failure);
+                        std::process::exit(4);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the thread that connects the processes panicked")),
+            }
+        }
+    })
+}
+
+/// Shows how it goes until it ends, and asks it to stop on Ctrl-C and SIGTERM.
+fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
+    let fate = running.fate();
+    let quiet = matches!(part, Part::Child);
+    let stopper = Arc::clone(&fate);
+    let handle = signals.handle();
+    let listener = std::thread::spawn(move || {
+        for signal in signals.forever() {
+            // Ctrl-C reaches the whole group; process 0 stops it for all
+            if quiet && signal == SIGINT {
+                continue;
+            }
+            if stopper.stopping() {
+                std::process::exit(130);
+            }
+            stopper.stop();
+            if !quiet {
+                tracing::info!("stopping: what was read is written first; a second signal ends at once");
+            }
+        }
+    });
+    let start = clock.monotonic();
+    let elapsed = || clock.monotonic().saturating_sub(start);
+    let mut progress = Progress::new(live);
+    let mut shown = Duration::ZERO;
+    while !running.finished() {
+        std::thread::sleep(LOOK);
+        if !quiet && elapsed().saturating_sub(shown) >= REFRESH {
+            shown = elapsed();
+            progress.show(shown, running.snapshot());
+        }
+    }
+    let peers = running.peers();
+    let (last, result) = running.wait();
+    handle.close();
+    let _ = listener.join();
+    if !quiet {
+        let how = match (&result, fate.stopping()) {
+            (Err(_), _) => "failed",
+            (_, true) => "stopped",
+            _ => "finished",
+        };
+        progress.finish(elapsed(), &last, how);
+    }
+    match (result, part, peers) {
+        (Err(error), Part::Parent(children), Some(peers)) => Err(children.explain(error, &peers)),
+        (result, ..) => result,
+    }
+}
+
+fn read_hosts(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).map_err(|error| Error::invalid(format!("{}: {error}", file.display())))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let hosts: Vec<String> = lines.map(str::to_owned).collect();
+    match hosts.is_empty() {
+        true => Err(Error::invalid("no hosts").within(file.display().to_string()).help("write one HOST:PORT a line")),
+        false => Ok(hosts),
+    }
+}
+
+fn embedded_broker(arguments: &Arguments) -> Result<Broker> {
+    if arguments.hosts.is_some() {
+        return Err(Error::invalid("the broker 'embedded' lives in one process, so several machines cannot use it")
+            .help("name a broker that all of them reach in 'properties.bootstrap.servers'"));
+    }
+    Broker::start(broker::Config { listen: "127.0.0.1:0".into(), ..broker::Config::default() })
+}
