@@ -218,7 +218,9 @@ impl Reader {
 
     /// Reads from the splits in turn until there is no more, or enough for now; true if anything came.
     fn read(&mut self, rows_a_split: u64, outbox: &mut Vec<Event>) -> Result<bool> {
-        let budget = self.local.plan.settings.inflight_bytes;
+        // an epoch that ends by its rows must be able to reach its end, whatever its size
+        let own = self.in_flight.back().filter(|(epoch, _)| rows_a_split != u64::MAX && *epoch == self.epoch);
+        let budget = self.local.plan.settings.inflight_bytes.saturating_add(own.map_or(0, |(_, bytes)| *bytes));
         let Some(splits) = self.splits.as_mut() else { return Ok(false) };
         let now = self.local.context.clock.monotonic();
         let (mut turn_bytes, mut without_data) = (0, 0);
