@@ -86,6 +86,11 @@ impl Error {
         self.kind
     }
 
+    /// The outermost place that the error has passed, if any.
+    pub fn place(&self) -> Option<&str> {
+        self.places.last().map(String::as_str)
+    }
+
     /// The advice, if there is one.
     pub fn advice(&self) -> Option<&str> {
         self.help.as_deref()

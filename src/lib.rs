@@ -11,4 +11,5 @@ pub mod format;
 pub mod operator;
 pub mod plan;
 pub mod runtime;
+pub mod sql;
 pub mod time;

@@ -3,6 +3,11 @@
 //! A plan is a list of steps in an order in which each step's inputs come before it. It holds no closure over machine
 //! state and no secret: every process makes it from the same text, and they compare [`Plan::fingerprint`] before a row moves.
 
+mod explain;
+mod fingerprint;
+
+pub use explain::type_name;
+
 use crate::connector::{Changes, Sink, Source};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr};
@@ -206,7 +211,7 @@ pub enum Transform {
 }
 
 /// Windows of equal size that start every `slide`: tumbling ones when it is the size. Aligned to 1970-01-01.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Windows {
     /// How long a window is, in microseconds; above 0.
     pub size: Micros,
@@ -379,5 +384,14 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// `in windows of 1m`, `in windows of 1m every 10s`.
+pub fn describe_windows(windows: &Windows) -> String {
+    let time = |micros: Micros| humantime::format_duration(Duration::from_micros(micros.unsigned_abs())).to_string();
+    match windows.size == windows.slide {
+        true => format!("in windows of {}", time(windows.size)),
+        false => format!("in windows of {} every {}", time(windows.size), time(windows.slide)),
     }
 }

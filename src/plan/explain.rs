@@ -1,0 +1,298 @@
+//! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
+
+use super::{Action, Aggregation, Emit, Grouping, Input, Plan, Route, Stage, Step, StepId, Tick, Transform, describe_windows};
+use arrow::datatypes::{DataType, Schema, TimeUnit};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+impl Plan {
+    /// The plan as a tree, drawn from the sinks down. A step that several others read is drawn once.
+    pub fn explain_text(&self) -> String {
+        let tick = match self.settings.tick {
+            Tick::Every(every) => humantime::format_duration(every).to_string(),
+            Tick::Rows(rows) => format!("{rows} rows"),
+        };
+        let mut text = format!("pipeline {}, tick {tick}\n", self.settings.name);
+        let mut drawn = vec![false; self.steps.len()];
+        for (sink, _) in self.sinks() {
+            text.push('\n');
+            self.draw(sink, None, "", "", &mut drawn, &mut text);
+        }
+        text
+    }
+
+    /// Draws step `id`: its first line after `first`, the others and its inputs after `rest`.
+    fn draw(&self, id: StepId, route: Option<&Input>, first: &str, rest: &str, drawn: &mut [bool], text: &mut String) {
+        let step = &self.steps[id];
+        let by = route.map(|input| format!("{}: ", self.route_text(input))).unwrap_or_default();
+        let seen = std::mem::replace(&mut drawn[id], true);
+        writeln!(text, "{first}{by}{}{}", step.name, if seen { " (see above)" } else { "" }).expect(INFALLIBLE);
+        if seen {
+            return;
+        }
+        let stem = if step.inputs.is_empty() { "   " } else { "│  " };
+        for line in self.details(id) {
+            writeln!(text, "{rest}{stem}  {line}").expect(INFALLIBLE);
+        }
+        for (position, input) in step.inputs.iter().enumerate() {
+            let last = position + 1 == step.inputs.len();
+            let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            self.draw(input.from, Some(input), &format!("{rest}{branch}"), &format!("{rest}{below}"), drawn, text);
+        }
+    }
+
+    /// What is said of a step below its name.
+    fn details(&self, id: StepId) -> Vec<String> {
+        let step = &self.steps[id];
+        let mut lines = does(step);
+        lines.push(format!("columns {}", columns_text(&step.schema)));
+        let mut about = vec![format!("emits {}", emit_text(step.emit))];
+        if let Some(watermark) = self.watermark_text(id) {
+            about.push(watermark);
+        }
+        about.push(format!("state {}", self.state_text(id)));
+        lines.push(about.join(", "));
+        lines
+    }
+
+    /// Whose watermark a step goes by.
+    fn watermark_text(&self, id: StepId) -> Option<String> {
+        let tables = self.watermark_tables(id);
+        match &self.steps[id].action {
+            Action::Source(source) => {
+                let time = source.time.as_ref()?;
+                Some(format!("watermark of {} is {}", self.steps[id].schema.field(time.column).name(), time.watermark))
+            }
+            _ if tables.is_empty() => None,
+            _ => Some(format!("watermark of {}", tables.join(", "))),
+        }
+    }
+
+    /// The tables with event time that a step depends on.
+    fn watermark_tables(&self, id: StepId) -> Vec<String> {
+        let tables = self.sources_of(id).into_iter().filter_map(|source| match &self.steps[source].action {
+            Action::Source(source) if source.time.is_some() => Some(source.table.clone()),
+            _ => None,
+        });
+        tables.collect()
+    }
+
+    /// What bounds a step's state.
+    fn state_text(&self, id: StepId) -> String {
+        match &self.steps[id].action {
+            Action::Aggregate(aggregation) => match aggregation.grouping {
+                Grouping::Windowed { .. } | Grouping::Attached { .. } => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Grouping::Final => "by keys until the input ends".into(),
+                Grouping::Updating => "by keys".into(),
+            },
+            _ => "none".into(),
+        }
+    }
+
+    fn route_text(&self, input: &Input) -> String {
+        match &input.route {
+            Route::Forward => "forward".into(),
+            Route::Single => "single".into(),
+            Route::Key(keys) => {
+                let schema = &self.steps[input.from].schema;
+                let names: Vec<&str> = keys.iter().map(|key| schema.field(*key).name().as_str()).collect();
+                format!("by key {}", names.join(", "))
+            }
+        }
+    }
+
+    /// The plan as JSON: its settings' name and tick, its fingerprint and its steps with their inputs, columns and bounds.
+    pub fn explain_json(&self) -> Value {
+        let steps: Vec<Value> = self.steps.iter().enumerate().map(|(id, step)| self.step_json(id, step)).collect();
+        json!({ "pipeline": self.settings.name, "fingerprint": self.fingerprint(), "steps": steps })
+    }
+
+    fn step_json(&self, id: StepId, step: &Step) -> Value {
+        let inputs = step.inputs.iter().map(|input| match &input.route {
+            Route::Forward => json!({ "from": input.from, "route": "forward" }),
+            Route::Single => json!({ "from": input.from, "route": "single" }),
+            Route::Key(keys) => {
+                let schema = &self.steps[input.from].schema;
+                let names: Vec<&String> = keys.iter().map(|key| schema.field(*key).name()).collect();
+                json!({ "from": input.from, "route": "key", "key": names })
+            }
+        });
+        let columns = step.schema.fields().iter().map(|field| {
+            json!({ "name": field.name(), "type": type_name(field.data_type()), "nullable": field.is_nullable() })
+        });
+        json!({
+            "id": id,
+            "name": step.name,
+            "kind": kind(&step.action),
+            "does": does(step),
+            "inputs": inputs.collect::<Vec<_>>(),
+            "columns": columns.collect::<Vec<_>>(),
+            "emit": emit_text(step.emit),
+            "watermark": self.watermark_tables(id),
+            "state": self.state_text(id),
+        })
+    }
+
+    /// The plan as a Mermaid flowchart, rows flowing down.
+    pub fn explain_mermaid(&self) -> String {
+        let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+        let mut text = String::from("flowchart TD\n");
+        for (id, step) in self.steps.iter().enumerate() {
+            let (open, close) = match step.action {
+                Action::Source(_) => ("([", "])"),
+                Action::Sink(_) => ("[[", "]]"),
+                _ => ("[", "]"),
+            };
+            writeln!(text, "    s{id}{open}\"{}\"{close}", escape(&step.name)).expect(INFALLIBLE);
+        }
+        for (id, step) in self.steps.iter().enumerate() {
+            for input in &step.inputs {
+                let label = match input.route {
+                    Route::Forward => String::new(),
+                    _ => format!("|\"{}\"|", escape(&self.route_text(input))),
+                };
+                writeln!(text, "    s{} -->{label} s{id}", input.from).expect(INFALLIBLE);
+            }
+        }
+        text
+    }
+}
+
+const INFALLIBLE: &str = "writing to a string does not fail";
+
+fn kind(action: &Action) -> &'static str {
+    match action {
+        Action::Source(_) => "source",
+        Action::Transform(_) => "transform",
+        Action::PreAggregate(_) => "pre-aggregate",
+        Action::Aggregate(_) => "aggregate",
+        Action::Union => "union",
+        Action::Sink(_) => "sink",
+    }
+}
+
+fn emit_text(emit: Emit) -> &'static str {
+    match emit {
+        Emit::Append => "append",
+        Emit::Final => "final",
+        Emit::Updating => "updating",
+    }
+}
+
+/// What a step does, one line a stage.
+fn does(step: &Step) -> Vec<String> {
+    match &step.action {
+        Action::Source(source) => {
+            let bounded = if source.source.bounded() { ", bounded" } else { "" };
+            let mut lines = vec![format!("connector {}{bounded}", source.connector)];
+            let computed = source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
+            lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
+            lines
+        }
+        Action::Transform(stages) => {
+            let inputs = std::iter::once(None).chain(stages.iter().map(Some));
+            inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
+        }
+        Action::PreAggregate(aggregation) => aggregation_text(aggregation),
+        Action::Aggregate(_) | Action::Union => Vec::new(),
+        Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
+    }
+}
+
+fn stage_text(before: Option<&Stage>, stage: &Stage) -> String {
+    match &stage.transform {
+        Transform::Filter(keep) => format!("filter {keep}"),
+        Transform::Project(values) => {
+            let values = values.iter().zip(stage.schema.fields()).map(|(value, field)| {
+                let value = value.to_string();
+                // A column prints as name@index: a mere copy says no more than the name.
+                match value.split_once('@') {
+                    Some((name, index)) if name == field.name() && index.bytes().all(|b| b.is_ascii_digit()) => name.to_owned(),
+                    _ if value == *field.name() => value,
+                    _ => format!("{value} AS {}", field.name()),
+                }
+            });
+            format!("project {}", values.collect::<Vec<_>>().join(", "))
+        }
+        Transform::Unnest { column } => {
+            let schema = before.map_or(&stage.schema, |before| &before.schema);
+            format!("unnest {}", schema.field(*column).name())
+        }
+        Transform::AssignWindows { time, windows } => {
+            format!("assign to {} by {}", describe_windows(windows).trim_start_matches("in "), stage.schema.field(*time).name())
+        }
+    }
+}
+
+fn aggregation_text(aggregation: &Aggregation) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !aggregation.keys.is_empty() {
+        let keys: Vec<String> = aggregation.keys.iter().map(|(key, _)| key.to_string()).collect();
+        lines.push(format!("keys {}", keys.join(", ")));
+    }
+    if !aggregation.calls.is_empty() {
+        let calls: Vec<String> = aggregation.calls.iter().map(ToString::to_string).collect();
+        lines.push(format!("calls {}", calls.join(", ")));
+    }
+    match &aggregation.grouping {
+        Grouping::Windowed { time, windows } => {
+            lines.push(format!("{} by {}", describe_windows(windows), aggregation.input.field(*time).name()));
+        }
+        Grouping::Attached { start, end } => {
+            let name = |column: &usize| aggregation.input.field(*column).name();
+            lines.push(format!("in the windows of {}, {}", name(start), name(end)));
+        }
+        Grouping::Final | Grouping::Updating => {}
+    }
+    lines
+}
+
+fn columns_text(schema: &Schema) -> String {
+    let column = |field: &arrow::datatypes::FieldRef| {
+        let not_null = if field.is_nullable() { "" } else { " NOT NULL" };
+        format!("{} {}{not_null}", field.name(), type_name(field.data_type()))
+    };
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
+/// A type as SQL writes it.
+pub fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "BOOLEAN".into(),
+        DataType::Int8 => "TINYINT".into(),
+        DataType::Int16 => "SMALLINT".into(),
+        DataType::Int32 => "INT".into(),
+        DataType::Int64 => "BIGINT".into(),
+        DataType::UInt8 => "TINYINT UNSIGNED".into(),
+        DataType::UInt16 => "SMALLINT UNSIGNED".into(),
+        DataType::UInt32 => "INT UNSIGNED".into(),
+        DataType::UInt64 => "BIGINT UNSIGNED".into(),
+        DataType::Float32 => "FLOAT".into(),
+        DataType::Float64 => "DOUBLE".into(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "STRING".into(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "BYTES".into(),
+        DataType::Date32 => "DATE".into(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Timestamp(unit, zone) => {
+            let name = if zone.is_some() { "TIMESTAMP_LTZ" } else { "TIMESTAMP" };
+            match unit {
+                TimeUnit::Second => format!("{name}(0)"),
+                TimeUnit::Millisecond => format!("{name}(3)"),
+                TimeUnit::Microsecond => name.into(),
+                TimeUnit::Nanosecond => format!("{name}(9)"),
+            }
+        }
+        DataType::List(element) => format!("ARRAY<{}>", type_name(element.data_type())),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(entry) if entry.len() == 2 => {
+                format!("MAP<{}, {}>", type_name(entry[0].data_type()), type_name(entry[1].data_type()))
+            }
+            other => other.to_string(),
+        },
+        DataType::Struct(fields) => {
+            let fields: Vec<_> = fields.iter().map(|f| format!("{} {}", f.name(), type_name(f.data_type()))).collect();
+            format!("ROW<{}>", fields.join(", "))
+        }
+        other => other.to_string().to_uppercase(),
+    }
+}

@@ -1,0 +1,84 @@
+//! A plan's identity: equal in every process that planned the same text, and nothing else in it.
+
+use super::{Action, Plan, Stage, Step, Transform};
+use std::fmt::{self, Write};
+
+impl Plan {
+    /// The hash of all that decides what the pipeline does and what its state looks like, as 64 hex digits.
+    ///
+    /// Options of connectors are left out: they may hold secrets, and processes may reach a service by different addresses.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Hasher(blake3::Hasher::new());
+        describe(self, &mut hasher).expect("hashing does not fail, and aggregates that were planned know their states");
+        hasher.0.finalize().to_hex().to_string()
+    }
+}
+
+struct Hasher(blake3::Hasher);
+
+impl Write for Hasher {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The canonical text.
+fn describe(plan: &Plan, out: &mut impl Write) -> fmt::Result {
+    writeln!(out, "highwater plan 1")?;
+    writeln!(out, "{:?}", plan.settings)?;
+    for (id, step) in plan.steps.iter().enumerate() {
+        writeln!(out, "step {id} {:?} {:?}", step.name, step.emit)?;
+        for input in &step.inputs {
+            writeln!(out, "  from {} {:?}", input.from, input.route)?;
+        }
+        action(step, out)?;
+        fields(&step.schema, out)?;
+    }
+    Ok(())
+}
+
+fn fields(schema: &arrow::datatypes::Schema, out: &mut impl Write) -> fmt::Result {
+    schema.fields().iter().try_for_each(|f| writeln!(out, "  column {:?} {} {}", f.name(), f.data_type(), f.is_nullable()))
+}
+
+fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
+    match &step.action {
+        Action::Source(source) => {
+            writeln!(out, "  source {:?} {:?} bounded {}", source.table, source.connector, source.source.bounded())?;
+            fields(&source.source.schema(), out)?;
+            source.columns.iter().try_for_each(|column| writeln!(out, "  value {column}"))?;
+            if let Some(time) = &source.time {
+                writeln!(out, "  watermark {} {}", time.column, time.watermark)?;
+            }
+            writeln!(out, "  idle {:?} {:?} {:?}", source.idle_timeout, source.when_all_idle, source.max_future)
+        }
+        Action::Transform(stages) => stages.iter().try_for_each(|part| stage(part, out)),
+        Action::PreAggregate(aggregation) | Action::Aggregate(aggregation) => {
+            let half = if matches!(step.action, Action::Aggregate(_)) { "results" } else { "partial results" };
+            writeln!(out, "  {half} {:?} {:?}", aggregation.grouping, aggregation.output)?;
+            aggregation.keys.iter().try_for_each(|(key, field)| writeln!(out, "  key {key} {}", field.data_type()))?;
+            for call in aggregation.calls.iter() {
+                writeln!(out, "  call {call} {}", call.field().data_type())?;
+                for state in call.state_fields().map_err(|_| fmt::Error)? {
+                    writeln!(out, "    state {}", state.data_type())?;
+                }
+            }
+            Ok(())
+        }
+        Action::Union => writeln!(out, "  union"),
+        Action::Sink(sink) => {
+            writeln!(out, "  sink {:?} {:?} {:?} single {}", sink.table, sink.connector, sink.sink.changes(), sink.sink.single())
+        }
+    }
+}
+
+fn stage(stage: &Stage, out: &mut impl Write) -> fmt::Result {
+    match &stage.transform {
+        Transform::Filter(keep) => writeln!(out, "  filter {keep}")?,
+        Transform::Project(columns) => columns.iter().try_for_each(|column| writeln!(out, "  project {column}"))?,
+        Transform::Unnest { column } => writeln!(out, "  unnest {column}")?,
+        Transform::AssignWindows { time, windows } => writeln!(out, "  windows {time} {windows:?}")?,
+    }
+    fields(&stage.schema, out)
+}

@@ -1,0 +1,574 @@
+//! SQL: text to [`Plan`].
+//!
+//! ```text
+//! text ─ statements ─▶ sqlparser's trees ─ refuse ─▶ DataFusion's planner ─ analyser, optimiser ─▶ logical plan ─ planner ─▶ steps
+//!             └ ddl ─▶ tables, views in the catalog ──────▲
+//! ```
+//! Planning is a function of the text, the overrides and the connectors' answers: every process does it for itself and comes to
+//! the same plan. Every error says where in the text it is, in `file:line:column`.
+
+mod catalog;
+mod ddl;
+mod functions;
+mod place;
+mod planner;
+mod refuse;
+mod settings;
+mod statements;
+mod types;
+mod windows;
+
+pub use place::Text;
+
+use crate::connector::{self, Connectors, OptionText, Options};
+use crate::error::{Error, Result, nearest};
+use crate::expr::from_datafusion;
+use crate::plan::{Plan, Settings, type_name};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use catalog::{Catalog, ColumnDef, TableDef, ViewDef};
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Column, DFSchema};
+use datafusion_expr::logical_plan::{LogicalPlan, LogicalPlanBuilder};
+use datafusion_expr::planner::ContextProvider;
+use datafusion_expr::simplify::SimplifyContext;
+use datafusion_expr::{Cast, Expr, ExprSchemable};
+use datafusion_optimizer::simplify_expressions::ExprSimplifier;
+use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
+use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use ddl::{ColumnKind, CreateTable, is_event_time};
+use planner::{Needs, Planner, Query, Target, collect_needs};
+use sqlparser::ast::{self, Ident, ObjectName, SelectItem, SetExpr, Spanned, Visit, Visitor};
+use sqlparser::tokenizer::Location;
+use statements::{CreateView, EmitClause, Insert, Kind, Statement};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// What a text asks for.
+pub struct Script {
+    /// All its INSERTs, as one pipeline. None if it has none.
+    pub plan: Option<Plan>,
+    /// For each EXPLAIN, in order: the plan of its statement alone.
+    pub explains: Vec<Plan>,
+}
+
+/// The pipeline that `text` describes.
+///
+/// `overrides` are settings that win over SET, as `--set key=value` gives them.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for the first mistake, with its place and advice; whatever a connector says.
+pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Plan> {
+    let script = script(text, overrides, connectors)?;
+    let nothing = || Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name);
+    script.plan.ok_or_else(nothing)
+}
+
+/// The pipeline that `text` describes, if it has one, and what it wants explained.
+///
+/// # Errors
+/// As [`plan`], but a text without an INSERT is fine.
+pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Script> {
+    let statements = statements::parse(text)?;
+    let mut session = Session::new(text, &statements);
+    for statement in &statements {
+        if let Kind::Set { key, value } = &statement.kind {
+            settings::set(&mut session.settings, key, value).map_err(|error| text.error_at(error, statement.start))?;
+        }
+    }
+    for (key, value) in overrides {
+        settings::set(&mut session.settings, key, value).map_err(|error| error.within(format!("--set {key}={value}")))?;
+    }
+    let mut inserts = Vec::new();
+    let mut explains = Vec::new();
+    for statement in statements {
+        match statement.kind {
+            Kind::Set { .. } => {}
+            Kind::CreateTable(table) => session.create_table(table, statement.start)?,
+            Kind::CreateView(view) => session.create_view(view, statement.start)?,
+            Kind::Insert(insert) => {
+                let query = session.insert(insert, inserts.len())?;
+                inserts.push(query);
+            }
+            Kind::Explain(insert) => {
+                let query = session.insert(insert, 0)?;
+                explains.push(session.steps(vec![query], connectors)?);
+            }
+        }
+    }
+    let plan = match inserts.is_empty() {
+        true => None,
+        false => Some(session.steps(inserts, connectors)?),
+    };
+    Ok(Script { plan, explains })
+}
+
+/// A name as it is looked up: small letters, unless it is quoted.
+fn normal(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_lowercase(),
+    }
+}
+
+/// The text so far: what is declared and set.
+struct Session<'a> {
+    text: Text<'a>,
+    catalog: Catalog,
+    settings: Settings,
+    /// The views, in the order in which they are declared.
+    views: Vec<String>,
+    /// How often each name is read, in all queries.
+    reads: BTreeMap<String, usize>,
+}
+
+/// Counts the names in FROM.
+struct Reads(BTreeMap<String, usize>);
+
+impl Visitor for Reads {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        if let Some(name) = relation.0.last().and_then(|part| part.as_ident()) {
+            *self.0.entry(normal(name)).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    }
+
+    // A window function's argument is a name that looks like a column.
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        if let ast::Expr::Identifier(name) = expr {
+            *self.0.entry(normal(name)).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl<'a> Session<'a> {
+    fn new(text: Text<'a>, statements: &[Statement]) -> Self {
+        let mut reads = Reads(BTreeMap::new());
+        for statement in statements {
+            let query = match &statement.kind {
+                Kind::CreateView(view) => &view.query,
+                Kind::Insert(insert) => &insert.query,
+                _ => continue,
+            };
+            let _ = query.visit(&mut reads);
+        }
+        Session { text, catalog: Catalog::new(), settings: Settings::default(), views: Vec::new(), reads: reads.0 }
+    }
+
+    fn sql(&self) -> SqlToRel<'_, Catalog> {
+        SqlToRel::new_with_options(&self.catalog, ParserOptions::from(&self.catalog.options().sql_parser))
+    }
+
+    fn refuse_taken(&self, name: &Ident, start: Location, if_not_exists: bool) -> Result<bool> {
+        let key = normal(name);
+        match self.catalog.tables.contains_key(&key) || self.catalog.views.contains_key(&key) {
+            false => Ok(false),
+            true if if_not_exists => Ok(true),
+            true => Err(self.text.error_at(Error::invalid(format!("'{key}' is declared twice")), start)),
+        }
+    }
+
+    fn create_table(&mut self, table: CreateTable, start: Location) -> Result<()> {
+        if self.refuse_taken(&table.name, start, table.if_not_exists)? {
+            return Ok(());
+        }
+        let mut physical: Vec<FieldRef> = Vec::new();
+        for column in &table.columns {
+            if let ColumnKind::Physical { data_type, nullable } = &column.kind {
+                physical.push(Arc::new(Field::new(normal(&column.name), data_type.clone(), *nullable)));
+            }
+        }
+        let physical = Arc::new(Schema::new(physical));
+        let mut fields: Vec<FieldRef> = Vec::new();
+        let mut columns = Vec::new();
+        let mut seen = physical.fields().to_vec();
+        let mut computed: BTreeMap<String, Expr> = BTreeMap::new();
+        for column in &table.columns {
+            let name = normal(&column.name);
+            match &column.kind {
+                ColumnKind::Physical { .. } => {
+                    let index = physical.index_of(&name).map_err(|error| Error::internal(error.to_string()))?;
+                    fields.push(Arc::clone(&physical.fields()[index]));
+                    columns.push(ColumnDef::Physical(index));
+                }
+                ColumnKind::Computed { value, at } => {
+                    let (value, field) = self.computed(value, &name, &seen, *at)?;
+                    let value = value.transform(|part| match &part {
+                        Expr::Column(column) => match computed.get(column.name()) {
+                            Some(inner) => Ok(Transformed::yes(inner.clone())),
+                            None => Ok(Transformed::no(part)),
+                        },
+                        _ => Ok(Transformed::no(part)),
+                    });
+                    let value = value.map_err(from_datafusion)?.data;
+                    computed.insert(name, value.clone());
+                    seen.push(Arc::clone(&field));
+                    fields.push(field);
+                    columns.push(ColumnDef::Computed(value));
+                }
+            }
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let time = match &table.watermark {
+            Some(watermark) => Some(self.watermark(watermark, &schema)?),
+            None => None,
+        };
+        let mut primary_key = Vec::new();
+        for column in &table.primary_key {
+            match physical.index_of(&normal(column)) {
+                Ok(index) => primary_key.push(index),
+                Err(_) => return Err(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start)),
+            }
+        }
+        let name = normal(&table.name);
+        let place = self.text.place(start);
+        let table = TableDef { name: name.clone(), schema, columns, physical, time, primary_key, options: table.options, place };
+        self.catalog.tables.insert(name, Arc::new(table));
+        Ok(())
+    }
+
+    /// The value of a computed column over `fields`, and its column.
+    fn computed(&self, value: &ast::Expr, name: &str, fields: &[FieldRef], at: Location) -> Result<(Expr, FieldRef)> {
+        let schema = DFSchema::from_unqualified_fields(fields.to_vec().into(), Default::default()).map_err(from_datafusion)?;
+        let value = self.value(value, &schema, at)?;
+        let data_type = value.get_type(&schema).map_err(|error| self.text.datafusion_error(error, at))?;
+        let value = match data_type {
+            // Time is kept in microseconds.
+            DataType::Timestamp(unit, zone) if unit != TimeUnit::Microsecond => {
+                Expr::Cast(Cast::new(Box::new(value), DataType::Timestamp(TimeUnit::Microsecond, zone)))
+            }
+            _ => value,
+        };
+        let (_, field) = value.to_field(&schema).map_err(|error| self.text.datafusion_error(error, at))?;
+        Ok((value, Arc::new(field.as_ref().clone().with_name(name))))
+    }
+
+    /// An expression of CREATE TABLE over `schema`, with its types settled.
+    fn value(&self, value: &ast::Expr, schema: &DFSchema, at: Location) -> Result<Expr> {
+        if let Some((error, at)) = refuse::refuse(value, &self.catalog) {
+            return Err(self.text.error_at(error, at));
+        }
+        let plan = || {
+            let value = self.sql().sql_to_expr(value.clone(), schema, &mut PlannerContext::new())?;
+            let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
+            let simplifier = ExprSimplifier::new(context);
+            simplifier.simplify(simplifier.coerce(value, schema)?)
+        };
+        plan().map_err(|error| self.text.datafusion_error(error, at))
+    }
+
+    fn watermark(&self, watermark: &ddl::WatermarkText, schema: &Schema) -> Result<(usize, Expr)> {
+        let at = watermark.column.span.start;
+        let name = normal(&watermark.column);
+        let Ok(index) = schema.index_of(&name) else {
+            return Err(self.text.error_at(unknown_column(&name, schema), at));
+        };
+        let data_type = schema.field(index).data_type();
+        if !is_event_time(data_type) {
+            let error = Error::invalid(format!("column '{name}' cannot be event time: it is {}", type_name(data_type)))
+                .help("event time is a TIMESTAMP or TIMESTAMP_LTZ; a computed column can make one: ts AS to_timestamp_millis(ms)");
+            return Err(self.text.error_at(error, at));
+        }
+        let row = DFSchema::try_from(schema.clone()).map_err(from_datafusion)?;
+        let value = self.value(&watermark.value, &row, watermark.at)?;
+        let given = value.get_type(&row).map_err(|error| self.text.datafusion_error(error, watermark.at))?;
+        match given {
+            DataType::Timestamp(..) if given == *data_type => Ok((index, value)),
+            DataType::Timestamp(..) => Ok((index, Expr::Cast(Cast::new(Box::new(value), data_type.clone())))),
+            other => {
+                let error = Error::invalid(format!("a watermark is a moment, but this is {}", type_name(&other)))
+                    .help(format!("write {name} - INTERVAL '5' SECOND, for rows that come at most 5 seconds late"));
+                Err(self.text.error_at(error, watermark.at))
+            }
+        }
+    }
+
+    fn create_view(&mut self, view: CreateView, start: Location) -> Result<()> {
+        if self.refuse_taken(&view.name, start, view.if_not_exists)? {
+            return Ok(());
+        }
+        let mut plan = self.query(&view.query, start)?;
+        if !view.columns.is_empty() {
+            let width = plan.schema().fields().len();
+            if width != view.columns.len() {
+                let error = Error::invalid(format!("the view names {} columns, but its query has {width}", view.columns.len()));
+                return Err(self.text.error_at(error, view.columns[0].span.start));
+            }
+            let renamed: Vec<Expr> =
+                columns_of(&plan).zip(&view.columns).map(|(column, name)| Expr::Column(column).alias(normal(name))).collect();
+            plan = project(plan, renamed).map_err(|error| self.text.datafusion_error(error, start))?;
+        }
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let name = normal(&view.name);
+        let shared = self.reads.get(&name).is_some_and(|reads| *reads > 1) && !has_open_windows(&plan);
+        self.catalog.views.insert(name.clone(), Arc::new(ViewDef { plan, schema, shared }));
+        self.views.push(name);
+        Ok(())
+    }
+
+    /// A query's logical plan, as it is written.
+    fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
+        if let Some((error, at)) = refuse::refuse(query, &self.catalog) {
+            return Err(self.text.error_at(error, at));
+        }
+        let statement = ast::Statement::Query(Box::new(query.clone()));
+        self.sql().sql_statement_to_plan(statement).map_err(|error| self.text.datafusion_error(error, start))
+    }
+
+    /// The query of an INSERT, its columns those of the table; `number` tells printed SELECTs apart.
+    fn insert(&self, insert: Insert, number: usize) -> Result<Query> {
+        let start = insert.start;
+        let plan = self.query(&insert.query, start)?;
+        let (plan, table) = match &insert.table {
+            Some(name) => self.into_table(plan, name, &insert)?,
+            None => (plan.clone(), printed(&plan, number)),
+        };
+        let located = |error| self.text.datafusion_error(error, start);
+        let plan = self.optimise(plan).map_err(located)?;
+        let emit = insert.emit.map(|(clause, _)| clause);
+        Ok(Query {
+            plan,
+            table,
+            at: start,
+            last: emit == Some(EmitClause::Final),
+            windows_only: emit == Some(EmitClause::OnWindowClose),
+        })
+    }
+
+    /// Casts a query's columns to those of the table that it goes into.
+    fn into_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, connector::Table)> {
+        let key = normal(name);
+        let Some(table) = self.catalog.tables.get(&key) else {
+            let error = match self.catalog.views.contains_key(&key) {
+                true => Error::invalid(format!("'{key}' is a view: it cannot be written")),
+                false => self.catalog.unknown_table(&key),
+            };
+            return Err(self.text.error_at(error, name.span.start));
+        };
+        let target = &table.physical;
+        let mut targets: Vec<usize> = (0..target.fields().len()).collect();
+        if !insert.columns.is_empty() {
+            targets.clear();
+            for column in &insert.columns {
+                let refuse = |error| Err(self.text.error_at(error, column.span.start));
+                match target.index_of(&normal(column)) {
+                    Ok(index) if targets.contains(&index) => return refuse(Error::invalid(format!("column '{column}' is named twice"))),
+                    Ok(index) => targets.push(index),
+                    Err(_) => return refuse(unknown_column(&normal(column), target)),
+                }
+            }
+        }
+        let given: Vec<(Column, DataType)> = columns_of(&plan).zip(plan.schema().fields().iter().map(|f| f.data_type().clone())).collect();
+        if given.len() != targets.len() {
+            let error = Error::invalid(format!(
+                "the query gives {} column{}, but {} of '{key}' are written",
+                given.len(),
+                if given.len() == 1 { "" } else { "s" },
+                targets.len()
+            ));
+            let names: Vec<&str> = targets.iter().map(|index| target.field(*index).name().as_str()).collect();
+            return Err(self.text.error_at(error.help(format!("the columns are {}", names.join(", "))), insert.start));
+        }
+        let mut exprs = Vec::new();
+        for (index, field) in target.fields().iter().enumerate() {
+            let expr = match targets.iter().position(|target| *target == index) {
+                Some(position) => {
+                    let (column, data_type) = &given[position];
+                    if !assignable(data_type, field.data_type()) {
+                        let (have, want) = (type_name(data_type), type_name(field.data_type()));
+                        let error = Error::invalid(format!("column '{}' of '{key}' is {want}, but the query gives {have}", field.name()))
+                            .help(format!("write CAST(… AS {want})"));
+                        return Err(self.text.error_at(error, item_place(&insert.query, position).unwrap_or(insert.start)));
+                    }
+                    match data_type == field.data_type() {
+                        true => Expr::Column(column.clone()),
+                        false => Expr::Cast(Cast::new(Box::new(Expr::Column(column.clone())), field.data_type().clone())),
+                    }
+                }
+                None if field.is_nullable() => planner::null_of(field.data_type())?,
+                None => {
+                    let error = Error::invalid(format!("column '{}' of '{key}' is NOT NULL, but the INSERT leaves it out", field.name()));
+                    return Err(self.text.error_at(error, insert.start));
+                }
+            };
+            exprs.push(expr.alias(field.name()));
+        }
+        let plan = project(plan, exprs).map_err(|error| self.text.datafusion_error(error, insert.start))?;
+        Ok((plan, planner::connector_table(table)))
+    }
+
+    fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
+        let options: &ConfigOptions = self.catalog.options();
+        let plan = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
+        let context = OptimizerContext::new_with_config_options(Arc::new(options.clone())).without_query_execution_start_time();
+        Optimizer::with_rules(rules()).optimize(plan, &context, |_, _| {})
+    }
+
+    /// The plan of `queries`: sources and shared views first, then each query.
+    fn steps(&self, queries: Vec<Query>, connectors: &dyn Connectors) -> Result<Plan> {
+        let mut needs = Needs::new();
+        // For each view: whether its readers want its aggregates to speak last.
+        let mut modes: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
+        let mut note = |plan: &LogicalPlan, lasts: &BTreeSet<bool>, needs: &mut Needs| {
+            let mut own = Needs::new();
+            collect_needs(plan, &mut own);
+            for (name, columns) in own {
+                modes.entry(name.clone()).or_default().extend(lasts);
+                needs.entry(name).or_default().extend(columns);
+            }
+            modes.clone()
+        };
+        let mut known = BTreeMap::new();
+        for query in &queries {
+            known = note(&query.plan, &BTreeSet::from([query.last]), &mut needs);
+        }
+        // A view reads only what is declared before it.
+        let mut views = Vec::new();
+        for name in self.views.iter().rev() {
+            let (view, Some(needed)) = (&self.catalog.views[name], needs.get(name).cloned()) else { continue };
+            if !view.shared {
+                continue;
+            }
+            let columns: Vec<Column> = columns_of(&view.plan).collect();
+            let wanted = needed.iter().map(|index| Expr::Column(columns[*index].clone())).collect();
+            let plan = project(view.plan.clone(), wanted).and_then(|plan| self.optimise(plan)).map_err(from_datafusion)?;
+            let lasts = known.get(name).cloned().unwrap_or_default();
+            known = note(&plan, &lasts, &mut needs);
+            views.push((name, plan, needed, columns.len(), lasts));
+        }
+        let mut planner = Planner::new(&self.settings, connectors);
+        for query in &queries {
+            planner.announce(&query.plan);
+        }
+        for (_, plan, ..) in &views {
+            planner.announce(plan);
+        }
+        for table in self.catalog.tables.values() {
+            if let Some(needed) = needs.get(&table.name) {
+                planner.read_table(table, needed).map_err(|error| within_table(error, table))?;
+            }
+        }
+        for (name, plan, needed, width, lasts) in views.iter().rev() {
+            planner.read_view(name, plan, needed, *width, lasts).map_err(|error| error.within(format!("view \"{name}\"")))?;
+        }
+        let mut targets: Vec<Target> = Vec::new();
+        for query in queries {
+            match targets.iter_mut().find(|target| target.table.name == query.table.name) {
+                Some(target) => target.queries.push(query),
+                None => targets.push(Target { table: query.table.clone(), queries: vec![query] }),
+            }
+        }
+        for target in targets {
+            let at = target.queries[0].at;
+            planner.write(target, &|error, at| self.text.error_at(error, at)).map_err(|error| match error.place() {
+                Some(_) => error,
+                None => self.text.error_at(error, at),
+            })?;
+        }
+        planner.finish().map_err(|error| error.within(self.text.name))
+    }
+}
+
+/// An error about a table says where the table is declared, unless it says more already.
+fn within_table(error: Error, table: &TableDef) -> Error {
+    match error.place() {
+        Some(_) => error,
+        None => error.within(format!("table \"{}\"", table.name)).within(table.place.clone()),
+    }
+}
+
+fn unknown_column(name: &str, schema: &Schema) -> Error {
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    let error = Error::invalid(format!("unknown column '{name}'"));
+    match nearest(name, names()) {
+        Some(near) => error.help(format!("did you mean '{near}'?")),
+        None => error.help(format!("the columns are {}", names().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn columns_of(plan: &LogicalPlan) -> impl Iterator<Item = Column> {
+    plan.schema().iter().map(Column::from)
+}
+
+fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> datafusion_common::Result<LogicalPlan> {
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+/// True if rows with windows leave the plan without an aggregate that takes them up: its reader may, if it is planned into it.
+fn has_open_windows(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Extension(_) => true,
+        other => other.inputs().into_iter().any(has_open_windows),
+    }
+}
+
+/// The table that a SELECT on its own goes into: the terminal.
+fn printed(plan: &LogicalPlan, number: usize) -> connector::Table {
+    let name = if number == 0 { "print".to_owned() } else { format!("print {}", number + 1) };
+    let option = OptionText { text: "print".into(), place: String::new() };
+    connector::Table {
+        name,
+        schema: Arc::new(Schema::new(plan.schema().fields().clone())),
+        primary_key: Vec::new(),
+        options: Options::new([("connector".to_owned(), option)]),
+    }
+}
+
+/// True if a column of type `to` takes values of type `from` without a cast that the query would have to ask for.
+fn assignable(from: &DataType, to: &DataType) -> bool {
+    let time = |t: &DataType| matches!(t, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
+    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let bytes = |t: &DataType| matches!(t, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+    let nested = |t: &DataType| t.is_nested();
+    from == to
+        || from.is_null()
+        || (from.is_numeric() && to.is_numeric())
+        || (time(from) && time(to))
+        || (text(to) && !nested(from) && !bytes(from))
+        || (bytes(to) && (bytes(from) || text(from)))
+        || (nested(from) && nested(to) && arrow::compute::can_cast_types(from, to))
+        || (matches!((from, to), (DataType::Time32(_) | DataType::Time64(_), DataType::Time32(_) | DataType::Time64(_))))
+        || (matches!((from, to), (DataType::Interval(_), DataType::Interval(_))))
+}
+
+/// Where the query's column `position` is written.
+fn item_place(query: &ast::Query, position: usize) -> Option<Location> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let wild = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    match select.projection.iter().any(wild) {
+        true => None,
+        false => select.projection.get(position).map(|item| item.span().start),
+    }
+}
+
+/// The optimiser's rules that keep a stream's meaning: none that pushes limits, none that nests aggregates.
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    use datafusion_optimizer as o;
+    vec![
+        Arc::new(o::rewrite_set_comparison::RewriteSetComparison::new()),
+        Arc::new(o::optimize_unions::OptimizeUnions::new()),
+        Arc::new(o::simplify_expressions::SimplifyExpressions::new()),
+        Arc::new(o::replace_distinct_aggregate::ReplaceDistinctWithAggregate::new()),
+        Arc::new(o::eliminate_join::EliminateJoin::new()),
+        Arc::new(o::decorrelate_predicate_subquery::DecorrelatePredicateSubquery::new()),
+        Arc::new(o::scalar_subquery_to_join::ScalarSubqueryToJoin::new()),
+        Arc::new(o::decorrelate_lateral_join::DecorrelateLateralJoin::new()),
+        Arc::new(o::extract_equijoin_predicate::ExtractEquijoinPredicate::new()),
+        Arc::new(o::eliminate_duplicated_expr::EliminateDuplicatedExpr::new()),
+        Arc::new(o::eliminate_filter::EliminateFilter::new()),
+        Arc::new(o::eliminate_cross_join::EliminateCrossJoin::new()),
+        Arc::new(o::propagate_empty_relation::PropagateEmptyRelation::new()),
+        Arc::new(o::eliminate_outer_join::EliminateOuterJoin::new()),
+        Arc::new(o::push_down_filter::PushDownFilter::new()),
+        Arc::new(o::eliminate_group_by_constant::EliminateGroupByConstant::new()),
+        Arc::new(o::common_subexpr_eliminate::CommonSubexprEliminate::new()),
+        Arc::new(o::extract_leaf_expressions::ExtractLeafExpressions::new()),
+        Arc::new(o::extract_leaf_expressions::PushDownLeafProjections::new()),
+        Arc::new(o::optimize_projections::OptimizeProjections::new()),
+    ]
+}

@@ -1,0 +1,204 @@
+//! `CREATE TABLE`: columns, computed columns, a watermark, a primary key, options.
+
+use super::normal;
+use super::place::Text;
+use super::statements::{Failure, parse_dotted, parse_name, parse_plain_value, parse_word};
+use super::types::arrow_type;
+use crate::connector::OptionText;
+use crate::error::Error;
+use arrow::datatypes::{DataType, TimeUnit};
+use sqlparser::ast::{DataType as SqlType, Expr, Ident, TimezoneInfo};
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Location, Token};
+use std::collections::BTreeMap;
+
+/// The statement as it stands; names are not resolved yet.
+#[derive(Debug)]
+pub(super) struct CreateTable {
+    pub name: Ident,
+    pub if_not_exists: bool,
+    pub columns: Vec<ColumnText>,
+    pub watermark: Option<WatermarkText>,
+    pub primary_key: Vec<Ident>,
+    pub options: BTreeMap<String, OptionText>,
+}
+
+/// A column of CREATE TABLE.
+#[derive(Debug)]
+pub(super) struct ColumnText {
+    pub name: Ident,
+    pub kind: ColumnKind,
+}
+
+/// Where a column's values come from.
+#[derive(Debug)]
+pub(super) enum ColumnKind {
+    /// From outside.
+    Physical { data_type: DataType, nullable: bool },
+    /// From the other columns of its row.
+    Computed { value: Expr, at: Location },
+}
+
+/// `WATERMARK FOR column AS value`.
+#[derive(Debug)]
+pub(super) struct WatermarkText {
+    pub column: Ident,
+    pub value: Expr,
+    pub at: Location,
+}
+
+/// Reads what follows `CREATE TABLE`.
+pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<CreateTable, Failure> {
+    let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let name = parse_name(text, parser)?;
+    let mut table =
+        CreateTable { name, if_not_exists, columns: Vec::new(), watermark: None, primary_key: Vec::new(), options: BTreeMap::new() };
+    parser.expect_token(&Token::LParen)?;
+    loop {
+        parse_element(text, parser, &mut table)?;
+        if !parser.consume_token(&Token::Comma) {
+            break;
+        }
+    }
+    parser.expect_token(&Token::RParen)?;
+    if parser.parse_keyword(Keyword::COMMENT) {
+        parser.parse_literal_string()?;
+    }
+    let found = parser.peek_token();
+    if let Token::Word(word) = &found.token
+        && matches!(word.keyword, Keyword::PARTITIONED | Keyword::LIKE | Keyword::AS)
+    {
+        return refuse(text, found.span.start, format!("{} after a table's columns is not supported", word.value.to_uppercase()));
+    }
+    parser.expect_keyword_is(Keyword::WITH)?;
+    parser.expect_token(&Token::LParen)?;
+    loop {
+        let at = parser.peek_token().span.start;
+        let key = parse_dotted(parser)?;
+        parser.expect_token(&Token::Eq)?;
+        let option = OptionText { text: parse_plain_value(parser)?, place: text.place(at) };
+        if table.options.insert(key.clone(), option).is_some() {
+            return refuse(text, at, format!("option '{key}' is given twice"));
+        }
+        if !parser.consume_token(&Token::Comma) {
+            break;
+        }
+    }
+    parser.expect_token(&Token::RParen)?;
+    Ok(table)
+}
+
+fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(), Failure> {
+    let at = parser.peek_token().span.start;
+    let follows = parser.peek_nth_token(1).token;
+    if matches!(follows, Token::Word(word) if word.keyword == Keyword::FOR) && parse_word(parser, "WATERMARK") {
+        parser.expect_keyword_is(Keyword::FOR)?;
+        let column = parser.parse_identifier()?;
+        parser.expect_keyword_is(Keyword::AS)?;
+        let watermark = WatermarkText { column, value: parser.parse_expr()?, at };
+        return match table.watermark.replace(watermark) {
+            Some(_) => refuse(text, at, "a table has one watermark"),
+            None => Ok(()),
+        };
+    }
+    if parser.parse_keyword(Keyword::CONSTRAINT) {
+        parser.parse_identifier()?;
+    }
+    if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
+        parser.expect_token(&Token::LParen)?;
+        let columns = parser.parse_comma_separated(Parser::parse_identifier)?;
+        parser.expect_token(&Token::RParen)?;
+        parse_not_enforced(parser);
+        return set_primary_key(text, table, columns, at);
+    }
+    let name = parser.parse_identifier()?;
+    if table.columns.iter().any(|column| normal(&column.name) == normal(&name)) {
+        return refuse(text, at, format!("column '{}' is there twice", normal(&name)));
+    }
+    if parser.parse_keyword(Keyword::AS) {
+        let value_at = parser.peek_token().span.start;
+        let value = parser.parse_expr()?;
+        table.columns.push(ColumnText { name, kind: ColumnKind::Computed { value, at: value_at } });
+        return Ok(());
+    }
+    let type_at = parser.peek_token().span.start;
+    let data_type = parse_type(text, parser)?;
+    let mut nullable = true;
+    let mut computed = None;
+    loop {
+        let at = parser.peek_token().span.start;
+        if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
+            nullable = false;
+        } else if parser.parse_keyword(Keyword::NULL) {
+        } else if parser.parse_keyword(Keyword::COMMENT) {
+            parser.parse_literal_string()?;
+        } else if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
+            parse_not_enforced(parser);
+            set_primary_key(text, table, vec![name.clone()], at)?;
+        } else if parser.parse_keywords(&[Keyword::GENERATED, Keyword::ALWAYS, Keyword::AS]) {
+            parser.expect_token(&Token::LParen)?;
+            let value = parser.parse_expr()?;
+            parser.expect_token(&Token::RParen)?;
+            let _ = parser.parse_keyword(Keyword::STORED) || parser.parse_keyword(Keyword::VIRTUAL);
+            // The declared type is what the value is cast to.
+            computed = Some((value, type_at));
+        } else if parse_word(parser, "METADATA") {
+            return refuse(text, at, "METADATA columns are not yet supported");
+        } else if parser.parse_keyword(Keyword::DEFAULT) {
+            return refuse(text, at, "DEFAULT is not supported: an INSERT gives every column or NULL");
+        } else {
+            break;
+        }
+    }
+    let kind = match computed {
+        Some((value, at)) => {
+            let value = Expr::Cast {
+                kind: sqlparser::ast::CastKind::Cast,
+                expr: Box::new(value),
+                data_type: data_type.0,
+                array: false,
+                format: None,
+            };
+            ColumnKind::Computed { value, at }
+        }
+        None => ColumnKind::Physical { data_type: data_type.1, nullable },
+    };
+    table.columns.push(ColumnText { name, kind });
+    Ok(())
+}
+
+fn parse_type(text: Text, parser: &mut Parser) -> Result<(SqlType, DataType), Failure> {
+    let at = parser.peek_token().span.start;
+    let mut sql = parser.parse_data_type()?;
+    if let SqlType::Timestamp(precision, TimezoneInfo::None) = &sql
+        && parser.parse_keywords(&[Keyword::WITH, Keyword::LOCAL, Keyword::TIME, Keyword::ZONE])
+    {
+        sql = SqlType::Timestamp(*precision, TimezoneInfo::WithTimeZone);
+    }
+    match arrow_type(&sql) {
+        Ok(data_type) => Ok((sql, data_type)),
+        Err(reason) => refuse(text, at, reason),
+    }
+}
+
+fn parse_not_enforced(parser: &mut Parser) {
+    let _ = parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
+}
+
+fn set_primary_key(text: Text, table: &mut CreateTable, columns: Vec<Ident>, at: Location) -> Result<(), Failure> {
+    if !table.primary_key.is_empty() {
+        return refuse(text, at, "a table has one primary key");
+    }
+    table.primary_key = columns;
+    Ok(())
+}
+
+fn refuse<T>(text: Text, at: Location, reason: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Ours(text.error_at(Error::invalid(reason), at)))
+}
+
+/// True for what can be event time.
+pub(super) fn is_event_time(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, _))
+}

@@ -1,0 +1,922 @@
+//! Logical plan to steps.
+//!
+//! A query is lowered from its sources up. What is not yet a step is a [`Stream`]: a step, the stateless stages to put on top of
+//! it, and where each column of the query is in the rows that come out. So choosing and renaming columns costs nothing, neighbouring
+//! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
+
+use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
+use super::windows::WindowAssign;
+use crate::connector::{self, Changes, Connectors, Options, SinkInput};
+use crate::error::{Error, Result};
+use crate::expr::{AggregateCall, Expr, from_datafusion};
+use crate::plan::{
+    Action, Aggregation, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep, Stage, Step, StepId,
+    TimeAttribute, Transform, Windows, event_time_type, type_name,
+};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use datafusion_common::{Column, DFSchema, ScalarValue, TableReference};
+use datafusion_expr::execution_props::ExecutionProps;
+use datafusion_expr::logical_plan::{Aggregate, Distinct, LogicalPlan, TableScan, Union, Unnest};
+use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion_expr::{Expr as Logical, lit};
+use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion_physical_expr::create_physical_expr;
+use sqlparser::tokenizer::Location;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// One query that ends in a table.
+pub(super) struct Query {
+    /// The optimised plan; its columns are those of the table, in type and order.
+    pub plan: LogicalPlan,
+    /// Where its rows go.
+    pub table: connector::Table,
+    /// Where the INSERT starts.
+    pub at: Location,
+    /// True if its aggregates without windows speak once, at the end of the input.
+    pub last: bool,
+    /// True if every aggregate must have windows.
+    pub windows_only: bool,
+}
+
+/// A table that is written, and all that goes into it.
+pub(super) struct Target {
+    pub table: connector::Table,
+    pub queries: Vec<Query>,
+}
+
+/// The columns of each table and shared view that some query reads.
+pub(super) type Needs = BTreeMap<String, BTreeSet<usize>>;
+
+/// Adds what `plan` reads to `needs`.
+pub(super) fn collect_needs(plan: &LogicalPlan, needs: &mut Needs) {
+    if let LogicalPlan::TableScan(scan) = plan {
+        let all = || (0..scan.source.schema().fields().len()).collect();
+        needs.entry(scan.table_name.table().to_owned()).or_default().extend(scan.projection.clone().unwrap_or_else(all));
+    }
+    for input in plan.inputs() {
+        collect_needs(input, needs);
+    }
+}
+
+/// Adds, for each distinct part of `plan`, how many others read it.
+fn count_uses(plan: &LogicalPlan, uses: &mut HashMap<LogicalPlan, usize>) {
+    let count = uses.entry(plan.clone()).or_default();
+    *count += 1;
+    if *count == 1 {
+        for input in plan.inputs() {
+            count_uses(input, uses);
+        }
+    }
+}
+
+/// Turns queries into a plan's steps.
+pub(super) struct Planner<'a> {
+    settings: &'a Settings,
+    connectors: &'a dyn Connectors,
+    steps: Vec<Step>,
+    /// For each table and shared view: what its reading side gives and, for each of its columns, where that is.
+    readers: BTreeMap<(String, bool), Reader>,
+    /// How many parts read each part of the queries.
+    uses: HashMap<LogicalPlan, usize>,
+    /// What is lowered already, by whether it speaks last.
+    lowered: HashMap<(LogicalPlan, bool), Stream>,
+    windows: usize,
+}
+
+/// A table or shared view that can be read.
+#[derive(Clone)]
+struct Reader {
+    stream: Stream,
+    /// For each column of the table: its place in the stream's rows, if some query needs it.
+    columns: Vec<Option<usize>>,
+}
+
+/// Rows on their way: a step, stages to come on top of it, and where the columns of the query are.
+#[derive(Debug, Clone)]
+struct Stream {
+    base: StepId,
+    stages: Vec<Stage>,
+    /// The rows' columns.
+    rows: SchemaRef,
+    /// What the planner knows about each of the rows' columns.
+    roles: Vec<Role>,
+    /// For each column of the query: where it is.
+    columns: Vec<Place>,
+    /// Windows that are not assigned yet.
+    pending: Option<PendingWindows>,
+    emit: Emit,
+}
+
+/// Where a column of a query is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A column of the rows.
+    Row(usize),
+    /// A bound of the pending windows.
+    Window(Bound),
+}
+
+/// A column that a window function adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Start,
+    End,
+    Time,
+}
+
+impl Bound {
+    const ALL: [Bound; 3] = [Bound::Start, Bound::End, Bound::Time];
+
+    fn output(self) -> OutputColumn {
+        match self {
+            Bound::Start => OutputColumn::WindowStart,
+            Bound::End => OutputColumn::WindowEnd,
+            Bound::Time => OutputColumn::WindowTime,
+        }
+    }
+}
+
+/// Windows by a column of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PendingWindows {
+    time: usize,
+    windows: Windows,
+}
+
+/// What a column means to event time. Only bare columns keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    None,
+    /// Event time, about which a watermark makes a promise.
+    Time,
+    /// A bound of the windows with this number.
+    Window(usize, Bound),
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(settings: &'a Settings, connectors: &'a dyn Connectors) -> Self {
+        Planner {
+            settings,
+            connectors,
+            steps: Vec::new(),
+            readers: BTreeMap::new(),
+            uses: HashMap::new(),
+            lowered: HashMap::new(),
+            windows: 0,
+        }
+    }
+
+    /// Counts what `plan` shares with the other queries. All are counted before the first is lowered.
+    pub fn announce(&mut self, plan: &LogicalPlan) {
+        count_uses(plan, &mut self.uses);
+    }
+
+    /// Adds the source of `table`, of which `needed` columns are read.
+    pub fn read_table(&mut self, table: &TableDef, needed: &BTreeSet<usize>) -> Result<()> {
+        let mut needed = needed.clone();
+        if let Some((time, watermark)) = &table.time {
+            needed.insert(*time);
+            for column in watermark.column_refs() {
+                needed.insert(table.schema.index_of(column.name()).map_err(|e| Error::internal(e.to_string()))?);
+            }
+        }
+        let mut physical = BTreeSet::new();
+        for column in &needed {
+            match &table.columns[*column] {
+                ColumnDef::Physical(index) => drop(physical.insert(*index)),
+                ColumnDef::Computed(value) => {
+                    for column in value.column_refs() {
+                        physical.insert(table.physical.index_of(column.name()).map_err(|e| Error::internal(e.to_string()))?);
+                    }
+                }
+            }
+        }
+        let definition = connector_table(table);
+        let physical: Vec<usize> = physical.into_iter().collect();
+        let own = |name: &str| definition.options.text(name).map(str::to_owned);
+        let idle_timeout = match own("scan.watermark.idle-timeout") {
+            Some(text) => super::settings::duration_or_off(&text)
+                .map_err(|error| error.within("option 'scan.watermark.idle-timeout'"))?,
+            None => self.settings.idle_timeout,
+        };
+        let when_all_idle = match own("scan.watermark.when-all-idle") {
+            Some(text) => super::settings::when_all_idle(&text)
+                .map_err(|error| error.within("option 'scan.watermark.when-all-idle'"))?,
+            None => self.settings.when_all_idle,
+        };
+        let max_future = definition.options.duration("scan.watermark.max-future", self.settings.max_future)?;
+        let source = self.connectors.source(&definition, &physical)?;
+        let given = source.schema();
+        let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
+
+        let mut columns = Vec::new();
+        let mut places = vec![None; table.columns.len()];
+        for column in needed {
+            places[column] = Some(columns.len());
+            let field = table.schema.field(column);
+            columns.push(match &table.columns[column] {
+                ColumnDef::Physical(_) => {
+                    let index = given.index_of(field.name()).map_err(|e| Error::internal(e.to_string()))?;
+                    Expr::column(field.name(), index)
+                }
+                ColumnDef::Computed(value) => compile(value, &given_df)?,
+            });
+        }
+        let fields: Fields = places.iter().zip(table.schema.fields()).filter_map(|(p, field)| p.map(|_| Arc::clone(field))).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let mut roles = vec![Role::None; columns.len()];
+        let time = match &table.time {
+            Some((time, watermark)) => {
+                let column = places[*time].expect("the event-time column is always read");
+                roles[column] = Role::Time;
+                let row = DFSchema::try_from(Arc::clone(&schema)).map_err(from_datafusion)?;
+                Some(TimeAttribute { column, watermark: compile(watermark, &row)? })
+            }
+            None => None,
+        };
+        let action = Action::Source(SourceStep {
+            table: table.name.clone(),
+            connector: connector_name(&definition).to_owned(),
+            source,
+            columns,
+            time,
+            idle_timeout,
+            when_all_idle,
+            max_future,
+        });
+        let base = self.step(format!("source {}", table.name), action, Vec::new(), Arc::clone(&schema), Emit::Append);
+        let mut stream = Stream::of_step(base, schema, Emit::Append);
+        stream.roles = roles;
+        let reader = Reader { stream, columns: places };
+        for last in [false, true] {
+            self.readers.insert((table.name.clone(), last), reader.clone());
+        }
+        Ok(())
+    }
+
+    /// Adds the shared view `name`, whose `plan` gives the `needed` ones of its `width` columns. `lasts` says for its readers
+    /// whether its aggregates without windows speak last.
+    pub fn read_view(
+        &mut self,
+        name: &str,
+        plan: &LogicalPlan,
+        needed: &BTreeSet<usize>,
+        width: usize,
+        lasts: &BTreeSet<bool>,
+    ) -> Result<()> {
+        for last in lasts {
+            let mut stream = self.lower(plan, *last)?;
+            assign_windows(self, &mut stream);
+            self.materialise(&mut stream);
+            let mut columns = vec![None; width];
+            for (column, row) in needed.iter().zip(stream.row_places()) {
+                columns[*column] = Some(row);
+            }
+            let stands = stream.emit == Emit::Append;
+            let reader = Reader { stream, columns };
+            self.readers.insert((name.to_owned(), *last), reader.clone());
+            if stands {
+                // Nothing in it speaks last: one is good for all.
+                self.readers.insert((name.to_owned(), true), reader);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds all that goes into a table. `locate` puts an error at a place in the text.
+    pub fn write(&mut self, target: Target, locate: &dyn Fn(Error, Location) -> Error) -> Result<()> {
+        let Target { table, queries } = target;
+        let mut streams = Vec::new();
+        for query in &queries {
+            let stream = self.insert(query).map_err(|error| locate(error, query.at))?;
+            streams.push(stream);
+        }
+        let mut stream = match streams.len() {
+            1 => streams.remove(0),
+            _ => self.union(streams, Arc::clone(&table.schema))?,
+        };
+        self.materialise(&mut stream);
+        let updating = stream.emit == Emit::Updating;
+        let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
+        let sink = self.connectors.sink(&table, &input)?;
+        let keyed = updating || sink.changes() == Changes::Upsert;
+        let route = match sink.single() {
+            true => Route::Single,
+            false if keyed && !table.primary_key.is_empty() => Route::Key(table.primary_key.clone()),
+            false => Route::Forward,
+        };
+        let connector = connector_name(&table).to_owned();
+        let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink });
+        self.step(format!("sink {}", table.name), action, vec![Input { from: stream.base, route }], stream.rows, stream.emit);
+        Ok(())
+    }
+
+    fn insert(&mut self, query: &Query) -> Result<Stream> {
+        let mut stream = self.lower(&query.plan, query.last)?;
+        if query.last {
+            self.check_bounded(&stream)?;
+        }
+        if query.windows_only && stream.emit == Emit::Updating {
+            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
+                .help("GROUP BY window_start, window_end over TUMBLE or HOP, or end the INSERT with EMIT FINAL"));
+        }
+        self.exactly(&mut stream, query.plan.schema().fields());
+        Ok(stream)
+    }
+
+    /// The plan, checked.
+    pub fn finish(self) -> Result<Plan> {
+        let plan = Plan { settings: self.settings.clone(), steps: self.steps };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn step(&mut self, name: String, action: Action, inputs: Vec<Input>, schema: SchemaRef, emit: Emit) -> StepId {
+        let taken = |name: &str| self.steps.iter().any(|step| step.name == name);
+        let name = match taken(&name) {
+            false => name,
+            true => {
+                let numbered = (2..).map(|number| format!("{name} #{number}")).find(|name| !taken(name));
+                numbered.expect("there are fewer steps than numbers")
+            }
+        };
+        self.steps.push(Step { name, action, inputs, schema, emit });
+        self.steps.len() - 1
+    }
+
+    /// Makes a step of the stages that the stream still has to go through.
+    fn materialise(&mut self, stream: &mut Stream) {
+        let stages = std::mem::take(&mut stream.stages);
+        if stages.is_empty() {
+            return;
+        }
+        let mut words: Vec<&str> = stages.iter().map(stage_word).collect();
+        words.dedup();
+        let name = words.join(", ");
+        let input = Input { from: stream.base, route: Route::Forward };
+        stream.base = self.step(name, Action::Transform(stages), vec![input], Arc::clone(&stream.rows), stream.emit);
+    }
+
+    /// Lowers `plan`; a part that several others read becomes one step.
+    fn lower(&mut self, plan: &LogicalPlan, last: bool) -> Result<Stream> {
+        let known = (plan.clone(), last);
+        if let Some(stream) = self.lowered.get(&known) {
+            return Ok(stream.clone());
+        }
+        let shared = self.uses.get(plan).is_some_and(|uses| *uses > 1);
+        let mut stream = self.lower_node(plan, last)?;
+        if shared {
+            self.materialise(&mut stream);
+            self.lowered.insert(known, stream.clone());
+        }
+        Ok(stream)
+    }
+
+    fn lower_node(&mut self, plan: &LogicalPlan, last: bool) -> Result<Stream> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(scan, last),
+            LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input, last),
+            LogicalPlan::Filter(filter) => {
+                let mut stream = self.lower(&filter.input, last)?;
+                self.filter(&mut stream, &filter.predicate, filter.input.schema())?;
+                Ok(stream)
+            }
+            LogicalPlan::Projection(projection) => {
+                let mut stream = self.lower(&projection.input, last)?;
+                self.project(&mut stream, &projection.expr, projection.input.schema(), plan.schema())?;
+                Ok(stream)
+            }
+            LogicalPlan::Unnest(unnest) => {
+                let stream = self.lower(&unnest.input, last)?;
+                self.unnest(stream, unnest)
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let stream = self.lower(&aggregate.input, last)?;
+                self.aggregate(stream, aggregate, last)
+            }
+            LogicalPlan::Union(Union { inputs, schema }) => {
+                let streams = inputs.iter().map(|input| self.lower(input, last)).collect::<Result<_>>()?;
+                self.union(streams, Arc::new(schema.as_arrow().clone()))
+            }
+            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowAssign>() {
+                Some(assign) => self.assign(assign, last),
+                None => Err(Error::internal(format!("no step for {}", extension.node.name()))),
+            },
+            LogicalPlan::Distinct(Distinct::All(_)) => Err(Error::internal("DISTINCT is left by the optimiser")),
+            LogicalPlan::EmptyRelation(_) => Err(Error::invalid("a query without rows: it reads no table, or its WHERE is never true")
+                .help("read a table in FROM")),
+            other => Err(Error::invalid(format!("not yet supported: {}", other.display()))),
+        }
+    }
+
+    fn scan(&mut self, scan: &TableScan, last: bool) -> Result<Stream> {
+        let name = scan.table_name.table().to_owned();
+        let known = scan.source.is::<TableRead>() || scan.source.is::<ViewRead>();
+        let reader = self.readers.get(&(name, last)).filter(|_| known);
+        let reader = reader.ok_or_else(|| Error::internal(format!("table {} is not planned", scan.table_name)))?;
+        let mut stream = reader.stream.clone();
+        let all = || (0..reader.columns.len()).collect();
+        let columns = scan.projection.clone().unwrap_or_else(all).into_iter().map(|column| {
+            let place = reader.columns[column].map(Place::Row);
+            place.ok_or_else(|| Error::internal(format!("column {column} of {} is not read", scan.table_name)))
+        });
+        stream.columns = columns.collect::<Result<_>>()?;
+        for filter in &scan.filters {
+            self.filter(&mut stream, filter, &scan.projected_schema)?;
+        }
+        Ok(stream)
+    }
+
+    fn filter(&mut self, stream: &mut Stream, predicate: &Logical, schema: &DFSchema) -> Result<()> {
+        if stream.reads_windows(predicate, schema) {
+            assign_windows(self, stream);
+        }
+        let keep = compile(predicate, &stream.bind(schema)?)?;
+        let rows = Arc::clone(&stream.rows);
+        stream.stages.push(Stage { transform: Transform::Filter(keep), schema: rows });
+        Ok(())
+    }
+
+    fn project(&mut self, stream: &mut Stream, exprs: &[Logical], schema: &DFSchema, output: &DFSchema) -> Result<()> {
+        let computed = |expr: &&Logical| bare(expr).is_none();
+        if exprs.iter().filter(computed).any(|expr| stream.reads_windows(expr, schema)) {
+            assign_windows(self, stream);
+        }
+        let place = |expr: &Logical, stream: &Stream| bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i]);
+        let places: Vec<Option<Place>> = exprs.iter().map(|expr| place(expr, stream)).collect();
+        if let Some(places) = places.iter().copied().collect::<Option<Vec<_>>>() {
+            stream.columns = places;
+            return Ok(());
+        }
+        let bound = stream.bind(schema)?;
+        // Binding may have moved the columns.
+        let mut builder = ProjectBuilder::default();
+        let mut columns = Vec::with_capacity(exprs.len());
+        for (expr, field) in exprs.iter().zip(output.fields()) {
+            columns.push(match place(expr, stream) {
+                Some(Place::Row(row)) => Place::Row(builder.copy(stream, row, field.name())),
+                Some(window) => window,
+                None => Place::Row(builder.add(compile(expr, &bound)?, Arc::clone(field), Role::None)),
+            });
+        }
+        if let Some(pending) = &stream.pending {
+            let time = builder.copy(stream, pending.time, stream.rows.field(pending.time).name());
+            stream.pending = Some(PendingWindows { time, ..*pending });
+        }
+        builder.apply(stream);
+        stream.columns = columns;
+        Ok(())
+    }
+
+    fn unnest(&mut self, mut stream: Stream, unnest: &Unnest) -> Result<Stream> {
+        let [(column, list)] = unnest.list_type_columns.as_slice() else {
+            return Err(match unnest.struct_type_columns.is_empty() {
+                false => Error::invalid("unnest of a ROW is not yet supported").help("select its fields: value['name']"),
+                true => Error::invalid("two unnests in one SELECT are not yet supported").help("put one of them into a query in FROM"),
+            });
+        };
+        if !unnest.struct_type_columns.is_empty() || unnest.options.preserve_nulls() {
+            return Err(Error::invalid("this form of unnest is not yet supported").help("unnest one list in each SELECT"));
+        }
+        stream.compact();
+        let Place::Row(row) = stream.columns[*column] else {
+            return Err(Error::internal("a window's bound is not a list"));
+        };
+        for _ in 0..list.depth {
+            let element = match stream.rows.field(row).data_type() {
+                DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _) => element.data_type().clone(),
+                other => return Err(Error::invalid(format!("unnest takes a list, not {}", type_name(other)))),
+            };
+            let mut fields: Vec<FieldRef> = stream.rows.fields().to_vec();
+            fields[row] = Arc::new(Field::new(list.output_column.name(), element, true));
+            stream.roles[row] = Role::None;
+            stream.rows = Arc::new(Schema::new(fields));
+            let schema = Arc::clone(&stream.rows);
+            stream.stages.push(Stage { transform: Transform::Unnest { column: row }, schema });
+        }
+        stream.columns = unnest.dependency_indices.iter().map(|index| stream.columns[*index]).collect();
+        Ok(stream)
+    }
+
+    fn assign(&mut self, assign: &WindowAssign, last: bool) -> Result<Stream> {
+        let mut stream = self.lower(&assign.input, last)?;
+        let column = assign.input.schema().maybe_index_of_column(&assign.time);
+        let column = column.ok_or_else(|| Error::internal(format!("no column {}", assign.time)))?;
+        if stream.emit == Emit::Updating {
+            return Err(Error::invalid("windows over results that change are not yet supported")
+                .help("window the rows before they are aggregated"));
+        }
+        if stream.pending.is_some() {
+            assign_windows(self, &mut stream);
+        }
+        let time = match stream.columns[column] {
+            Place::Row(row) if matches!(stream.roles[row], Role::Time | Role::Window(_, Bound::Time | Bound::End)) => row,
+            _ => {
+                let name = &assign.time.name;
+                return Err(Error::invalid(format!("a window goes by event time, but column '{name}' has no watermark")).help(format!(
+                    "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
+                     over the results of a window, go by its window_time"
+                )));
+            }
+        };
+        stream.pending = Some(PendingWindows { time, windows: assign.windows });
+        stream.columns.extend(Bound::ALL.map(Place::Window));
+        Ok(stream)
+    }
+
+    fn aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate, last: bool) -> Result<Stream> {
+        let schema = aggregate.input.schema();
+        if stream.emit == Emit::Updating {
+            return Err(Error::invalid("an aggregate over results that change is not yet supported")
+                .help("give the inner GROUP BY a window, or end the INSERT with EMIT FINAL if the input ends"));
+        }
+        if aggregate.group_expr.iter().any(|expr| matches!(expr, Logical::GroupingSet(_))) {
+            return Err(Error::invalid("GROUP BY of several sets is not yet supported").help("write one INSERT for each"));
+        }
+        let place = |expr: &Logical, stream: &Stream| bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i]);
+        let by_window = aggregate.group_expr.iter().any(|expr| matches!(place(expr, &stream), Some(Place::Window(_))));
+        let computes_with_windows = (aggregate.group_expr.iter().filter(|expr| bare(expr).is_none()))
+            .chain(&aggregate.aggr_expr)
+            .any(|expr| stream.reads_windows(expr, schema));
+        if stream.pending.is_some() && (!by_window || computes_with_windows) {
+            assign_windows(self, &mut stream);
+        }
+        let bound = stream.bind(schema)?;
+
+        let mut keys = Vec::new();
+        let mut output = Vec::new();
+        let mut attached: Option<usize> = None;
+        for (expr, (_, field)) in aggregate.group_expr.iter().zip(aggregate.schema.iter()) {
+            let window = match place(expr, &stream) {
+                Some(Place::Window(window)) => Some(window),
+                Some(Place::Row(row)) => match stream.roles[row] {
+                    Role::Window(id, window) if attached.is_none_or(|other| other == id) => {
+                        attached = Some(id);
+                        Some(window)
+                    }
+                    _ => None,
+                },
+                None => None,
+            };
+            output.push(match window {
+                Some(window) => window.output(),
+                None => {
+                    keys.push((compile(expr, &bound)?, Arc::clone(field)));
+                    OutputColumn::Key(keys.len() - 1)
+                }
+            });
+        }
+        let mut calls = Vec::new();
+        for expr in &aggregate.aggr_expr {
+            output.push(OutputColumn::Call(calls.len()));
+            calls.push(compile_call(expr, &bound)?);
+        }
+        let grouping = match (stream.pending.take(), attached) {
+            (Some(PendingWindows { time, windows }), _) => Grouping::Windowed { time, windows },
+            (None, Some(id)) => {
+                let find = |bound| stream.roles.iter().position(|role| *role == Role::Window(id, bound));
+                match (find(Bound::Start), find(Bound::End)) {
+                    (Some(start), Some(end)) => Grouping::Attached { start, end },
+                    _ => {
+                        return Err(Error::invalid("this GROUP BY goes by one bound of windows whose other bound is not in its input")
+                            .help("GROUP BY window_start, window_end in the inner query and select both"));
+                    }
+                }
+            }
+            (None, None) if last => Grouping::Final,
+            (None, None) => Grouping::Updating,
+        };
+        let windowed = matches!(grouping, Grouping::Windowed { .. } | Grouping::Attached { .. });
+        // Late rows are counted by what counts rows: if nobody asked for it, there is one that no column shows.
+        if windowed && !calls.iter().any(AggregateCall::counts_rows) {
+            calls.push(compile_call(&datafusion_functions_aggregate::expr_fn::count(lit(1_i64)), &bound)?);
+        }
+        self.materialise(&mut stream);
+
+        let name = aggregate_name(aggregate, &output, &keys, &grouping);
+        let aggregation =
+            Arc::new(Aggregation { input: Arc::clone(&stream.rows), keys, calls: calls.into(), grouping, output: output.clone() });
+        let partial = Arc::new(aggregation.partial_schema()?.as_ref().clone());
+        let forward = Input { from: stream.base, route: Route::Forward };
+        let action = Action::PreAggregate(Arc::clone(&aggregation));
+        let first = self.step(format!("{name}, partial"), action, vec![forward], partial, Emit::Append);
+        let keys = aggregation.partial_keys();
+        let route = if keys.is_empty() { Route::Single } else { Route::Key(keys) };
+        let emit = match grouping {
+            Grouping::Final => Emit::Final,
+            Grouping::Updating => Emit::Updating,
+            Grouping::Windowed { .. } | Grouping::Attached { .. } => Emit::Append,
+        };
+        let rows = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        let base = self.step(name, Action::Aggregate(aggregation), vec![Input { from: first, route }], Arc::clone(&rows), emit);
+        let mut stream = Stream::of_step(base, rows, emit);
+        if windowed {
+            self.windows += 1;
+            for (role, column) in stream.roles.iter_mut().zip(&output) {
+                let bound = Bound::ALL.into_iter().find(|bound| bound.output() == *column);
+                *role = bound.map_or(Role::None, |bound| Role::Window(self.windows, bound));
+            }
+        }
+        Ok(stream)
+    }
+
+    fn union(&mut self, mut streams: Vec<Stream>, schema: SchemaRef) -> Result<Stream> {
+        let updating = streams.iter().filter(|stream| stream.emit == Emit::Updating).count();
+        if updating != 0 && updating != streams.len() {
+            return Err(Error::invalid("a UNION of results that change with rows that stand is not yet supported")
+                .help("give the GROUP BY a window, or end the INSERT with EMIT FINAL if the input ends"));
+        }
+        let emit = match streams.iter().all(|stream| stream.emit == Emit::Final) {
+            true => Emit::Final,
+            false if updating > 0 => Emit::Updating,
+            false => Emit::Append,
+        };
+        let mut inputs = Vec::new();
+        for stream in &mut streams {
+            self.exactly(stream, schema.fields());
+            self.materialise(stream);
+            inputs.push(Input { from: stream.base, route: Route::Forward });
+        }
+        // Event time stays event time if it is that in every input; so do windows, which then are windows of the union.
+        let mut ids: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        let mut roles = Vec::new();
+        for column in 0..schema.fields().len() {
+            let here: Vec<Role> = streams.iter().map(|stream| stream.roles[column]).collect();
+            let same: Option<(Bound, Vec<usize>)> = here.iter().try_fold((Bound::Start, Vec::new()), |(first, mut all), role| match role {
+                Role::Window(id, bound) if all.is_empty() || *bound == first => {
+                    all.push(*id);
+                    Some((*bound, all))
+                }
+                _ => None,
+            });
+            roles.push(match same {
+                _ if here.iter().all(|role| *role == Role::Time) => Role::Time,
+                Some((bound, all)) => {
+                    let fresh = self.windows + 1;
+                    let id = *ids.entry(all).or_insert(fresh);
+                    self.windows = self.windows.max(id);
+                    Role::Window(id, bound)
+                }
+                None => Role::None,
+            });
+        }
+        let base = self.step("union".into(), Action::Union, inputs, Arc::clone(&schema), emit);
+        let mut stream = Stream::of_step(base, schema, emit);
+        stream.roles = roles;
+        Ok(stream)
+    }
+
+    /// Makes the rows' columns those of the query, in order and by name.
+    fn exactly(&mut self, stream: &mut Stream, fields: &Fields) {
+        assign_windows(self, stream);
+        let rows: Vec<usize> = stream.row_places();
+        let named = |(row, field): (&usize, &FieldRef)| stream.rows.field(*row).name() == field.name();
+        if rows.iter().copied().eq(0..stream.rows.fields().len()) && rows.iter().zip(fields).all(named) {
+            return;
+        }
+        let mut builder = ProjectBuilder::default();
+        for (row, field) in rows.iter().zip(fields) {
+            builder.add(
+                Expr::column(stream.rows.field(*row).name(), *row),
+                Arc::new(stream.rows.field(*row).clone().with_name(field.name())),
+                stream.roles[*row],
+            );
+        }
+        builder.apply(stream);
+        stream.columns = (0..fields.len()).map(Place::Row).collect();
+    }
+
+    /// `EMIT FINAL` waits for the end of the input, so there must be one.
+    fn check_bounded(&self, stream: &Stream) -> Result<()> {
+        let mut open = vec![stream.base];
+        while let Some(id) = open.pop() {
+            match &self.steps[id].action {
+                Action::Source(source) if !source.source.bounded() => {
+                    return Err(Error::invalid(format!("EMIT FINAL waits for the end of the input, but table '{}' does not end", source.table))
+                        .help("give the table a bounded end, count in windows, or leave EMIT FINAL out and write to a table with a PRIMARY KEY"));
+                }
+                _ => open.extend(self.steps[id].inputs.iter().map(|input| input.from)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// All columns of a step.
+    fn of_step(base: StepId, rows: SchemaRef, emit: Emit) -> Self {
+        let width = rows.fields().len();
+        let columns = (0..width).map(Place::Row).collect();
+        Stream { base, stages: Vec::new(), rows, roles: vec![Role::None; width], columns, pending: None, emit }
+    }
+
+    /// True if `expr` reads a bound of windows that are not assigned yet.
+    fn reads_windows(&self, expr: &Logical, schema: &DFSchema) -> bool {
+        let places = expr.column_refs().into_iter().filter_map(|column| schema.maybe_index_of_column(column));
+        self.pending.is_some() && places.into_iter().any(|index| matches!(self.columns[index], Place::Window(_)))
+    }
+
+    /// The places of the query's columns in the rows, for columns that are there.
+    fn row_places(&self) -> Vec<usize> {
+        let row = |place: &Place| match place {
+            Place::Row(row) => Some(*row),
+            Place::Window(_) => None,
+        };
+        self.columns.iter().filter_map(row).collect()
+    }
+
+    /// Drops columns of the rows that nobody reads, where the rows are about to be copied.
+    fn compact(&mut self) {
+        let mut builder = ProjectBuilder::default();
+        let places: Vec<usize> = self.row_places();
+        let needed: BTreeSet<usize> = places.iter().copied().chain(self.pending.map(|pending| pending.time)).collect();
+        if needed.len() == self.rows.fields().len() {
+            return;
+        }
+        for row in &needed {
+            builder.copy(self, *row, self.rows.field(*row).name());
+        }
+        let moved = |row: usize| needed.iter().position(|other| *other == row).expect("every place is needed");
+        let columns = self.columns.iter().map(|place| match place {
+            Place::Row(row) => Place::Row(moved(*row)),
+            window => *window,
+        });
+        self.columns = columns.collect();
+        self.pending = self.pending.map(|pending| PendingWindows { time: moved(pending.time), ..pending });
+        builder.apply(self);
+    }
+
+    /// The rows' columns under the names that the query's expressions use.
+    fn bind(&mut self, schema: &DFSchema) -> Result<DFSchema> {
+        let unread = |row: usize| (None, Arc::new(self.rows.field(row).clone().with_name(format!("unread column {row}"))));
+        let mut fields: Vec<(Option<TableReference>, FieldRef)> = (0..self.rows.fields().len()).map(unread).collect();
+        let mut named = vec![false; fields.len()];
+        for (place, (qualifier, field)) in self.columns.iter().zip(schema.iter()) {
+            let Place::Row(row) = *place else { continue };
+            if std::mem::replace(&mut named[row], true) {
+                // Two columns of the query are one of the rows: it gets a copy for each.
+                self.widen(schema);
+                return self.bind(schema);
+            }
+            fields[row] = (qualifier.cloned(), Arc::clone(field));
+        }
+        DFSchema::new_with_metadata(fields, schema.metadata().clone()).map_err(from_datafusion)
+    }
+
+    /// Gives every column of the query a column of the rows of its own.
+    fn widen(&mut self, schema: &DFSchema) {
+        let mut builder = ProjectBuilder::default();
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for (place, field) in self.columns.iter().zip(schema.fields()) {
+            columns.push(match *place {
+                Place::Row(row) => {
+                    let copy = Arc::new(self.rows.field(row).clone().with_name(field.name()));
+                    Place::Row(builder.add(Expr::column(self.rows.field(row).name(), row), copy, self.roles[row]))
+                }
+                window => window,
+            });
+        }
+        if let Some(pending) = self.pending {
+            let time = builder.copy(self, pending.time, self.rows.field(pending.time).name());
+            self.pending = Some(PendingWindows { time, ..pending });
+        }
+        builder.apply(self);
+        self.columns = columns;
+    }
+}
+
+/// A Project stage in the making.
+#[derive(Default)]
+struct ProjectBuilder {
+    exprs: Vec<Expr>,
+    fields: Vec<FieldRef>,
+    roles: Vec<Role>,
+}
+
+impl ProjectBuilder {
+    fn add(&mut self, expr: Expr, field: FieldRef, role: Role) -> usize {
+        self.exprs.push(expr);
+        self.fields.push(field);
+        self.roles.push(role);
+        self.exprs.len() - 1
+    }
+
+    /// Copies a column of the rows, once.
+    fn copy(&mut self, stream: &Stream, row: usize, name: &str) -> usize {
+        if let Some(there) = self.exprs.iter().position(|expr| expr.as_column() == Some(row)) {
+            return there;
+        }
+        let field = Arc::new(stream.rows.field(row).clone().with_name(name));
+        self.add(Expr::column(stream.rows.field(row).name(), row), field, stream.roles[row])
+    }
+
+    fn apply(self, stream: &mut Stream) {
+        let schema = Arc::new(Schema::new(self.fields));
+        stream.stages.push(Stage { transform: Transform::Project(self.exprs), schema: Arc::clone(&schema) });
+        stream.rows = schema;
+        stream.roles = self.roles;
+    }
+}
+
+/// Assigns pending windows to the rows, because something reads their bounds.
+fn assign_windows(planner: &mut Planner, stream: &mut Stream) {
+    stream.compact();
+    let Some(PendingWindows { time, windows }) = stream.pending.take() else { return };
+    let width = stream.rows.fields().len();
+    let bound = |name: &str| Arc::new(Field::new(name, event_time_type(), false));
+    let fields: Vec<FieldRef> =
+        stream.rows.fields().iter().cloned().chain(super::windows::WINDOW_COLUMNS.map(bound)).collect();
+    stream.rows = Arc::new(Schema::new(fields));
+    let schema = Arc::clone(&stream.rows);
+    stream.stages.push(Stage { transform: Transform::AssignWindows { time, windows }, schema });
+    planner.windows += 1;
+    stream.roles.extend(Bound::ALL.map(|bound| Role::Window(planner.windows, bound)));
+    for place in &mut stream.columns {
+        if let Place::Window(bound) = *place {
+            let offset = Bound::ALL.iter().position(|other| *other == bound).expect("all bounds are there");
+            *place = Place::Row(width + offset);
+        }
+    }
+}
+
+/// The column that `expr` merely names.
+fn bare(expr: &Logical) -> Option<&Column> {
+    match expr {
+        Logical::Column(column) => Some(column),
+        Logical::Alias(alias) => bare(&alias.expr),
+        _ => None,
+    }
+}
+
+fn compile(expr: &Logical, schema: &DFSchema) -> Result<Expr> {
+    let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default());
+    compiled.map(Expr::new).map_err(from_datafusion)
+}
+
+fn compile_call(expr: &Logical, schema: &DFSchema) -> Result<AggregateCall> {
+    let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+    let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context).build().map_err(from_datafusion)?;
+    Ok(AggregateCall::new(lowered.aggregate, lowered.filter.map(Expr::new)))
+}
+
+/// The table as its connector sees it.
+pub(super) fn connector_table(table: &TableDef) -> connector::Table {
+    let options = Options::new(table.options.iter().map(|(key, option)| (key.clone(), option.clone())));
+    connector::Table {
+        name: table.name.clone(),
+        schema: Arc::clone(&table.physical),
+        primary_key: table.primary_key.clone(),
+        options,
+    }
+}
+
+fn connector_name(table: &connector::Table) -> &str {
+    table.options.text("connector").unwrap_or_default()
+}
+
+fn stage_word(stage: &Stage) -> &'static str {
+    match stage.transform {
+        Transform::Filter(_) => "filter",
+        Transform::Project(_) => "project",
+        Transform::Unnest { .. } => "unnest",
+        Transform::AssignWindows { .. } => "assign windows",
+    }
+}
+
+/// What a person calls the aggregate: `count, sum by word in windows of 1m`.
+fn aggregate_name(aggregate: &Aggregate, output: &[OutputColumn], keys: &[(Expr, FieldRef)], grouping: &Grouping) -> String {
+    let mut functions: Vec<String> = Vec::new();
+    for expr in &aggregate.aggr_expr {
+        let mut expr = expr;
+        while let Logical::Alias(alias) = expr {
+            expr = &alias.expr;
+        }
+        if let Logical::AggregateFunction(call) = expr
+            && !functions.iter().any(|name| name == call.func.name())
+        {
+            functions.push(call.func.name().to_owned());
+        }
+    }
+    let mut name = match functions.is_empty() {
+        true => "distinct".to_owned(),
+        false => functions.join(", "),
+    };
+    if !keys.is_empty() {
+        let keys: Vec<&str> = keys.iter().map(|(_, field)| field.name().as_str()).collect();
+        name.push_str(&format!(" by {}", keys.join(", ")));
+    }
+    match grouping {
+        Grouping::Windowed { windows, .. } => name.push_str(&format!(" {}", crate::plan::describe_windows(windows))),
+        Grouping::Attached { .. } => name.push_str(" in windows of its input"),
+        Grouping::Final | Grouping::Updating => {}
+    }
+    debug_assert!(output.len() >= aggregate.aggr_expr.len());
+    name
+}
+
+/// NULL, for a column that an INSERT leaves out.
+pub(super) fn null_of(data_type: &DataType) -> Result<Logical> {
+    ScalarValue::try_from(data_type).map(|null| Logical::Literal(null, None)).map_err(from_datafusion)
+}

@@ -1,0 +1,187 @@
+//! What is not supported is refused before planning, by name, with its place and a reason.
+
+use super::catalog::Catalog;
+use crate::error::Error;
+use sqlparser::ast::{
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+};
+use sqlparser::tokenizer::Location;
+use std::ops::ControlFlow;
+
+/// The first thing in a query or an expression that cannot be planned.
+pub(super) fn refuse(query: &impl Visit, catalog: &Catalog) -> Option<(Error, Location)> {
+    match query.visit(&mut Refusal { catalog, rows: Vec::new() }) {
+        ControlFlow::Break(found) => Some(found),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+struct Refusal<'a> {
+    catalog: &'a Catalog,
+    /// Where the queries stand that a window function in FROM goes over.
+    rows: Vec<Location>,
+}
+
+type Found = ControlFlow<(Error, Location)>;
+
+fn no(syntax: &impl Spanned, what: &str, help: &str) -> Found {
+    let error = Error::invalid(format!("{what} not yet supported"));
+    ControlFlow::Break((if help.is_empty() { error } else { error.help(help) }, syntax.span().start))
+}
+
+impl Visitor for Refusal<'_> {
+    type Break = (Error, Location);
+
+    fn pre_visit_query(&mut self, query: &Query) -> Found {
+        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
+            return no(with, "WITH RECURSIVE is", "");
+        }
+        if let Some(order_by) = &query.order_by {
+            return no(order_by, "ORDER BY is", "a stream has no end to sort at; sort what reads the output");
+        }
+        if let Some(limit) = &query.limit_clause {
+            return no(limit, "LIMIT is", "bound the source instead");
+        }
+        if let Some(fetch) = &query.fetch {
+            return no(fetch, "FETCH is", "bound the source instead");
+        }
+        if !query.locks.is_empty() || query.for_clause.is_some() {
+            return no(query, "FOR after a query is", "");
+        }
+        if !query.pipe_operators.is_empty() {
+            return no(query, "|> is", "");
+        }
+        self.set_expr(&query.body)
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Found {
+        if let Some(Distinct::On(columns)) = &select.distinct {
+            return match columns.first() {
+                Some(column) => no(column, "DISTINCT ON is", "first_value and last_value with GROUP BY may do"),
+                None => no(select, "DISTINCT ON is", ""),
+            };
+        }
+        if let Some(second) = select.from.get(1) {
+            return no(second, "a second table in FROM, a join, is", "");
+        }
+        if let Some(join) = select.from.iter().find_map(|table| table.joins.first()) {
+            return match &join.relation {
+                TableFactor::UNNEST { .. } => no(&join.relation, "this form of UNNEST is", "write SELECT unnest(list) AS element FROM …"),
+                relation => no(relation, "JOIN is", ""),
+            };
+        }
+        if let Some(view) = select.lateral_views.first() {
+            return no(view, "LATERAL VIEW is", "write SELECT unnest(list) AS element FROM …");
+        }
+        if let Some(qualify) = &select.qualify {
+            return no(qualify, "QUALIFY is", "");
+        }
+        if let Some(window) = select.named_window.first() {
+            return no(window, "WINDOW is", "");
+        }
+        if let GroupByExpr::All(_) = &select.group_by {
+            return no(select, "GROUP BY ALL is", "name the columns");
+        }
+        if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
+            if let Some(sets) =
+                expressions.iter().find(|e| matches!(e, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)))
+            {
+                return no(sets, "GROUP BY of several sets is", "write one INSERT for each");
+            }
+            if !modifiers.is_empty() {
+                return no(&select.group_by, "GROUP BY … WITH is", "");
+            }
+        }
+        let odd = !select.connect_by.is_empty()
+            || select.top.is_some()
+            || select.into.is_some()
+            || select.prewhere.is_some()
+            || !(select.cluster_by.is_empty() && select.distribute_by.is_empty() && select.sort_by.is_empty())
+            || select.flavor != SelectFlavor::Standard;
+        match odd {
+            true => no(select, "this form of SELECT is", "the clauses are SELECT, FROM, WHERE, GROUP BY and HAVING"),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> Found {
+        match table {
+            TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
+            TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
+            TableFactor::Table { args: Some(args), .. } => self.allow_rows(&args.args),
+            TableFactor::TableFunction { expr: Expr::Function(Function { args: FunctionArguments::List(list), .. }), .. } => {
+                self.allow_rows(&list.args)
+            }
+            TableFactor::Table { .. } | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
+            TableFactor::Derived { lateral: false, .. } => ControlFlow::Continue(()),
+            TableFactor::Derived { .. } => no(table, "LATERAL is", ""),
+            TableFactor::UNNEST { .. } => no(table, "UNNEST of a constant is", "write SELECT unnest(list) AS element FROM …"),
+            TableFactor::MatchRecognize { .. } => no(table, "MATCH_RECOGNIZE is", ""),
+            _ => no(table, "this form of FROM is", ""),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Found {
+        match expr {
+            Expr::Subquery(query) if !self.rows.contains(&query.span().start) => no(expr, "a query as a value is", ""),
+            Expr::InSubquery { expr, .. } => no(expr.as_ref(), "IN with a query is", "list the values"),
+            Expr::Exists { subquery, .. } => no(subquery.as_ref(), "EXISTS is", ""),
+            Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => no(left.as_ref(), "ANY and ALL are", ""),
+            Expr::Function(function) => self.function(function),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Refusal<'_> {
+    /// Notes the queries among a table function's arguments: they are no values.
+    fn allow_rows(&mut self, arguments: &[FunctionArg]) -> Found {
+        for argument in arguments {
+            if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query)))
+            | FunctionArg::Named { arg: FunctionArgExpr::Expr(Expr::Subquery(query)), .. } = argument
+            {
+                self.rows.push(query.span().start);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn set_expr(&self, body: &SetExpr) -> Found {
+        match body {
+            SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+                self.set_expr(left)?;
+                self.set_expr(right)
+            }
+            SetExpr::SetOperation { op, right, .. } => no(right.as_ref(), &format!("{op} is"), ""),
+            SetExpr::Select(_) | SetExpr::Query(_) => ControlFlow::Continue(()),
+            SetExpr::Values(values) => no(values, "VALUES is", "put the rows into a file and read that"),
+            other => no(other, "this form of query is", ""),
+        }
+    }
+
+    fn function(&self, function: &Function) -> Found {
+        let name = function.name.to_string().to_lowercase();
+        if function.over.is_some() {
+            return no(&function.name, "OVER is", "");
+        }
+        let reason = match name.as_str() {
+            "now" | "current_timestamp" | "current_date" | "current_time" | "today" | "localtimestamp" => {
+                "it gives the time of the run, not of the row, so a replay would give another answer"
+            }
+            "random" | "rand" | "uuid" | "gen_random_uuid" => "it gives another value each time, so a replay would give another answer",
+            "tumble" | "hop" | "session" | "cumulate" | "descriptor" | "unnest" | "grouping" => return ControlFlow::Continue(()),
+            "unnest_outer" => return no(&function.name, "unnest_outer is", "unnest drops rows without elements"),
+            name if self.catalog.has_function(name) => return ControlFlow::Continue(()),
+            name => {
+                let error = Error::invalid(format!("unknown function '{name}'"));
+                let error = match self.catalog.nearest_function(name) {
+                    Some(near) => error.help(format!("did you mean '{near}'?")),
+                    None => error,
+                };
+                return ControlFlow::Break((error, function.name.span().start));
+            }
+        };
+        let error = Error::invalid(format!("{name}() is refused: it is not a function of the rows"));
+        ControlFlow::Break((error.help(reason), function.name.span().start))
+    }
+}

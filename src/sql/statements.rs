@@ -1,0 +1,347 @@
+//! Text to statements: sqlparser's, with the grammar of tables, SET, EMIT and statement sets around them.
+//!
+//! The text is cut into statements at its semicolons, so an error stays in its own. What sqlparser does not read (`TABLE t` inside a
+//! window function's arguments, a trailing `EMIT`, `MAP<K, V>`, `ROW<…>`) is rewritten token by token before it sees them;
+//! tokens keep their places.
+
+use super::ddl::{CreateTable, parse_create_table};
+use super::place::Text;
+use crate::error::{Error, Result};
+use sqlparser::ast::{Ident, ObjectName, Query};
+use sqlparser::dialect::GenericDialect;
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
+
+/// The dialect of all of it.
+pub(super) const DIALECT: GenericDialect = GenericDialect {};
+
+/// A statement and where it starts.
+#[derive(Debug)]
+pub(super) struct Statement {
+    /// The place of its first word.
+    pub start: Location,
+    /// What it says.
+    pub kind: Kind,
+}
+
+/// What a statement says.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// `CREATE TABLE`.
+    CreateTable(CreateTable),
+    /// `CREATE VIEW`.
+    CreateView(CreateView),
+    /// `INSERT INTO`, or a SELECT on its own.
+    Insert(Insert),
+    /// `SET 'key' = 'value'`.
+    Set { key: String, value: String },
+    /// `EXPLAIN` of an INSERT or a SELECT.
+    Explain(Insert),
+}
+
+/// `CREATE VIEW name [(columns)] AS query`.
+#[derive(Debug)]
+pub(super) struct CreateView {
+    pub name: Ident,
+    pub columns: Vec<Ident>,
+    pub query: Box<Query>,
+    pub if_not_exists: bool,
+}
+
+/// `INSERT INTO table [(columns)] query [EMIT …]`; a SELECT on its own has no table.
+#[derive(Debug)]
+pub(super) struct Insert {
+    pub start: Location,
+    pub table: Option<Ident>,
+    pub columns: Vec<Ident>,
+    pub query: Box<Query>,
+    pub emit: Option<(EmitClause, Location)>,
+}
+
+/// When a query speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EmitClause {
+    /// `EMIT FINAL`: once, when the input has ended.
+    Final,
+    /// `EMIT CHANGES`: as results change.
+    Changes,
+    /// `EMIT ON WINDOW CLOSE`: when their windows close.
+    OnWindowClose,
+}
+
+/// All statements of `text`, in order.
+pub(super) fn parse(text: Text) -> Result<Vec<Statement>> {
+    let tokens = Tokenizer::new(&DIALECT, text.sql).tokenize_with_location().map_err(|e| text.tokenizer_error(e))?;
+    let mut tokens = tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).peekable();
+    let mut statements = Vec::new();
+    let mut open_set: Option<Location> = None;
+    while tokens.peek().is_some() {
+        let mut statement: Vec<_> = tokens.by_ref().take_while(|t| t.token != Token::SemiColon).collect();
+        let Some(first) = statement.first() else { continue };
+        let start = first.span.start;
+        if is_words(&statement, &["BEGIN", "STATEMENT", "SET"]) && statement.len() == 3 {
+            open_set = Some(start);
+            continue;
+        }
+        if is_words(&statement, &["EXECUTE", "STATEMENT", "SET", "BEGIN"]) {
+            open_set = Some(start);
+            statement.drain(..4);
+        }
+        if open_set.is_some() && statement.len() == 1 && is_words(&statement, &["END"]) {
+            open_set = None;
+            continue;
+        }
+        if !statement.is_empty() {
+            statements.push(parse_statement(text, statement)?);
+        }
+    }
+    match open_set {
+        Some(start) => {
+            Err(text.error_at(Error::invalid("this statement set is not closed").help("add END; after its last INSERT"), start))
+        }
+        None => Ok(statements),
+    }
+}
+
+fn parse_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    let start = tokens[0].span.start;
+    let end = tokens[tokens.len() - 1].span.end;
+    let explain = is_words(&tokens, &["EXPLAIN"]);
+    if explain {
+        let skipped = if is_words(&tokens[1..], &["PLAN", "FOR"]) { 3 } else { 1 };
+        tokens.drain(..skipped);
+        if tokens.is_empty() {
+            return Err(text.error_at(Error::invalid("EXPLAIN needs an INSERT or a SELECT after it"), start));
+        }
+    }
+    let emit = cut_emit(&mut tokens);
+    let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(rewrite(tokens));
+    let kind = parse_kind(text, &mut parser, start, emit).map_err(|error| match error {
+        Failure::Parser(error) => text.parser_error(error, end),
+        Failure::Ours(error) => error,
+    })?;
+    let kind = match (explain, kind) {
+        (false, kind) => kind,
+        (true, Kind::Insert(insert)) => Kind::Explain(insert),
+        (true, _) => return Err(text.error_at(Error::invalid("EXPLAIN takes an INSERT or a SELECT"), start)),
+    };
+    let rest = parser.peek_token();
+    match rest.token {
+        Token::EOF => Ok(Statement { start, kind }),
+        other => Err(text.error_at(Error::invalid(format!("expected the end of the statement, found {other}")), rest.span.start)),
+    }
+}
+
+/// Either the parser's error or one of ours that has its place.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Parser(ParserError),
+    Ours(Error),
+}
+
+impl From<ParserError> for Failure {
+    fn from(error: ParserError) -> Self {
+        Failure::Parser(error)
+    }
+}
+
+fn parse_kind(
+    text: Text,
+    parser: &mut Parser,
+    start: Location,
+    emit: Option<(EmitClause, Location)>,
+) -> Result<Kind, Failure> {
+    let no_emit = |what: &str| match emit {
+        Some((_, at)) => {
+            let error = Error::invalid(format!("EMIT does not belong to {what}")).help("write it at the end of the INSERT");
+            Err(Failure::Ours(text.error_at(error, at)))
+        }
+        None => Ok(()),
+    };
+    if parser.parse_keyword(Keyword::CREATE) {
+        let _ = parser.parse_keyword(Keyword::TEMPORARY) || parser.parse_keyword(Keyword::TEMP);
+        if parser.parse_keyword(Keyword::TABLE) {
+            no_emit("CREATE TABLE")?;
+            return Ok(Kind::CreateTable(parse_create_table(text, parser)?));
+        }
+        if parser.parse_keyword(Keyword::VIEW) {
+            no_emit("CREATE VIEW")?;
+            let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+            let name = parse_name(text, parser)?;
+            let columns = parse_column_names(parser)?;
+            parser.expect_keyword_is(Keyword::AS)?;
+            return Ok(Kind::CreateView(CreateView { name, columns, query: parser.parse_query()?, if_not_exists }));
+        }
+        let found = parser.peek_token();
+        let error = Error::invalid(format!("CREATE {found} is not supported")).help("CREATE TABLE and CREATE VIEW are");
+        return Err(Failure::Ours(text.error_at(error, found.span.start)));
+    }
+    if parser.parse_keyword(Keyword::SET) {
+        no_emit("SET")?;
+        let key = parse_dotted(parser)?;
+        if !parser.consume_token(&Token::Eq) {
+            parser.expect_keyword_is(Keyword::TO)?;
+        }
+        return Ok(Kind::Set { key, value: parse_plain_value(parser)? });
+    }
+    if parser.parse_keyword(Keyword::INSERT) {
+        parser.expect_keyword_is(Keyword::INTO)?;
+        let _ = parser.parse_keyword(Keyword::TABLE);
+        let table = Some(parse_name(text, parser)?);
+        let columns = parse_column_names(parser)?;
+        let query = parser.parse_query()?;
+        return Ok(Kind::Insert(Insert { start, table, columns, query, emit }));
+    }
+    let first = parser.peek_token();
+    match &first.token {
+        Token::Word(Word { keyword: Keyword::SELECT | Keyword::WITH | Keyword::VALUES, .. }) | Token::LParen => {
+            let query = parser.parse_query()?;
+            Ok(Kind::Insert(Insert { start, table: None, columns: Vec::new(), query, emit }))
+        }
+        other => {
+            let error = Error::invalid(format!("a statement cannot start with {other}"))
+                .help("the statements are CREATE TABLE, CREATE VIEW, INSERT INTO, SELECT, EXPLAIN and SET");
+            Err(Failure::Ours(text.error_at(error, first.span.start)))
+        }
+    }
+}
+
+/// A name of one part.
+pub(super) fn parse_name(text: Text, parser: &mut Parser) -> Result<Ident, Failure> {
+    let at = parser.peek_token().span.start;
+    let ObjectName(parts) = parser.parse_object_name(false)?;
+    match <[_; 1]>::try_from(parts).ok().and_then(|[part]| part.as_ident().cloned()) {
+        Some(name) => Ok(name),
+        None => Err(Failure::Ours(text.error_at(Error::invalid("a name has one part here: there are no catalogs or schemas"), at))),
+    }
+}
+
+/// `(a, b)`, if it is there and is not the start of a query.
+fn parse_column_names(parser: &mut Parser) -> Result<Vec<Ident>, ParserError> {
+    let query_follows = matches!(
+        parser.peek_nth_token(1).token,
+        Token::LParen | Token::Word(Word { keyword: Keyword::SELECT | Keyword::WITH | Keyword::VALUES, .. })
+    );
+    if query_follows || !parser.consume_token(&Token::LParen) {
+        return Ok(Vec::new());
+    }
+    let names = parser.parse_comma_separated(Parser::parse_identifier)?;
+    parser.expect_token(&Token::RParen)?;
+    Ok(names)
+}
+
+/// `'a.b-c'`, or `a.b-c` without quotes.
+pub(super) fn parse_dotted(parser: &mut Parser) -> Result<String, ParserError> {
+    let mut name = match parser.next_token() {
+        TokenWithSpan { token: Token::SingleQuotedString(text), .. } => return Ok(text),
+        TokenWithSpan { token: Token::Word(word), .. } => word.value,
+        found => return parser.expected("a name", found),
+    };
+    loop {
+        let separator = match parser.peek_token().token {
+            Token::Period => '.',
+            Token::Minus => '-',
+            _ => return Ok(name),
+        };
+        parser.next_token();
+        name.push(separator);
+        match parser.next_token() {
+            TokenWithSpan { token: Token::Word(word), .. } => name.push_str(&word.value),
+            found => return parser.expected("a name", found),
+        }
+    }
+}
+
+/// `'text'`, a number or a single word.
+pub(super) fn parse_plain_value(parser: &mut Parser) -> Result<String, ParserError> {
+    match parser.next_token() {
+        TokenWithSpan { token: Token::SingleQuotedString(text) | Token::DoubleQuotedString(text), .. } => Ok(text),
+        TokenWithSpan { token: Token::Number(text, _), .. } => Ok(text),
+        TokenWithSpan { token: Token::Word(word), .. } => Ok(word.value),
+        found => parser.expected("a value such as 'text'", found),
+    }
+}
+
+/// True if the parser's next word is `word`, which is then read. For words that sqlparser has no keyword for.
+pub(super) fn parse_word(parser: &mut Parser, word: &str) -> bool {
+    let found = matches!(&parser.peek_token().token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word));
+    if found {
+        parser.next_token();
+    }
+    found
+}
+
+fn word(token: &TokenWithSpan) -> Option<&str> {
+    match &token.token {
+        Token::Word(word) if word.quote_style.is_none() => Some(&word.value),
+        _ => None,
+    }
+}
+
+/// True if `tokens` start with these words.
+fn is_words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
+    tokens.len() >= words.len()
+        && words.iter().zip(tokens).all(|(expected, token)| word(token).is_some_and(|w| w.eq_ignore_ascii_case(expected)))
+}
+
+/// Takes a trailing `EMIT …` off the statement: sqlparser would read it as an alias.
+fn cut_emit(tokens: &mut Vec<TokenWithSpan>) -> Option<(EmitClause, Location)> {
+    let endings: [(&[&str], EmitClause); 3] = [
+        (&["EMIT", "FINAL"], EmitClause::Final),
+        (&["EMIT", "CHANGES"], EmitClause::Changes),
+        (&["EMIT", "ON", "WINDOW", "CLOSE"], EmitClause::OnWindowClose),
+    ];
+    let (start, clause) = endings.into_iter().find_map(|(words, clause)| {
+        let start = tokens.len().checked_sub(words.len())?;
+        is_words(&tokens[start..], words).then_some((start, clause))
+    })?;
+    let at = tokens[start].span.start;
+    tokens.truncate(start);
+    Some((clause, at))
+}
+
+/// Spells for sqlparser what it does not read: drops `TABLE` before a name in a function's arguments, makes `MAP<K, V>` into `MAP(K, V)`
+/// and `ROW<…>` into `STRUCT<…>`.
+fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // For each open angle bracket of a type: the token that closes it in sqlparser's spelling.
+    let mut angles: Vec<Token> = Vec::new();
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(mut token) = tokens.next() {
+        let next = tokens.peek().map(|next| next.token.clone());
+        let in_arguments = matches!(out.last().map(|t| &t.token), Some(Token::LParen | Token::Comma | Token::RArrow));
+        match &token.token {
+            Token::Word(word) if word.keyword == Keyword::TABLE && in_arguments && matches!(next, Some(Token::Word(_))) => continue,
+            Token::Word(word) if next == Some(Token::Lt) && is_type_word(word) => {
+                let map = word.keyword == Keyword::MAP;
+                if word.keyword == Keyword::ROW {
+                    token.token = Token::make_keyword("STRUCT");
+                }
+                out.push(token);
+                let mut bracket = tokens.next().expect("peeked at `<` just now");
+                if map {
+                    bracket.token = Token::LParen;
+                }
+                out.push(bracket);
+                angles.push(if map { Token::RParen } else { Token::Gt });
+                continue;
+            }
+            Token::Gt if !angles.is_empty() => token.token = angles.pop().expect("not empty"),
+            Token::ShiftRight if !angles.is_empty() => {
+                let Span { start, end } = token.span;
+                for span in [Span::new(start, start), Span::new(end, end)] {
+                    out.push(TokenWithSpan::new(angles.pop().unwrap_or(Token::Gt), span));
+                }
+                continue;
+            }
+            _ => {}
+        }
+        out.push(token);
+    }
+    out
+}
+
+fn is_type_word(word: &Word) -> bool {
+    word.quote_style.is_none() && matches!(word.keyword, Keyword::MAP | Keyword::ROW | Keyword::ARRAY | Keyword::STRUCT)
+}
