@@ -112,7 +112,7 @@ impl Server {
                     Err(_) => return true, // an error is news, too
                 }
             }
-            bytes >= bytes_min || self.is_stopping()
+            bytes >= bytes_min || topics.is_empty() || self.is_stopping()
         });
 
         out.i32(0);
