@@ -37,12 +37,20 @@ mod topics;
 mod transactions;
 mod wire;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::{Error, Result};
+use protocol::ErrorCode;
 use server::Server;
+use std::fs::File;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LockResult, PoisonError};
 use std::thread::{self, JoinHandle};
+
+/// Below these a client's usual requests would not fit.
+const MEMORY_LIMIT_MIN: usize = 1 << 20;
+const REQUEST_BYTES_MIN: usize = 64 << 10;
 
 /// How a development broker is set up.
 #[derive(Debug, Clone)]
@@ -83,6 +91,23 @@ impl Config {
     fn batch_bytes_max(&self) -> usize {
         self.request_bytes_max.min(self.memory_limit / 4)
     }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |what: &str, allowed: &str| Err(Error::invalid(format!("{what} must be {allowed}")));
+        if !(1..=topics::PARTITIONS_MAX as i32).contains(&self.default_partitions) {
+            return refuse("the default number of partitions", &format!("from 1 to {}", topics::PARTITIONS_MAX));
+        }
+        if self.memory_limit < MEMORY_LIMIT_MIN {
+            return refuse("the memory limit", "1 MiB or more");
+        }
+        if self.connections_max == 0 {
+            return refuse("the number of connections", "1 or more");
+        }
+        if !(REQUEST_BYTES_MIN..=i32::MAX as usize).contains(&self.request_bytes_max) {
+            return refuse("the size of a request", "from 64 KiB to 2 GiB");
+        }
+        Ok(())
+    }
 }
 
 /// A running development broker. Dropping it closes its connections and waits for its threads.
@@ -96,11 +121,12 @@ impl Broker {
     /// Starts a broker; it answers when this returns.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if the address is not a loopback address, or another
-    /// broker uses the directory; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if the address or
-    /// the directory cannot be used; [`ErrorKind::Data`](crate::error::ErrorKind::Data) if stored files are damaged.
+    /// [`Invalid`](ErrorKind::Invalid) if the address is not a loopback address, another broker uses the directory, or
+    /// a limit makes no sense; [`Unavailable`](ErrorKind::Unavailable) if the address or the directory cannot be used;
+    /// [`Data`](ErrorKind::Data) if stored files are damaged.
     pub fn start(config: Config) -> Result<Broker> {
         let place = || "development broker".to_owned();
+        config.check().map_err(|error| error.within(place()))?;
         let listener = listen(&config.listen).map_err(|error| error.within(place()))?;
         let address = listener.local_addr().map_err(|error| unavailable(&config.listen, error))?;
         let server = Arc::new(Server::open(config, address).map_err(|error| error.within(place()))?);
@@ -125,10 +151,9 @@ impl Broker {
     /// Makes a topic.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if the name is taken or not allowed, or the number of
-    /// partitions is.
+    /// [`Invalid`](ErrorKind::Invalid) if the name is taken or not allowed, or the number of partitions is not possible;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the topic cannot be stored.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
-        use protocol::ErrorCode;
         self.server.coordinator().create_topic(&self.server.topics, name, partitions).map_err(|code| {
             let error = match code {
                 ErrorCode::TopicAlreadyExists => Error::invalid("the topic exists"),
@@ -218,4 +243,9 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 /// The lock's content, also when a thread died holding it: no connection's end may take the broker with it.
 fn unpoisoned<T>(locked: LockResult<T>) -> T {
     locked.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes sure that a file which was made or renamed in `dir` is found there after a power cut.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
 }

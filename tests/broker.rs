@@ -150,10 +150,11 @@ impl ChildBroker {
         std::mem::take(&mut self.address)
     }
 
-    fn memory_peak_mib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+    /// Where the system tells: on Linux.
+    fn memory_peak_mib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
     }
 }
 
@@ -346,12 +347,14 @@ fn a_group_shares_partitions_when_a_second_member_comes() {
     let share = |member: &BaseConsumer| member.assignment().expect("an assignment").count();
     while (share(&first), share(&second)) != (2, 2) {
         assert!(Instant::now() < deadline, "shares: {} and {}", share(&first), share(&second));
-        (take(&first), take(&second));
+        take(&first);
+        take(&second);
     }
     put(100..200);
     while seen.borrow().len() < 200 {
         assert!(Instant::now() < deadline, "together: {} of 200", seen.borrow().len());
-        (take(&first), take(&second));
+        take(&first);
+        take(&second);
     }
     let distinct: BTreeSet<_> = seen.borrow().iter().cloned().collect();
     assert_eq!(distinct.len(), 200, "no record came twice");
@@ -450,7 +453,6 @@ fn old_records_go_when_the_limit_is_reached_and_readers_are_told() {
     reader.assign(&assignment).expect("assigned");
     let told = reader.poll(SOON).expect("news").expect_err("offset 5 is gone");
     assert_eq!(told.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{told}");
-    assert!(told.to_string().contains("out of range") || format!("{told:?}").contains("AutoOffsetReset"), "{told:?}");
 
     drop(broker);
     let broker = start(stored());
@@ -640,8 +642,9 @@ fn garbage_neither_kills_the_broker_nor_fills_its_memory() {
         })
         .collect();
     std::thread::sleep(Duration::from_millis(200));
-    let peak = broker.memory_peak_mib();
-    assert!(peak < 200, "the broker took {peak} MiB");
+    if let Some(peak) = broker.memory_peak_mib() {
+        assert!(peak < 200, "the broker took {peak} MiB");
+    }
     send(&writer, "kept", 0, "after");
     drain(&writer);
     let values = values(&broker.address, "kept", 0, ALL);
@@ -678,12 +681,14 @@ fn a_connection_too_many_is_closed_and_all_are_when_the_broker_goes() {
 }
 
 #[test]
-fn it_listens_on_this_machine_alone() {
+fn what_cannot_work_is_refused_at_the_start() {
     for listen in ["0.0.0.0:0", "192.0.2.1:9092", "[::]:0"] {
         let refused = Broker::start(Config { listen: listen.into(), ..config() }).map(|_| ()).expect_err(listen);
         assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert!(refused.advice().is_some());
     }
+    let no_partitions = Broker::start(Config { default_partitions: 0, ..config() }).map(|_| ()).expect_err("0");
+    assert_eq!(no_partitions.kind(), ErrorKind::Invalid);
     let first = start(config());
     let taken =
         Broker::start(Config { listen: first.address(), ..config() }).map(|_| ()).expect_err("the port is taken");

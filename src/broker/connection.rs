@@ -68,7 +68,7 @@ impl Server {
         let (api, versions) = Api::find(key).ok_or(Hangup("unknown kind of request"))?;
         let out = &mut Writer::frame(correlation);
         if !versions.contains(&version) {
-            if api != Api::ApiVersions {
+            if api != Api::Versions {
                 return Err(Hangup("unsupported version of a request"));
             }
             // How a client of any age learns what is supported.
@@ -97,7 +97,7 @@ impl Server {
             Api::SyncGroup => self.on_sync_group(request, input, out)?,
             Api::DescribeGroups => self.on_describe_groups(request, input, out)?,
             Api::ListGroups => self.on_list_groups(request, input, out)?,
-            Api::ApiVersions => self.on_api_versions(request, out),
+            Api::Versions => self.on_api_versions(request, out),
             Api::CreateTopics => self.on_create_topics(request, input, out)?,
             Api::DeleteTopics => self.on_delete_topics(request, input, out)?,
             Api::InitProducerId => self.on_init_producer_id(request, input, out)?,

@@ -8,6 +8,7 @@
 //! is known is replaced by that summary, so it grows with what there is to know and not with time.
 
 use super::fact::{Fact, Known};
+use super::sync_dir;
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -88,6 +89,7 @@ fn replace(path: &Path, known: &Known) -> io::Result<(File, u64)> {
     let file = File::options().append(true).open(&fresh)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
+    path.parent().map_or(Ok(()), sync_dir)?;
     Ok((file, bytes.len() as u64))
 }
 

@@ -19,7 +19,8 @@ pub enum Api {
     SyncGroup = 14,
     DescribeGroups = 15,
     ListGroups = 16,
-    ApiVersions = 18,
+    /// Kafka calls it ApiVersions.
+    Versions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
     InitProducerId = 22,
@@ -51,7 +52,7 @@ pub const SUPPORTED: &[(Api, RangeInclusive<i16>)] = &[
     (Api::SyncGroup, 0..=2),
     (Api::DescribeGroups, 0..=3),
     (Api::ListGroups, 0..=2),
-    (Api::ApiVersions, 0..=2),
+    (Api::Versions, 0..=2),
     (Api::CreateTopics, 0..=4),
     (Api::DeleteTopics, 0..=3),
     (Api::InitProducerId, 0..=1),

@@ -83,7 +83,7 @@ impl Server {
         let (wait_ms, bytes_min, bytes_max) = (input.i32()?, input.i32()?, input.i32()?);
         let committed_only = input.i8()? == READ_COMMITTED;
         if version >= 7 {
-            (input.i32()?, input.i32()?); // the session: every request is answered in full
+            input.i64()?; // the session's id and epoch: every request is answered in full
         }
         let topics = input.list(|input| {
             let topic = input.text()?;
@@ -117,7 +117,8 @@ impl Server {
 
         out.i32(0);
         if version >= 7 {
-            (out.i16(0), out.i32(0));
+            out.i16(0);
+            out.i32(0); // no session
         }
         let mut left = FETCH_BYTES_MAX.min(bytes_max.max(0) as usize);
         let mut is_empty = true;

@@ -7,6 +7,7 @@
 //! opening cuts it off. Anything else that is not a batch with the expected offset is damage, and is refused.
 
 use super::batch::{self, Header};
+use super::sync_dir;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -34,7 +35,7 @@ impl Segments {
         let mut bases = stored_bases(&dir).map_err(failed)?;
         if bases.is_empty() {
             bases.push_back(0);
-            fs::create_dir_all(&dir).and_then(|()| File::create(path(&dir, 0))).map_err(failed)?;
+            make(&dir, fsync).map_err(failed)?;
         }
         let (mut end, mut newest_bytes) = (bases[0], 0);
         for (index, base) in bases.iter().enumerate() {
@@ -69,7 +70,7 @@ impl Segments {
         if self.newest_bytes >= roll_bytes && self.bases.back() != Some(&base_offset) {
             let file = File::options().append(true).create_new(true).open(path(&self.dir, base_offset))?;
             if self.fsync {
-                File::open(&self.dir)?.sync_all()?;
+                sync_dir(&self.dir)?;
             }
             self.newest = Some(file);
             self.newest_bytes = 0;
@@ -105,6 +106,16 @@ impl Segments {
 
 fn path(dir: &Path, base: i64) -> PathBuf {
     dir.join(format!("{base:020}.{EXTENSION}"))
+}
+
+/// Makes the directory with an empty file for what begins at offset 0.
+fn make(dir: &Path, fsync: bool) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    File::create(path(dir, 0))?;
+    match dir.parent() {
+        Some(parent) if fsync => sync_dir(dir).and_then(|()| sync_dir(parent)),
+        _ => Ok(()),
+    }
 }
 
 fn stored_bases(dir: &Path) -> io::Result<VecDeque<i64>> {

@@ -59,10 +59,9 @@ impl Server {
             out.list(partitions, |out, partition| {
                 // All or none: next to an unknown partition the others are told that nothing was tried.
                 let answer = match added {
-                    Err(ErrorCode::UnknownTopicOrPartition) => self
-                        .topics
-                        .partition(topic, *partition)
-                        .and_then(|_| Err::<(), _>(ErrorCode::OperationNotAttempted)),
+                    Err(ErrorCode::UnknownTopicOrPartition) => {
+                        self.topics.partition(topic, *partition).and(Err(ErrorCode::OperationNotAttempted))
+                    }
                     answer => answer,
                 };
                 out.i32(*partition);
