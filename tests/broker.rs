@@ -261,6 +261,23 @@ fn transactions_show_when_they_commit_and_never_when_they_abort() {
 }
 
 #[test]
+fn a_transaction_outlives_a_topic_that_it_wrote_to() {
+    let broker = start(config());
+    broker.create_topic("kept", 1).expect("a topic");
+    broker.create_topic("gone", 1).expect("a topic");
+    let admin: AdminClient<DefaultClientContext> = client(&broker.address(), &[]).create().expect("a client");
+    let writer = transactional(&broker.address(), "tx");
+    for topics in [&["kept", "gone"][..], &["kept"]] {
+        writer.begin_transaction().expect("begun");
+        topics.iter().for_each(|topic| send(&writer, topic, 0, "x"));
+        drain(&writer);
+        block_on(admin.delete_topics(&["gone"], &AdminOptions::new())).expect("an answer");
+        writer.commit_transaction(SOON).expect("committed");
+    }
+    assert_eq!(values(&broker.address(), "kept", 0, COMMITTED), ["x", "x"]);
+}
+
+#[test]
 fn a_zombie_is_fenced_and_nothing_of_it_shows() {
     let broker = start(config());
     broker.create_topic("t", 1).expect("a topic");

@@ -119,7 +119,7 @@ impl Known {
             Fact::TopicDeleted { name } => {
                 self.topics.remove(&name);
                 for transaction in self.transactions.values_mut() {
-                    transaction.places.retain(|place| place.topic != name);
+                    // Its places stay: a transaction is open until it ends, even when nothing is left of it.
                     transaction.pending.retain(|(_, place), _| place.topic != name);
                 }
                 for offsets in self.offsets.values_mut() {

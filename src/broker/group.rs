@@ -86,11 +86,10 @@ impl Group {
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(id) {
             return Err(ErrorCode::GroupMaxSizeReached);
         }
-        self.members.insert(id.to_owned(), Member { has_joined: true, seen: now, ..member });
         if self.phase != Phase::Joining {
             self.join_anew(now);
-            self.members.entry(id.to_owned()).and_modify(|member| member.has_joined = true);
         }
+        self.members.insert(id.to_owned(), Member { has_joined: true, seen: now, ..member });
         self.settle(now);
         Ok(())
     }
