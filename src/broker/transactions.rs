@@ -18,7 +18,8 @@ use super::server::Server;
 use super::topics::Topics;
 use super::unpoisoned;
 use super::wire::{Read, Reader, Writer};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use crate::time::{Clock, SystemClock};
+use std::time::{Duration, Instant};
 
 /// Kafka's default for `transaction.max.timeout.ms`.
 pub const TIMEOUT_MS_MAX: i32 = 15 * 60 * 1000;
@@ -247,5 +248,5 @@ pub fn abort_overdue(coordinator: &mut Coordinator, topics: &Topics, now: Instan
 
 /// The system's time, as records carry it.
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    SystemClock::default().wall() / 1_000
 }
