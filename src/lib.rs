@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+pub mod broker;
 pub mod connector;
 pub mod error;
 pub mod expr;
