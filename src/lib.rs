@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod broker;
+pub mod cli;
 pub mod connector;
 pub mod error;
 pub mod expr;

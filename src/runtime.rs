@@ -16,6 +16,7 @@ pub mod metrics;
 mod metronome;
 mod sink;
 mod source;
+pub mod spawn;
 mod steps;
 mod worker;
 

@@ -272,7 +272,7 @@ impl<'a> Talk<'a> {
         self.stream
             .set_write_timeout(Some(self.patience))
             .and_then(|()| self.stream.write_all(bytes))
-            .map_err(|error| Rejection::Stray(format!("does not listen: {error}")))
+            .map_err(|error| Rejection::Stray(format!("broke the connection: {error}")))
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Rejection> {

@@ -8,12 +8,12 @@ use super::handshake::{Hello, Kind, Passport, Rejection, accept, dial};
 use super::peers::{Message, Watch};
 use crate::error::{Error, Result};
 use socket2::{SockRef, TcpKeepalive};
-use std::{fmt, io};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+use std::{fmt, io};
 
 /// Handshakes of strangers and peers that may go on at the same time.
 const PENDING_MAX: usize = 64;
