@@ -138,11 +138,6 @@ impl Mesh {
         Peers(Arc::clone(&self.guard.watch))
     }
 
-    /// This process's index, the number of processes, and the workers in each.
-    pub fn place(&self) -> (usize, usize, usize) {
-        (self.guard.watch.process, self.sockets.len().max(1), self.threads)
-    }
-
     /// Gives timely the data connections. The builders must all be used at once, as `initialize_from` does.
     ///
     /// # Errors
