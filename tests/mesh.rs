@@ -47,7 +47,14 @@ fn member(process: usize, processes: usize, rendezvous: Rendezvous) -> Membershi
 }
 
 /// Exchanges the numbers below `rounds` of each worker, one a round, and gives the sum that this process's workers saw.
-fn sum(builders: Vec<AllocatorBuilder>, guard: Guard, peers: &Peers, rounds: u64) -> Result<u64> {
+/// Halfway it waits until a stop is requested, if there is to be a `pause`.
+fn sum_with_pause(
+    builders: Vec<AllocatorBuilder>,
+    guard: Guard,
+    peers: &Peers,
+    rounds: u64,
+    pause: bool,
+) -> Result<u64> {
     let watch = peers.clone();
     let workers = execute_from(builders, Box::new(()), WorkerConfig::default(), move |worker| {
         watch.unpark_on_news(thread::current());
@@ -65,6 +72,9 @@ fn sum(builders: Vec<AllocatorBuilder>, guard: Guard, peers: &Peers, rounds: u64
                 .0
         });
         for round in (0..rounds).take_while(|_| watch.failure().is_none()) {
+            while pause && round == rounds / 2 && !watch.stop_requested() && watch.failure().is_none() {
+                worker.step_or_park(None);
+            }
             input.send(round);
             input.advance_to(round + 1);
             while probe.less_than(input.time()) && watch.failure().is_none() {
@@ -82,6 +92,10 @@ fn sum(builders: Vec<AllocatorBuilder>, guard: Guard, peers: &Peers, rounds: u64
     let sums = sums.collect::<Result<Vec<_>>>();
     guard.release()?;
     Ok(sums?.into_iter().sum())
+}
+
+fn sum(builders: Vec<AllocatorBuilder>, guard: Guard, peers: &Peers, rounds: u64) -> Result<u64> {
+    sum_with_pause(builders, guard, peers, rounds, false)
 }
 
 /// What all workers of `processes` see together.
@@ -271,18 +285,27 @@ fn strangers_and_wrong_peers_disturb_neither_the_start_nor_the_run() {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let (coordinate, address) = Rendezvous::coordinate().unwrap();
-        let zero = start(0, 2, coordinate, 3000);
+        let run = |process, rendezvous| {
+            let (joined, has_joined) = mpsc::channel();
+            let running = thread::spawn(move || {
+                let mesh = join(&identity(), member(process, 2, rendezvous), quick(), clock())?;
+                joined.send(mesh.peers()).unwrap();
+                let (builders, guard, peers) = mesh.into_parts()?;
+                sum_with_pause(builders, guard, &peers, 100, true)
+            });
+            (running, has_joined)
+        };
+        let (zero, _zero_has_joined) = run(0, coordinate);
         let early = strangers(address, &mut random);
         wrong_peers(address);
-        let one = start(1, 2, Rendezvous::Dial(address), 3000);
-        // the second of an index is refused as soon as the first is there
-        let taken = "it is connected to a process 1 already";
-        thread::sleep(Duration::from_millis(100));
-        assert_eq!(intrude(address, |_, _| ()), taken);
+        let (one, has_joined) = run(1, Rendezvous::Dial(address));
+        let peers = has_joined.recv().unwrap();
+        assert_eq!(intrude(address, |_, _| ()), "it is connected to a process 1 already");
         let late = strangers(address, &mut random);
         wrong_peers(address);
-        assert!(!zero.is_finished() && !one.is_finished(), "the run was too short to be disturbed");
-        assert_eq!(finish(vec![zero, one]).unwrap(), expected(2, 3000));
+        assert!(!zero.is_finished() && !one.is_finished(), "they wait for the request to stop");
+        peers.request_stop();
+        assert_eq!(finish(vec![zero, one]).unwrap(), expected(2, 100));
         drop((early, late));
     });
 }
@@ -416,8 +439,7 @@ fn process() {
 fn count(member: Membership, rounds: u64) -> Result<u64> {
     let (builders, guard, peers) = join(&identity(), member, impatient(), clock())?.into_parts()?;
     println!("joined");
-    let outcome = sum(builders, guard, &peers, rounds);
-    outcome.inspect_err(|error| peers.send_failure(error))
+    sum(builders, guard, &peers, rounds)
 }
 
 fn parent(rounds: u64) -> Result<u64> {

@@ -30,7 +30,7 @@ pub use secret::{SECRET_ENV, Secret};
 use crate::error::{Error, Result};
 use crate::time::Clock;
 use handshake::Passport;
-use peers::Watch;
+use peers::{Message, Watch};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
@@ -120,7 +120,7 @@ pub fn join(identity: &Identity, membership: Membership, deadlines: Deadlines, c
     match rendezvous::connect(rendezvous, passport, &watch) {
         Ok(sockets) => Ok(Mesh { threads, sockets, guard }),
         Err(error) => {
-            Peers(watch).send_failure(&error);
+            watch.fail(error.clone());
             Err(error)
         }
     }
@@ -162,7 +162,8 @@ impl Mesh {
     }
 }
 
-/// Holds timely's communication threads until [`Guard::release`]. Dropping it closes the connections and leaves them behind.
+/// Holds timely's communication threads until [`Guard::release`]. Dropping it tells the peers of a failure, closes the
+/// connections and leaves those threads behind.
 #[must_use = "timely's last messages are lost if the process ends before they are sent"]
 pub struct Guard {
     /// Its own drop waits for threads that a failure has parked, so that it happens in `release` only.
@@ -177,8 +178,9 @@ impl fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Waits until every process has sent its last data, and says goodbye. After a failure it closes all connections and
-    /// leaves timely's threads behind, parked. Call it when the local workers have returned.
+    /// Waits until every process has sent its last data, and says goodbye. After a failure it tells the peers, closes all
+    /// connections and leaves timely's threads behind, parked. Call it when the local workers have returned; if one of
+    /// them failed, after [`Peers::send_failure`].
     ///
     /// # Errors
     /// The failure, if there is one, also one that comes while waiting.
@@ -207,6 +209,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if let Some(failure) = self.watch.failure() {
+            // else the others would take the closed connection for the cause
+            self.watch.part(&Message::failure(&failure));
+        }
         self.watch.close();
     }
 }

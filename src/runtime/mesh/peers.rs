@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::time::Clock;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::io::ErrorKind::{Interrupted, WouldBlock};
+use std::io::ErrorKind::{ConnectionReset, Interrupted, WouldBlock};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -48,7 +48,7 @@ impl Peers {
     }
 
     /// Tells all peers why this process stops, and its own workers. Returns when the peers have heard it, or after one
-    /// heartbeat.
+    /// heartbeat. Only the first word is heard.
     pub fn send_failure(&self, error: &Error) {
         self.0.fail(error.clone());
         self.0.part(&Message::failure(error));
@@ -114,7 +114,7 @@ const KINDS: [(&str, ErrorKind); 5] = [
 ];
 
 impl Message {
-    fn failure(error: &Error) -> Self {
+    pub(super) fn failure(error: &Error) -> Self {
         let cut = |text: &str| text.chars().take(TEXT_MAX).collect();
         let kind = KINDS.iter().find(|(_, kind)| *kind == error.kind()).map_or("internal", |(name, _)| name);
         Message::Failure { kind: kind.into(), text: cut(&error.to_string()), help: error.advice().map(cut) }
@@ -143,6 +143,8 @@ pub(super) struct State {
     /// The connections are over, whatever the outcome.
     pub closed: bool,
     lost_peer: Option<usize>,
+    /// The last word has been said.
+    parted: bool,
     stop: bool,
     finished: bool,
     counters: Vec<Vec<u64>>,
@@ -189,6 +191,7 @@ impl Watch {
             drained: false,
             closed: false,
             lost_peer: None,
+            parted: false,
             stop: false,
             finished: false,
             counters: vec![Vec::new(); processes],
@@ -301,9 +304,12 @@ impl Watch {
         (0..processes).for_each(|peer| self.tell(peer, message));
     }
 
-    /// Says the last word to all peers, and waits a heartbeat for theirs: bytes that nobody has read when a process
-    /// ends can take the last word with them.
-    fn part(&self, last: &Message) {
+    /// Says the last word to all peers, once, and waits until they have heard it, or for a heartbeat: bytes that nobody
+    /// has read when a process ends can take the last word with them.
+    pub(super) fn part(&self, last: &Message) {
+        if std::mem::replace(&mut self.lock().parted, true) {
+            return;
+        }
         self.tell_all(last);
         let controls: Vec<_> = self.lock().peers.iter().filter_map(|peer| peer.control.clone()).collect();
         for control in controls {
@@ -404,14 +410,12 @@ impl Line<'_> {
             self.watch.tell(self.peer, &Message::Heartbeat { counters });
             self.next_beat = now + deadlines.heartbeat;
         }
+        self.check_data(now)?;
         let given_up = self.heard + deadlines.peer_timeout;
         let patience = self.next_beat.min(given_up).saturating_sub(now).max(Duration::from_millis(10));
         let mut buffer = [0; 4096];
         match self.stream.set_read_timeout(Some(patience)).and_then(|()| self.stream.read(&mut buffer)) {
-            Ok(0) => {
-                Err(Error::unavailable("closed the connection")
-                    .help("see why it ended: its own messages, its exit status"))
-            }
+            Ok(0) => Err(closed()),
             Ok(read) => {
                 self.heard = clock.monotonic();
                 self.inbox.extend_from_slice(&buffer[..read]);
@@ -422,26 +426,77 @@ impl Line<'_> {
                 }
                 Ok(())
             }
-            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => self.on_silence(now, now >= given_up),
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => match now >= given_up {
+                true => self.give_up(),
+                false => Ok(()),
+            },
+            Err(error) if error.kind() == ConnectionReset => Err(closed()),
             Err(error) => Err(Error::unavailable(format!("broke the connection: {error}"))),
         }
     }
 
-    fn on_silence(&self, now: Duration, given_up: bool) -> Result<()> {
-        let Deadlines { heartbeat, peer_timeout, .. } = self.watch.deadlines;
+    /// A lost data connection is the failure, if a heartbeat later there is no better word for it.
+    fn check_data(&self, now: Duration) -> Result<()> {
         let state = self.watch.lock();
-        let peer = &state.peers[self.peer];
-        if peer.goodbye {
-            return Ok(());
-        }
-        if given_up {
-            let silence = humantime::format_duration(peer_timeout);
-            return Err(Error::unavailable(format!("no heartbeat for {silence}"))
-                .help("see whether it is stopped, overloaded or cut off from the network"));
-        }
-        match &peer.lost {
-            Some((since, how)) if now >= *since + heartbeat => Err(Error::unavailable(how.clone())),
+        match &state.peers[self.peer] {
+            Peer { goodbye: false, lost: Some((since, how)), .. } if now >= *since + self.watch.deadlines.heartbeat => {
+                Err(Error::unavailable(how.clone()))
+            }
             _ => Ok(()),
         }
+    }
+
+    fn give_up(&self) -> Result<()> {
+        if self.watch.lock().peers[self.peer].goodbye {
+            return Ok(());
+        }
+        let silence = humantime::format_duration(self.watch.deadlines.peer_timeout);
+        Err(Error::unavailable(format!("no heartbeat for {silence}"))
+            .help("see whether it is stopped, overloaded or cut off from the network"))
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("closed the connection").help("see why it ended: its own messages, its exit status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SystemClock;
+    use std::net::TcpListener;
+
+    /// Two processes with a control connection between them.
+    fn pair() -> [Arc<Watch>; 2] {
+        let heartbeat = Duration::from_millis(100);
+        let deadlines = Deadlines { heartbeat, ..Deadlines::default() };
+        let watches = [0, 1].map(|index| Watch::new(index, 2, deadlines.clone(), Arc::new(SystemClock::default())));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        watches[1].attach(0, Kind::Control, dialed).unwrap();
+        watches[0].attach(1, Kind::Control, listener.accept().unwrap().0).unwrap();
+        watches
+    }
+
+    fn failure(watch: &Watch) -> String {
+        let until = watch.clock.monotonic() + Duration::from_secs(10);
+        watch.wait(Some(until), |_| watch.failure()).unwrap().to_string()
+    }
+
+    #[test]
+    fn lost_data_is_the_failure_when_the_control_connection_goes_on() {
+        let [zero, one] = pair();
+        zero.on_data_lost(1, "broke the data connection".into());
+        assert_eq!(failure(&zero), "process 1: broke the data connection");
+        assert_eq!(failure(&one), "process 0: closed the connection");
+    }
+
+    #[test]
+    fn a_word_explains_lost_data_and_is_passed_on_with_its_kind() {
+        let [zero, one] = pair();
+        zero.on_data_lost(1, "broke the data connection".into());
+        Peers(one).send_failure(&Error::internal("x".repeat(10_000)));
+        assert_eq!(failure(&zero), format!("process 1 stopped: {}", "x".repeat(TEXT_MAX)));
+        assert_eq!(zero.failure().unwrap().kind(), ErrorKind::Internal);
     }
 }

@@ -54,7 +54,7 @@ impl Rendezvous {
         Ok((Rendezvous::Coordinate { listener, lost: Lost(Box::new(|| None)) }, address))
     }
 
-    /// Ends the wait for the others when `lost` says why one of them cannot come any more, which only process 0 on one
+    /// Ends the wait for the others when `reason` says why one of them cannot come any more, which only process 0 on one
     /// machine can know.
     pub fn unless(mut self, reason: impl Fn() -> Option<Error> + Send + 'static) -> Self {
         if let Rendezvous::Coordinate { lost, .. } = &mut self {
@@ -300,7 +300,7 @@ fn spawn_listener(listener: TcpListener, passport: &Passport, watch: &Arc<Watch>
 fn turn_away(strays: &AtomicUsize, from: SocketAddr, why: &str) {
     let count = strays.fetch_add(1, Ordering::Relaxed) + 1;
     if count <= 20 || count.is_power_of_two() {
-        tracing::warn!("closed a connection from {from}, which {why} (number {count} of its kind)");
+        tracing::warn!("turned away a connection from {from}, number {count}: it {why}");
     }
 }
 
