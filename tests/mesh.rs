@@ -213,8 +213,11 @@ fn counters_stop_requests_and_failures_reach_the_others() {
 #[test]
 fn a_goodbye_is_no_failure_and_its_absence_is() {
     within_a_minute(|| {
-        let [zero, one] = pair(quick()).map(|mesh| (mesh.peers(), mesh));
+        let handshake = Duration::from_millis(500);
+        let [zero, one] = pair(Deadlines { handshake, ..quick() }).map(|mesh| (mesh.peers(), mesh));
+        one.0.share(vec![1, 2, 3]);
         one.0.finish();
+        assert_eq!(zero.0.shared()[1], [1, 2, 3]);
         drop(one);
         thread::sleep(Duration::from_millis(500));
         assert!(zero.0.failure().is_none());

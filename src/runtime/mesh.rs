@@ -138,6 +138,11 @@ impl Mesh {
         Peers(Arc::clone(&self.guard.watch))
     }
 
+    /// This process's index, the number of processes, and the workers in each.
+    pub fn place(&self) -> (usize, usize, usize) {
+        (self.guard.watch.process, self.sockets.len().max(1), self.threads)
+    }
+
     /// Gives timely the data connections. The builders must all be used at once, as `initialize_from` does.
     ///
     /// # Errors
@@ -178,7 +183,7 @@ impl fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Waits until every process has sent its last data, and says goodbye. After a failure it tells the peers, closes all
+    /// Waits until every process has sent its last data, and says goodbye, see [`Peers::finish`]. After a failure it tells the peers, closes all
     /// connections and leaves timely's threads behind, parked. Call it when the local workers have returned; if one of
     /// them failed, after [`Peers::send_failure`].
     ///

@@ -81,8 +81,9 @@ impl Peers {
         self.0.lock().counters.clone()
     }
 
-    /// Says goodbye: this process has ended in good order. From now on a peer that goes is no failure. Returns when the
-    /// peers have said goodbye too, or after one heartbeat.
+    /// Says goodbye with the last counters: this process has ended in good order. From now on a peer that goes is no
+    /// failure. Returns when the peers have said goodbye too, so that their last counters are here, or have gone; or after
+    /// the time of a handshake.
     pub fn finish(&self) {
         self.0.finish();
     }
@@ -102,7 +103,9 @@ pub(super) enum Message {
         help: Option<String>,
     },
     Stop,
-    Goodbye,
+    Goodbye {
+        counters: Vec<u64>,
+    },
 }
 
 const KINDS: [(&str, ErrorKind); 5] = [
@@ -315,9 +318,14 @@ impl Watch {
         for control in controls {
             shut(&control.lock().unwrap_or_else(PoisonError::into_inner), Shutdown::Write);
         }
-        let until = self.clock.monotonic() + self.deadlines.heartbeat;
+        self.linger(self.deadlines.heartbeat, |peer| peer.gone);
+    }
+
+    /// Waits until all peers are `done`, at most for `patience`.
+    fn linger(&self, patience: Duration, done: impl Fn(&Peer) -> bool) {
+        let until = self.clock.monotonic() + patience;
         let mut state = self.lock();
-        while state.peers.iter().any(|peer| peer.controlled() && !peer.gone) && self.clock.monotonic() < until {
+        while state.peers.iter().any(|peer| peer.controlled() && !done(peer)) && self.clock.monotonic() < until {
             let nap = Duration::from_millis(20);
             state = self.changed.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -327,7 +335,13 @@ impl Watch {
     pub(super) fn finish(&self) {
         let first = self.update(|state| !self.has_failed() && !std::mem::replace(&mut state.finished, true));
         if first {
-            self.part(&Message::Goodbye);
+            // no heartbeat follows: one that met a closed connection could take the goodbye with it
+            let counters = self.update(|state| {
+                state.parted = true;
+                state.counters[self.process].clone()
+            });
+            self.tell_all(&Message::Goodbye { counters });
+            self.linger(self.deadlines.handshake, |peer| peer.goodbye || peer.gone);
         }
     }
 
@@ -373,7 +387,13 @@ impl Watch {
 
     fn on_message(&self, peer: usize, message: Message) {
         match message {
-            Message::Heartbeat { counters } => self.lock().counters[peer] = counters,
+            Message::Heartbeat { counters } => {
+                let mut state = self.lock();
+                // one that was overtaken by the goodbye is older than it
+                if !state.peers[peer].goodbye {
+                    state.counters[peer] = counters;
+                }
+            }
             Message::Table(table) => self.update(|state| {
                 state.table = (peer == 0 && table.len() == state.peers.len()).then_some(table);
             }),
@@ -383,7 +403,10 @@ impl Watch {
                 self.fail(help.into_iter().fold(error, Error::help));
             }
             Message::Stop => self.update(|state| state.stop = true),
-            Message::Goodbye => self.update(|state| state.peers[peer].goodbye = true),
+            Message::Goodbye { counters } => self.update(|state| {
+                state.counters[peer] = counters;
+                state.peers[peer].goodbye = true;
+            }),
         }
     }
 }
@@ -406,8 +429,12 @@ impl Line<'_> {
         let Watch { clock, deadlines, process, .. } = self.watch;
         let now = clock.monotonic();
         if now >= self.next_beat {
-            let counters = self.watch.lock().counters[*process].clone();
-            self.watch.tell(self.peer, &Message::Heartbeat { counters });
+            let state = self.watch.lock();
+            let counters = (!state.parted).then(|| state.counters[*process].clone());
+            drop(state);
+            if let Some(counters) = counters {
+                self.watch.tell(self.peer, &Message::Heartbeat { counters });
+            }
             self.next_beat = now + deadlines.heartbeat;
         }
         self.check_data(now)?;
