@@ -5,7 +5,7 @@ use super::progress::{Progress, REFRESH};
 use crate::broker::{self, Broker};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Mesh, Rendezvous, Secret};
+use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Rendezvous, Secret};
 use crate::runtime::spawn::{Assignment, Children, spawn_local};
 use crate::runtime::{self, Running, Workers};
 use crate::time::{Clock, SystemClock};
@@ -16,7 +16,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// How often the end of a run is looked for.
@@ -137,29 +136,9 @@ fn join(
     let own_arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let environment: Vec<(OsString, OsString)> = broker.map(|address| (BROKER_ENV.into(), address.into())).into_iter().collect();
     let children = spawn_local(processes, coordinator, &secret, &own_arguments, &environment)?;
-    let mesh = wait_for(&children, || connect(secret, 0, processes, rendezvous))?;
+    let watched = children.clone();
+    let mesh = connect(secret, 0, processes, rendezvous.unless(move || watched.failure()))?;
     Ok((Workers::Mesh(mesh), Part::Parent(children)))
-}
-
-/// Runs `connect`, and does not wait for its deadline when a child has ended already.
-fn wait_for(children: &Children, connect: impl FnOnce() -> Result<Mesh> + Send) -> Result<Mesh> {
-    std::thread::scope(|scope| {
-        let (done, news) = channel();
-        scope.spawn(move || done.send(connect()));
-        loop {
-            match news.recv_timeout(LOOK) {
-                Ok(mesh) => return mesh,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(failure) = children.failure() {
-                        // the scope would wait for the connecting thread; the process has nothing left to do
-                        super::complain(&failure);
-                        std::process::exit(4);
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the thread that connects the processes panicked")),
-            }
-        }
-    })
 }
 
 /// Shows how it goes until it ends, and asks it to stop on Ctrl-C and SIGTERM.
