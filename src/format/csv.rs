@@ -123,8 +123,16 @@ impl CsvDecoder {
             && let Some((number, what)) = rest.split_once(" at line ")
             && let Some(field) = named(number)
         {
-            let what = what.split_once(": ").map_or(what, |(_, what)| what);
+            let what = what.split_once(": ").map_or(what, |(_, what)| what).trim_start_matches("Parser error: ");
+            let what = what.replacen("Error parsing", "cannot read", 1);
             return format!("column \"{}\": {what}", field.name());
+        }
+        if let Some((_, number)) =
+            text.split_once("invalid UTF-8 data for line ").and_then(|(_, rest)| rest.split_once(" and field "))
+            && let Some(field) =
+                number.parse::<usize>().ok().and_then(|field| self.table.fields().get(field.checked_sub(1)?))
+        {
+            return format!("column \"{}\": not UTF-8", field.name());
         }
         text.to_owned()
     }

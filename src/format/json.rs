@@ -184,10 +184,18 @@ fn explain(error: &arrow::error::ArrowError) -> String {
         path.push(field.to_owned());
         text = rest.to_owned();
     }
-    if let Some(field) = text.strip_prefix("Encountered unmasked nulls in non-nullable StructArray child: ") {
-        text = format!("NULL in a column that is NOT NULL: {field}");
+    // `Encountered unmasked nulls in non-nullable StructArray child: Field { "n": Int64 }`
+    if let Some((_, field)) = text.split_once("non-nullable StructArray child: Field { \"")
+        && let Some((name, _)) = field.split_once("\": ")
+    {
+        path.push(name.to_owned());
+        text = "NULL, but it is NOT NULL".into();
     }
-    text = text.replacen("Encountered", "found", 1).replacen("whilst", "while", 1).replacen(" got ", ", found ", 1);
+    text = text
+        .replacen("Parser error: ", "", 1)
+        .replacen("Encountered", "found", 1)
+        .replacen("whilst", "while", 1)
+        .replacen(" got ", ", found ", 1);
     // A record may be long, a message not.
     if let Some((end, _)) = text.char_indices().nth(200) {
         text.truncate(end);
@@ -209,12 +217,12 @@ impl JsonEncoder {
     /// For rows with these columns.
     pub fn new(schema: &SchemaRef, settings: &Settings) -> Result<Self> {
         let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let (date, zone) =
-            (if settings.iso_timestamps { "%Y-%m-%dT%H:%M:%S%.f" } else { "%Y-%m-%d %H:%M:%S%.f" }, "%:z");
-        let options = EncoderOptions::default()
-            .with_explicit_nulls(settings.nulls)
-            .with_timestamp_format(date.into())
-            .with_timestamp_tz_format(format!("{date}{zone}"));
+        let mut options = EncoderOptions::default().with_explicit_nulls(settings.nulls);
+        if !settings.iso_timestamps {
+            options = options
+                .with_timestamp_format("%Y-%m-%d %H:%M:%S%.f".into())
+                .with_timestamp_tz_format("%Y-%m-%d %H:%M:%S%.f%:z".into());
+        }
         let encoder = JsonEncoder { fields, options };
         encoder.objects(
             &Batch::new_empty(Arc::new(Schema::new(encoder.fields.clone()))),
