@@ -215,7 +215,8 @@ impl DatagenSplit {
             Kind::Letters { length } => Arc::new(text(*length, rows.end, |text| {
                 let end = text.len() + length;
                 while text.len() < end {
-                    let letters = random.next_u64().to_le_bytes().map(|byte| b'a' + (u16::from(byte) * 26 >> 8) as u8);
+                    let letters =
+                        random.next_u64().to_le_bytes().map(|byte| b'a' + ((u16::from(byte) * 26) >> 8) as u8);
                     text.extend_from_slice(&letters[..letters.len().min(end - text.len())]);
                 }
             })),
@@ -311,8 +312,8 @@ impl Kind {
             (DataType::Float32 | DataType::Float64, None | Some("random")) => {
                 let min = options.parsed(&option("min"), 0.0, "a number")?;
                 let max = options.parsed(&option("max"), 1.0, "a number")?;
-                if !(min <= max) {
-                    return Err(options.wrong(&option("max"), format!("it is not above {}, the least", option("min"))));
+                if min > max || f64::is_nan(min) || f64::is_nan(max) {
+                    return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
                 }
                 Kind::Floats { min, max }
             }

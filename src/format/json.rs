@@ -9,11 +9,10 @@
 //! `json.encode.nulls` says no. Timestamps are written as Flink does, `2024-05-01 12:00:00.5`, or with
 //! `json.timestamp-format.standard` = `ISO-8601` as `2024-05-01T12:00:00.5`; with a time zone they end in its offset.
 
-use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, reason};
+use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, in_batches, reason};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use arrow::array::{Array, ArrayRef, BinaryArray, StructArray};
-use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
 use arrow::json::reader::Decoder;
 use arrow::json::writer::make_encoder;
@@ -58,10 +57,11 @@ impl JsonDecoder {
     fn decode_range(&mut self, records: &BinaryArray, range: Range<usize>) -> Result<Batch, BadRecord> {
         let mut end = range.end;
         match feed(&mut self.decoder, &self.schema, records, range.clone()) {
-            Ok(()) => match self.decoder.flush() {
-                Ok(batch) => return Ok(batch.expect("at least one record was fed")),
-                Err(_) => {}
-            },
+            Ok(()) => {
+                if let Ok(batch) = self.decoder.flush() {
+                    return Ok(batch.expect("at least one record was fed"));
+                }
+            }
             // Those before it may still hold values of the wrong type, which only a flush finds.
             Err(bad) => end = bad.index + 1,
         }
@@ -80,17 +80,8 @@ impl JsonDecoder {
 
 impl Decode for JsonDecoder {
     fn decode(&mut self, records: &BinaryArray) -> Result<Batch, BadRecord> {
-        if records.is_empty() {
-            return Ok(Batch::new_empty(Arc::clone(&self.schema)));
-        }
-        if records.len() <= BATCH_ROWS {
-            return self.decode_range(records, 0..records.len());
-        }
-        let starts = (0..records.len()).step_by(BATCH_ROWS);
-        let parts = starts
-            .map(|start| self.decode_range(records, start..(start + BATCH_ROWS).min(records.len())))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(concat_batches(&self.schema, &parts).expect("the parts have one schema"))
+        let schema = Arc::clone(&self.schema);
+        in_batches(&schema, records.len(), |range| self.decode_range(records, range))
     }
 }
 
