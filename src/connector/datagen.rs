@@ -404,8 +404,8 @@ fn text(length: usize, rows: u64, mut write: impl FnMut(&mut Vec<u8>)) -> String
 /// Distinct words and how likely each is.
 struct Vocabulary {
     text: Vec<u8>,
-    /// Where each word ends in `text`.
-    ends: Vec<u32>,
+    /// Where each word starts in `text`, and where the last one ends.
+    starts: Vec<u32>,
     /// An alias table: a draw chooses a slot, and in it the slot's own word or the other one.
     slots: Vec<Slot>,
 }
@@ -424,21 +424,21 @@ impl fmt::Debug for Vocabulary {
 
 impl Vocabulary {
     fn new(size: usize, zipf: bool) -> Self {
-        let (mut text, mut ends) = (Vec::new(), Vec::with_capacity(size));
+        let (mut text, mut starts) = (Vec::new(), Vec::with_capacity(size + 1));
         for rank in 0..size {
+            starts.push(text.len() as u32);
             spell(rank, &mut text);
-            ends.push(text.len() as u32);
         }
+        starts.push(text.len() as u32);
         let weight = |rank: usize| if zipf { 1.0 / (rank + 1) as f64 } else { 1.0 };
-        Vocabulary { text, ends, slots: alias_table(size, weight) }
+        Vocabulary { text, starts, slots: alias_table(size, weight) }
     }
 
     fn pick(&self, draw: u64) -> &[u8] {
         let slot = ((draw >> 32) * self.slots.len() as u64) >> 32;
         let Slot { own, other } = self.slots[slot as usize];
         let word = if draw as u32 <= own { slot as usize } else { other as usize };
-        let start = if word == 0 { 0 } else { self.ends[word - 1] as usize };
-        &self.text[start..self.ends[word] as usize]
+        &self.text[self.starts[word] as usize..self.starts[word + 1] as usize]
     }
 }
 

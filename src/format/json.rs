@@ -129,9 +129,9 @@ fn check_size(record: &[u8]) -> Result<(), String> {
     if record.len() > RECORD_BYTES_MAX {
         return Err(format!("the record has {} bytes, more than {RECORD_BYTES_MAX}", record.len()));
     }
-    // A record can only be too deep if it opens that many brackets; counting them is cheap, following strings is not.
-    let opening = record.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
-    if opening > DEPTH_MAX && depth(record) > DEPTH_MAX {
+    // A short record cannot be too deep, nor one with few brackets: counting them is cheap, following strings is not.
+    let opening = || record.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if record.len() > DEPTH_MAX && opening() > DEPTH_MAX && depth(record) > DEPTH_MAX {
         return Err(format!("arrays and objects are nested more than {DEPTH_MAX} deep"));
     }
     Ok(())
