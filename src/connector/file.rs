@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use memchr::{memchr, memchr_iter};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -96,15 +96,16 @@ impl FileSource {
 
     fn pieces(&self, path: &Path) -> Result<Vec<Piece>> {
         let name = path.to_str().ok_or_else(|| Error::invalid(format!("the name of file {path:?} is not UTF-8")))?;
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         if metadata.is_dir() {
             let what = Error::invalid("it is a directory").within(place_of(name));
             return Err(what.help(format!("to read the files in it, set 'path' = '{}/*'", name.trim_end_matches('/'))));
         }
         if !metadata.is_file() {
+            // Not opened here: a pipe's writer would take the first end of its reader for the last.
             return Ok(vec![Piece { path: name.into(), range: None }]);
         }
+        File::open(path).map_err(|error| unreadable(path, &error))?;
         let size = metadata.len();
         let step = if self.format.framing().can_start_anywhere() { self.split_bytes } else { u64::MAX };
         let mut pieces = Vec::new();
