@@ -11,6 +11,7 @@
 
 pub mod blackhole;
 pub mod builtin;
+pub mod datagen;
 pub mod file;
 pub mod memory;
 pub mod print;

@@ -16,12 +16,14 @@ mod records;
 
 pub use records::{Framing, RECORD_BYTES_MAX, Records};
 
-use crate::batch::Batch;
+use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result, nearest};
 use arrow::array::BinaryArray;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Reads records into rows of a fixed schema.
 pub trait Decode: Send {
@@ -108,6 +110,24 @@ impl Format {
             Format::Raw => "txt",
             Format::Json(_) => "jsonl",
             Format::Csv(_) => "csv",
+        }
+    }
+}
+
+/// Decodes so many records by [`BATCH_ROWS`], what a decoder has room for.
+fn in_batches(
+    schema: &SchemaRef,
+    records: usize,
+    mut decode: impl FnMut(Range<usize>) -> Result<Batch, BadRecord>,
+) -> Result<Batch, BadRecord> {
+    match records {
+        0 => Ok(Batch::new_empty(Arc::clone(schema))),
+        1..=BATCH_ROWS => decode(0..records),
+        _ => {
+            let starts = (0..records).step_by(BATCH_ROWS);
+            let parts =
+                starts.map(|start| decode(start..(start + BATCH_ROWS).min(records))).collect::<Result<Vec<_>, _>>()?;
+            Ok(concat_batches(schema, &parts).expect("the parts have one schema"))
         }
     }
 }

@@ -8,6 +8,10 @@
 //! Files are read in blocks at an offset and keep nothing between two polls but that offset, so that a worker can hold
 //! thousands of splits. What cannot be read at an offset (standard input, a pipe) is read ahead by a thread of its own.
 
+mod sink;
+
+pub use sink::FileSink;
+
 use super::{Context, Polled, Source, Split, Table};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format, Framing, RECORD_BYTES_MAX, Records};
@@ -16,7 +20,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use memchr::{memchr, memchr_iter};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -92,15 +96,16 @@ impl FileSource {
 
     fn pieces(&self, path: &Path) -> Result<Vec<Piece>> {
         let name = path.to_str().ok_or_else(|| Error::invalid(format!("the name of file {path:?} is not UTF-8")))?;
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         if metadata.is_dir() {
             let what = Error::invalid("it is a directory").within(place_of(name));
             return Err(what.help(format!("to read the files in it, set 'path' = '{}/*'", name.trim_end_matches('/'))));
         }
         if !metadata.is_file() {
+            // Not opened here: a pipe's writer would take the first end of its reader for the last.
             return Ok(vec![Piece { path: name.into(), range: None }]);
         }
+        File::open(path).map_err(|error| unreadable(path, &error))?;
         let size = metadata.len();
         let step = if self.format.framing().can_start_anywhere() { self.split_bytes } else { u64::MAX };
         let mut pieces = Vec::new();
@@ -237,7 +242,8 @@ impl Split for FileSplit {
                     Taken::Pending => return Ok(Polled::Pending),
                     Taken::Ended => return Ok(Polled::Ended),
                 };
-            let (records, consumed) = self.cut(&bytes[..length], at_end, rows_max.max(1));
+            let cut = self.cut(&bytes[..length], at_end, rows_max.max(1));
+            let (records, consumed) = cut.map_err(|e| e.within(self.place(0)))?;
             let full = records.len() >= rows_max;
             self.input.give_back(bytes, consumed, full).map_err(|e| e.within(self.place(0)))?;
             if records.is_empty() {
@@ -264,7 +270,7 @@ impl Split for FileSplit {
 
 impl FileSplit {
     /// Cuts at most `rows_max` records off `bytes`, which stand at `offset`, and moves on behind them.
-    fn cut(&mut self, bytes: &[u8], at_end: bool, rows_max: usize) -> (Records, usize) {
+    fn cut(&mut self, bytes: &[u8], at_end: bool, rows_max: usize) -> Result<(Records, usize)> {
         self.marks.clear();
         let mut at = 0;
         if !self.aligned {
@@ -272,7 +278,7 @@ impl FileSplit {
             self.aligned = newline.is_some();
             at = newline.map_or(bytes.len(), |newline| newline + 1);
             self.offset += at as u64;
-            return (Records::default(), at);
+            return Ok((Records::default(), at));
         }
         if self.skip_mark && bytes.starts_with(BYTE_ORDER_MARK) {
             at = BYTE_ORDER_MARK.len();
@@ -285,10 +291,15 @@ impl FileSplit {
                 consumed = if at_end { bytes.len() } else { consumed };
                 break;
             };
+            let mark = self.lines.map_or(self.offset + at as u64, |lines| lines + 1);
+            if piece.record.len() > RECORD_BYTES_MAX {
+                self.marks = vec![mark];
+                return Err(too_long());
+            }
             if self.skip_header {
                 self.skip_header = false;
             } else if !self.framing.skips(piece.record) {
-                self.marks.push(self.lines.map_or(self.offset + at as u64, |lines| lines + 1));
+                self.marks.push(mark);
                 records.push(piece.record);
             }
             if let Some(lines) = &mut self.lines {
@@ -302,7 +313,7 @@ impl FileSplit {
             self.skip_mark = false;
         }
         self.offset += consumed as u64;
-        (records, consumed)
+        Ok((records, consumed))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::format::Encode;
 use crate::format::json::{JsonEncoder, Settings};
+use crate::plan::WEIGHT;
 use arrow::array::{ArrayRef, AsArray, BinaryArray, DynComparator, make_comparator};
 use arrow::compute::{SortOptions, concat_batches};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -194,7 +195,7 @@ impl Printer {
         let json = match sink.style {
             Style::Json => {
                 let mut fields = sink.schema.fields().to_vec();
-                fields.extend(sink.updating.then(|| Arc::new(Field::new("__weight", DataType::Int64, false))));
+                fields.extend(sink.updating.then(|| Arc::new(Field::new(WEIGHT, DataType::Int64, false))));
                 Some(JsonEncoder::new(&Arc::new(Schema::new(fields)), &Settings::default())?)
             }
             Style::Table | Style::Changelog => None,

@@ -3,11 +3,10 @@
 //! An empty field is NULL, in text columns too, or what `csv.null` says is. Timestamps are read as RFC 3339 or SQL text and
 //! written as SQL text, `2024-05-01 12:00:00.5`. There are no arrays or rows in CSV, and no BYTES.
 
-use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, reason, records};
+use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, in_batches, reason, records};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use arrow::array::{Array, BinaryArray, RecordBatchOptions};
-use arrow::compute::concat_batches;
 use arrow::csv::reader::Decoder;
 use arrow::csv::{ReaderBuilder, WriterBuilder};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -81,10 +80,11 @@ impl CsvDecoder {
     fn decode_range(&mut self, records: &BinaryArray, range: Range<usize>) -> Result<Batch, BadRecord> {
         let mut end = range.end;
         match feed(&mut self.decoder, records, range.clone()) {
-            Ok(()) => match self.flush() {
-                Ok(batch) => return Ok(batch),
-                Err(_) => {}
-            },
+            Ok(()) => {
+                if let Ok(batch) = self.flush() {
+                    return Ok(batch);
+                }
+            }
             // Those before it may still hold values of the wrong type, which only a flush finds.
             Err(bad) => end = bad.index + 1,
         }
@@ -123,8 +123,16 @@ impl CsvDecoder {
             && let Some((number, what)) = rest.split_once(" at line ")
             && let Some(field) = named(number)
         {
-            let what = what.split_once(": ").map_or(what, |(_, what)| what);
+            let what = what.split_once(": ").map_or(what, |(_, what)| what).trim_start_matches("Parser error: ");
+            let what = what.replacen("Error parsing", "cannot read", 1);
             return format!("column \"{}\": {what}", field.name());
+        }
+        if let Some((_, number)) =
+            text.split_once("invalid UTF-8 data for line ").and_then(|(_, rest)| rest.split_once(" and field "))
+            && let Some(field) =
+                number.parse::<usize>().ok().and_then(|field| self.table.fields().get(field.checked_sub(1)?))
+        {
+            return format!("column \"{}\": not UTF-8", field.name());
         }
         text.to_owned()
     }
@@ -132,17 +140,8 @@ impl CsvDecoder {
 
 impl Decode for CsvDecoder {
     fn decode(&mut self, records: &BinaryArray) -> Result<Batch, BadRecord> {
-        if records.is_empty() {
-            return Ok(Batch::new_empty(Arc::clone(&self.schema)));
-        }
-        if records.len() <= BATCH_ROWS {
-            return self.decode_range(records, 0..records.len());
-        }
-        let starts = (0..records.len()).step_by(BATCH_ROWS);
-        let parts = starts
-            .map(|start| self.decode_range(records, start..(start + BATCH_ROWS).min(records.len())))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(concat_batches(&self.schema, &parts).expect("the parts have one schema"))
+        let schema = Arc::clone(&self.schema);
+        in_batches(&schema, records.len(), |range| self.decode_range(records, range))
     }
 }
 

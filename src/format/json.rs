@@ -9,11 +9,10 @@
 //! `json.encode.nulls` says no. Timestamps are written as Flink does, `2024-05-01 12:00:00.5`, or with
 //! `json.timestamp-format.standard` = `ISO-8601` as `2024-05-01T12:00:00.5`; with a time zone they end in its offset.
 
-use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, reason};
+use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, in_batches, reason};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use arrow::array::{Array, ArrayRef, BinaryArray, StructArray};
-use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
 use arrow::json::reader::Decoder;
 use arrow::json::writer::make_encoder;
@@ -58,10 +57,11 @@ impl JsonDecoder {
     fn decode_range(&mut self, records: &BinaryArray, range: Range<usize>) -> Result<Batch, BadRecord> {
         let mut end = range.end;
         match feed(&mut self.decoder, &self.schema, records, range.clone()) {
-            Ok(()) => match self.decoder.flush() {
-                Ok(batch) => return Ok(batch.expect("at least one record was fed")),
-                Err(_) => {}
-            },
+            Ok(()) => {
+                if let Ok(batch) = self.decoder.flush() {
+                    return Ok(batch.expect("at least one record was fed"));
+                }
+            }
             // Those before it may still hold values of the wrong type, which only a flush finds.
             Err(bad) => end = bad.index + 1,
         }
@@ -80,17 +80,8 @@ impl JsonDecoder {
 
 impl Decode for JsonDecoder {
     fn decode(&mut self, records: &BinaryArray) -> Result<Batch, BadRecord> {
-        if records.is_empty() {
-            return Ok(Batch::new_empty(Arc::clone(&self.schema)));
-        }
-        if records.len() <= BATCH_ROWS {
-            return self.decode_range(records, 0..records.len());
-        }
-        let starts = (0..records.len()).step_by(BATCH_ROWS);
-        let parts = starts
-            .map(|start| self.decode_range(records, start..(start + BATCH_ROWS).min(records.len())))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(concat_batches(&self.schema, &parts).expect("the parts have one schema"))
+        let schema = Arc::clone(&self.schema);
+        in_batches(&schema, records.len(), |range| self.decode_range(records, range))
     }
 }
 
@@ -138,9 +129,9 @@ fn check_size(record: &[u8]) -> Result<(), String> {
     if record.len() > RECORD_BYTES_MAX {
         return Err(format!("the record has {} bytes, more than {RECORD_BYTES_MAX}", record.len()));
     }
-    // A record can only be too deep if it opens that many brackets; counting them is cheap, following strings is not.
-    let opening = record.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
-    if opening > DEPTH_MAX && depth(record) > DEPTH_MAX {
+    // A short record cannot be too deep, nor one with few brackets: counting them is cheap, following strings is not.
+    let opening = || record.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if record.len() > DEPTH_MAX && opening() > DEPTH_MAX && depth(record) > DEPTH_MAX {
         return Err(format!("arrays and objects are nested more than {DEPTH_MAX} deep"));
     }
     Ok(())
@@ -184,10 +175,18 @@ fn explain(error: &arrow::error::ArrowError) -> String {
         path.push(field.to_owned());
         text = rest.to_owned();
     }
-    if let Some(field) = text.strip_prefix("Encountered unmasked nulls in non-nullable StructArray child: ") {
-        text = format!("NULL in a column that is NOT NULL: {field}");
+    // `Encountered unmasked nulls in non-nullable StructArray child: Field { "n": Int64 }`
+    if let Some((_, field)) = text.split_once("non-nullable StructArray child: Field { \"")
+        && let Some((name, _)) = field.split_once("\": ")
+    {
+        path.push(name.to_owned());
+        text = "NULL, but it is NOT NULL".into();
     }
-    text = text.replacen("Encountered", "found", 1).replacen("whilst", "while", 1).replacen(" got ", ", found ", 1);
+    text = text
+        .replacen("Parser error: ", "", 1)
+        .replacen("Encountered", "found", 1)
+        .replacen("whilst", "while", 1)
+        .replacen(" got ", ", found ", 1);
     // A record may be long, a message not.
     if let Some((end, _)) = text.char_indices().nth(200) {
         text.truncate(end);
@@ -209,12 +208,12 @@ impl JsonEncoder {
     /// For rows with these columns.
     pub fn new(schema: &SchemaRef, settings: &Settings) -> Result<Self> {
         let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let (date, zone) =
-            (if settings.iso_timestamps { "%Y-%m-%dT%H:%M:%S%.f" } else { "%Y-%m-%d %H:%M:%S%.f" }, "%:z");
-        let options = EncoderOptions::default()
-            .with_explicit_nulls(settings.nulls)
-            .with_timestamp_format(date.into())
-            .with_timestamp_tz_format(format!("{date}{zone}"));
+        let mut options = EncoderOptions::default().with_explicit_nulls(settings.nulls);
+        if !settings.iso_timestamps {
+            options = options
+                .with_timestamp_format("%Y-%m-%d %H:%M:%S%.f".into())
+                .with_timestamp_tz_format("%Y-%m-%d %H:%M:%S%.f%:z".into());
+        }
         let encoder = JsonEncoder { fields, options };
         encoder.objects(
             &Batch::new_empty(Arc::new(Schema::new(encoder.fields.clone()))),

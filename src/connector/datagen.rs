@@ -1,0 +1,642 @@
+//! `datagen`: rows from a seed.
+//!
+//! Row `r` of split `s` is a function of (`seed`, `s`, `r`) alone: each column draws a fixed number of random words a row from
+//! a generator of its own that can be moved to any row. So neither batch sizes nor workers change what is generated. The
+//! exception is a time that follows the wall clock.
+//!
+//! | `fields.<f>.kind` | columns | options |
+//! |---|---|---|
+//! | `random` | numbers | `min`, `max`: inclusive; by default all of an integer's range, [0, 1) of a float's |
+//! | | STRING, BYTES | `length` (100): letters, bytes |
+//! | | BOOLEAN | |
+//! | `sequence` | integers | `start` (0), `end`: split `s` of `n` has `start + s`, `start + s + n`, …; the table ends with `end` |
+//! | `words` | STRING | `words` (8) a row out of `vocabulary` (10000), `distribution` `zipf` or `uniform` |
+//! | `time` | TIMESTAMP | row `r` of each split has `start` + `r` × `step` (1 ms), or the wall clock without `start`; up to `disorder` (0) earlier |
+//!
+//! The table has `splits` (4), ends after `number-of-rows` if that is given, and makes `rows-per-second`, or as many as are asked for.
+
+use super::{Context, Options, Polled, Source, Split, Table};
+use crate::batch::{BATCH_ROWS, Batch};
+use crate::error::{Error, Result};
+use crate::time::{Clock, Micros};
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatchOptions, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::buffer::{Buffer, OffsetBuffer};
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use rand::RngCore;
+use rand_pcg::Pcg64Dxsm;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Letters, words or bytes a value may have, so that a batch of them stays far below 2 GiB.
+const LENGTH_MAX: usize = 1 << 16;
+const WORDS_MAX: usize = 1 << 13;
+const VOCABULARY_MAX: usize = 1 << 24;
+
+/// A table of generated rows.
+#[derive(Debug)]
+pub struct Datagen {
+    schema: SchemaRef,
+    /// By column of `schema`: its place in the table and what it holds.
+    columns: Arc<[(u64, Kind)]>,
+    splits: u64,
+    rows: Option<u64>,
+    rows_per_second: Option<u64>,
+    seed: u64,
+}
+
+/// What a column holds.
+#[derive(Debug, Clone)]
+enum Kind {
+    Integers { min: i64, max: i64 },
+    Floats { min: f64, max: f64 },
+    Booleans,
+    Letters { length: usize },
+    Bytes { length: usize },
+    Sequence { start: i64 },
+    Words { words: usize, vocabulary: Arc<Vocabulary> },
+    Time { start: Option<Micros>, step: Micros, disorder: Micros },
+}
+
+impl Datagen {
+    /// Checks the options.
+    pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
+        let options = &table.options;
+        let limit = |name| options.text(name).map(|_| options.parsed(name, 0_u64, "a number of rows")).transpose();
+        let mut rows = limit("number-of-rows")?;
+        let rows_per_second = limit("rows-per-second")?;
+        if rows_per_second == Some(0) {
+            return Err(options.wrong("rows-per-second", "without rows nothing would happen"));
+        }
+        let splits = options.parsed("splits", 4_u64, "a number of splits")?;
+        if !(1..=1024).contains(&splits) {
+            return Err(options.wrong("splits", "from 1 to 1024 are possible"));
+        }
+        let mut kinds = Vec::new();
+        for field in table.schema.fields() {
+            let (kind, ends_after) = Kind::new(field, options)?;
+            rows = rows.into_iter().chain(ends_after).min();
+            kinds.push(kind);
+        }
+        Ok(Datagen {
+            schema: Arc::new(table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?),
+            columns: columns.iter().map(|column| (*column as u64, kinds[*column].clone())).collect(),
+            splits,
+            rows,
+            rows_per_second,
+            seed: options.parsed("seed", 0, "a number")?,
+        })
+    }
+}
+
+impl Source for Datagen {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn bounded(&self) -> bool {
+        self.rows.is_some()
+    }
+
+    fn splits(&self, _context: &Context) -> Result<Vec<String>> {
+        Ok((0..self.splits).map(|split| split.to_string()).collect())
+    }
+
+    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |name: &String| {
+            let split: u64 =
+                name.parse().map_err(|_| Error::internal(format!("'{name}' is no split of generated rows")))?;
+            Ok(Box::new(DatagenSplit {
+                schema: Arc::clone(&self.schema),
+                columns: Arc::clone(&self.columns),
+                split,
+                splits: self.splits,
+                rows: self.rows.map(|rows| rows / self.splits + u64::from(split < rows % self.splits)),
+                rows_per_second: self.rows_per_second,
+                seed: self.seed,
+                clock: Arc::clone(&context.clock),
+                started: None,
+                row: 0,
+                polled: 0,
+            }) as Box<dyn Split>)
+        };
+        splits.iter().map(open).collect()
+    }
+}
+
+struct DatagenSplit {
+    schema: SchemaRef,
+    columns: Arc<[(u64, Kind)]>,
+    split: u64,
+    splits: u64,
+    /// This split's share.
+    rows: Option<u64>,
+    /// Of all splits.
+    rows_per_second: Option<u64>,
+    seed: u64,
+    clock: Arc<dyn Clock>,
+    started: Option<Duration>,
+    /// The next row, and the number of those before it that the last poll gave.
+    row: u64,
+    polled: u64,
+}
+
+impl fmt::Debug for DatagenSplit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "split {} at row {}", self.split, self.row)
+    }
+}
+
+impl Split for DatagenSplit {
+    fn poll(&mut self, rows_max: usize) -> Result<Polled> {
+        let left = self.rows.map_or(u64::MAX, |rows| rows - self.row);
+        if left == 0 {
+            return Ok(Polled::Ended);
+        }
+        let rows = left.min(self.due()).min(rows_max.clamp(1, BATCH_ROWS) as u64);
+        if rows == 0 {
+            return Ok(Polled::Pending);
+        }
+        let batch = self.generate(rows as usize)?;
+        (self.row, self.polled) = (self.row + rows, rows);
+        let bytes = batch.get_array_memory_size();
+        Ok(Polled::Rows { rows: batch, bytes })
+    }
+
+    fn position(&self) -> u64 {
+        self.row
+    }
+
+    fn place(&self, row: usize) -> String {
+        format!("split {}, row {}", self.split, self.row - self.polled + row as u64)
+    }
+}
+
+impl DatagenSplit {
+    /// Rows that the rate allows now.
+    fn due(&mut self) -> u64 {
+        let Some(rate) = self.rows_per_second else { return u64::MAX };
+        let now = self.clock.monotonic();
+        let elapsed = now.saturating_sub(*self.started.get_or_insert(now));
+        let due = elapsed.as_nanos() * u128::from(rate) / u128::from(self.splits) / 1_000_000_000;
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.row)
+    }
+
+    fn generate(&self, rows: usize) -> Result<Batch> {
+        let columns = self.columns.iter().zip(self.schema.fields()).map(|((column, kind), field)| {
+            let stream = u128::from(self.split) << 64 | u128::from(*column);
+            let mut random = Pcg64Dxsm::new(u128::from(self.seed), stream);
+            random.advance(u128::from(self.row) * u128::from(kind.draws()));
+            self.column(kind, random, rows, field)
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Batch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|error| Error::internal(error.to_string()))
+    }
+
+    fn column(&self, kind: &Kind, mut random: Pcg64Dxsm, rows: usize, field: &Field) -> Result<ArrayRef> {
+        let rows = 0..rows as u64;
+        let values: ArrayRef = match kind {
+            Kind::Integers { min, max } => {
+                Arc::new(rows.map(|_| between(&mut random, *min, *max)).collect::<Int64Array>())
+            }
+            Kind::Floats { min, max } => {
+                // 53 random bits: all that an f64 holds between 0 and 1
+                let mut part = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+                Arc::new(rows.map(|_| min + part() * (max - min)).collect::<Float64Array>())
+            }
+            Kind::Booleans => Arc::new(rows.map(|_| Some(random.next_u64() >> 63 == 1)).collect::<BooleanArray>()),
+            Kind::Letters { length } => Arc::new(text(*length, rows.end, |text| {
+                let end = text.len() + length;
+                while text.len() < end {
+                    let letters =
+                        random.next_u64().to_le_bytes().map(|byte| b'a' + ((u16::from(byte) * 26) >> 8) as u8);
+                    text.extend_from_slice(&letters[..letters.len().min(end - text.len())]);
+                }
+            })),
+            Kind::Bytes { length } => {
+                let mut bytes = vec![0; length * rows.end as usize];
+                // whole words, so that a row's draws do not depend on its neighbours
+                for row in bytes.chunks_exact_mut((*length).max(1)) {
+                    for chunk in row.chunks_mut(8) {
+                        chunk.copy_from_slice(&random.next_u64().to_le_bytes()[..chunk.len()]);
+                    }
+                }
+                let offsets = OffsetBuffer::from_lengths(rows.map(|_| *length));
+                Arc::new(BinaryArray::new(offsets, Buffer::from_vec(bytes), None))
+            }
+            Kind::Sequence { start } => {
+                let at = |row: u64| {
+                    start.wrapping_add_unsigned((self.row + row).wrapping_mul(self.splits).wrapping_add(self.split))
+                };
+                Arc::new(rows.map(at).collect::<Int64Array>())
+            }
+            Kind::Words { words, vocabulary } => Arc::new(text(words * 6, rows.end, |text| {
+                for word in 0..*words {
+                    if word > 0 {
+                        text.push(b' ');
+                    }
+                    text.extend_from_slice(vocabulary.pick(random.next_u64()));
+                }
+            })),
+            Kind::Time { start, step, disorder } => {
+                let wall = self.clock.wall();
+                let on_time = |row| match start {
+                    Some(start) => start.saturating_add(step.saturating_mul((self.row + row) as i64)),
+                    None => wall,
+                };
+                let times = rows.map(|row| on_time(row).saturating_sub(between(&mut random, 0, *disorder)));
+                Arc::new(TimestampMicrosecondArray::from_iter_values(times))
+            }
+        };
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        cast_with_options(&values, field.data_type(), &options)
+            .map_err(|error| Error::data(format!("column \"{}\": {error}", field.name())).within(self.place(0)))
+    }
+}
+
+impl Kind {
+    /// What the options say of a column, and after how many rows it ends.
+    fn new(field: &Field, options: &Options) -> Result<(Kind, Option<u64>)> {
+        let option = |name: &str| format!("fields.{}.{name}", field.name());
+        let length = |name: &str, default: usize, most: usize| -> Result<usize> {
+            let length = options.parsed(&option(name), default, "a number")?;
+            match length <= most {
+                true => Ok(length),
+                false => Err(options.wrong(&option(name), format!("at most {most} are possible"))),
+            }
+        };
+        let unfit = |kinds: &str| {
+            let text = format!("column \"{}\" of type {} can be {kinds}", field.name(), field.data_type());
+            options.wrong(&option("kind"), text)
+        };
+        let data_type = field.data_type();
+        let kind = options.text(&option("kind"));
+        let kind = match (data_type, kind) {
+            (DataType::Timestamp(..), None | Some("time")) => {
+                let micros = |name: &str, default| -> Result<Micros> {
+                    let duration = options.duration(&option(name), default)?;
+                    Micros::try_from(duration.as_micros()).map_err(|_| options.wrong(&option(name), "too long"))
+                };
+                let start = match options.text(&option("start")) {
+                    None => None,
+                    Some(text) => {
+                        let nanos = string_to_timestamp_nanos(text);
+                        Some(
+                            nanos.map_err(|error| options.wrong(&option("start"), error.to_string()))?.div_euclid(1000),
+                        )
+                    }
+                };
+                let (step, disorder) = (micros("step", Duration::from_millis(1))?, micros("disorder", Duration::ZERO)?);
+                Kind::Time { start, step, disorder }
+            }
+            (DataType::Timestamp(..), Some(_)) => return Err(unfit("'time'")),
+            (DataType::Utf8, Some("words")) => {
+                let (words, size) = (length("words", 8, WORDS_MAX)?, length("vocabulary", 10_000, VOCABULARY_MAX)?);
+                if size == 0 {
+                    return Err(options.wrong(&option("vocabulary"), "a line needs words to choose from"));
+                }
+                let zipf = options.choice(&option("distribution"), &["zipf", "uniform"])? == "zipf";
+                Kind::Words { words, vocabulary: Arc::new(Vocabulary::new(size, zipf)) }
+            }
+            (DataType::Utf8, None | Some("random")) => Kind::Letters { length: length("length", 100, LENGTH_MAX)? },
+            (DataType::Utf8, Some(_)) => return Err(unfit("'random' or 'words'")),
+            (DataType::Binary, None | Some("random")) => Kind::Bytes { length: length("length", 100, LENGTH_MAX)? },
+            (DataType::Boolean, None | Some("random")) => Kind::Booleans,
+            (DataType::Float32 | DataType::Float64, None | Some("random")) => {
+                let min = options.parsed(&option("min"), 0.0, "a number")?;
+                let max = options.parsed(&option("max"), 1.0, "a number")?;
+                if min > max || f64::is_nan(min) || f64::is_nan(max) {
+                    return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
+                }
+                Kind::Floats { min, max }
+            }
+            (DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64, Some(_)) => {
+                return Err(unfit("'random'"));
+            }
+            (integer, Some("sequence")) if integer.is_integer() => {
+                let start: i64 = options.parsed(&option("start"), 0, "a whole number")?;
+                let Some(_) = options.text(&option("end")) else { return Ok((Kind::Sequence { start }, None)) };
+                let end: i64 = options.parsed(&option("end"), start, "a whole number")?;
+                fits(data_type, start, end).map_err(|text| options.wrong(&option("end"), text))?;
+                let rows = u64::try_from(i128::from(end) - i128::from(start) + 1).unwrap_or(0);
+                return Ok((Kind::Sequence { start }, Some(rows)));
+            }
+            (number, None | Some("random")) if number.is_integer() || matches!(number, DataType::Decimal128(..)) => {
+                let (least, most) = range(number);
+                let min = options.parsed(&option("min"), least, "a whole number")?;
+                let max = options.parsed(&option("max"), most, "a whole number")?;
+                if min > max {
+                    return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
+                }
+                fits(data_type, min, max).map_err(|text| options.wrong(&option("max"), text))?;
+                Kind::Integers { min, max }
+            }
+            (integer, Some(_)) if integer.is_integer() => return Err(unfit("'random' or 'sequence'")),
+            (other, _) => {
+                let text = format!("connector 'datagen' has no values for column \"{}\" of type {other}", field.name());
+                return Err(Error::invalid(text).help("cast a generated column of another type in the query"));
+            }
+        };
+        Ok((kind, None))
+    }
+
+    /// Random words that a row takes, the same for each row.
+    fn draws(&self) -> u64 {
+        match self {
+            Kind::Sequence { .. } => 0,
+            Kind::Integers { .. } | Kind::Floats { .. } | Kind::Booleans | Kind::Time { .. } => 1,
+            Kind::Letters { length } | Kind::Bytes { length } => length.div_ceil(8) as u64,
+            Kind::Words { words, .. } => *words as u64,
+        }
+    }
+}
+
+/// The integers that a type holds, as far as an i64 does.
+fn range(data_type: &DataType) -> (i64, i64) {
+    match data_type {
+        DataType::Int8 => (i8::MIN.into(), i8::MAX.into()),
+        DataType::Int16 => (i16::MIN.into(), i16::MAX.into()),
+        DataType::Int32 => (i32::MIN.into(), i32::MAX.into()),
+        DataType::UInt8 => (0, u8::MAX.into()),
+        DataType::UInt16 => (0, u16::MAX.into()),
+        DataType::UInt32 => (0, u32::MAX.into()),
+        DataType::UInt64 => (0, i64::MAX),
+        DataType::Decimal128(precision, scale) => {
+            let digits = (i32::from(*precision) - i32::from(*scale)).clamp(0, 18);
+            (0, 10_i64.pow(digits as u32) - 1)
+        }
+        _ => (i64::MIN, i64::MAX),
+    }
+}
+
+fn fits(data_type: &DataType, min: i64, max: i64) -> Result<(), String> {
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let cast = cast_with_options(&Int64Array::from(vec![min, max]), data_type, &options);
+    cast.map(drop).map_err(|_| format!("{data_type} does not hold {min} to {max}"))
+}
+
+/// A number from `min` to `max`. One draw, whatever the range; what that costs in evenness is below 2^-32.
+fn between(random: &mut Pcg64Dxsm, min: i64, max: i64) -> i64 {
+    let span = (i128::from(max) - i128::from(min) + 1) as u128;
+    let offset = (u128::from(random.next_u64()) * span) >> 64;
+    min.wrapping_add_unsigned(offset as u64)
+}
+
+/// A column of ASCII text, `write` a row.
+fn text(length: usize, rows: u64, mut write: impl FnMut(&mut Vec<u8>)) -> StringArray {
+    let rows = rows as usize;
+    let (mut bytes, mut ends) = (Vec::with_capacity(length * rows), Vec::with_capacity(rows + 1));
+    ends.push(0);
+    for _ in 0..rows {
+        write(&mut bytes);
+        ends.push(i32::try_from(bytes.len()).expect("lengths are limited so that a batch is below 2 GiB"));
+    }
+    StringArray::new(OffsetBuffer::new(ends.into()), Buffer::from_vec(bytes), None)
+}
+
+/// Distinct words and how likely each is.
+struct Vocabulary {
+    text: Vec<u8>,
+    /// Where each word starts in `text`, and where the last one ends.
+    starts: Vec<u32>,
+    /// An alias table: a draw chooses a slot, and in it the slot's own word or the other one.
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    /// The part of the slot, of 2^32, that is its own word's.
+    own: u32,
+    other: u32,
+}
+
+impl fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} words", self.slots.len())
+    }
+}
+
+impl Vocabulary {
+    fn new(size: usize, zipf: bool) -> Self {
+        let (mut text, mut starts) = (Vec::new(), Vec::with_capacity(size + 1));
+        for rank in 0..size {
+            starts.push(text.len() as u32);
+            spell(rank, &mut text);
+        }
+        starts.push(text.len() as u32);
+        let weight = |rank: usize| if zipf { 1.0 / (rank + 1) as f64 } else { 1.0 };
+        Vocabulary { text, starts, slots: alias_table(size, weight) }
+    }
+
+    fn pick(&self, draw: u64) -> &[u8] {
+        let slot = ((draw >> 32) * self.slots.len() as u64) >> 32;
+        let Slot { own, other } = self.slots[slot as usize];
+        let word = if draw as u32 <= own { slot as usize } else { other as usize };
+        &self.text[self.starts[word] as usize..self.starts[word + 1] as usize]
+    }
+}
+
+/// Vose's method: slots that are less than full are filled up by words that have too much.
+fn alias_table(size: usize, weight: impl Fn(usize) -> f64) -> Vec<Slot> {
+    let total: f64 = (0..size).map(&weight).sum();
+    let mut parts: Vec<f64> = (0..size).map(|rank| weight(rank) * size as f64 / total).collect();
+    let mut slots: Vec<Slot> = (0..size as u32).map(|rank| Slot { own: u32::MAX, other: rank }).collect();
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..size).partition(|rank| parts[*rank] < 1.0);
+    while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
+        slots[less] = Slot { own: (parts[less] * f64::from(u32::MAX)) as u32, other: more as u32 };
+        parts[more] -= 1.0 - parts[less];
+        if parts[more] < 1.0 {
+            small.extend(large.pop());
+        }
+    }
+    slots
+}
+
+/// A word for a rank: its digits to the base of 70, each a syllable.
+fn spell(rank: usize, text: &mut Vec<u8>) {
+    const FIRST: &[u8; 14] = b"tnsrhldcmfpgwb";
+    const SECOND: &[u8; 5] = b"eaoiu";
+    let mut rest = rank;
+    loop {
+        let syllable = rest % (FIRST.len() * SECOND.len());
+        text.extend_from_slice(&[FIRST[syllable / SECOND.len()], SECOND[syllable % SECOND.len()]]);
+        rest /= FIRST.len() * SECOND.len();
+        if rest == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::OptionText;
+    use arrow::array::AsArray;
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::{Schema, TimeUnit};
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clock whose hands a test sets, in milliseconds.
+    #[derive(Default)]
+    struct Hands(AtomicU64);
+
+    impl Clock for Hands {
+        fn wall(&self) -> Micros {
+            self.monotonic().as_micros() as Micros
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    fn table(given: &[(&str, &str)]) -> Table {
+        let fields = vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("small", DataType::Int16, false),
+            Field::new("part", DataType::Float64, false),
+            Field::new("yes", DataType::Boolean, false),
+            Field::new("name", DataType::Utf8, false),
+            Field::new("blob", DataType::Binary, false),
+            Field::new("line", DataType::Utf8, false),
+            Field::new("price", DataType::Decimal128(9, 2), false),
+            Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        ];
+        let fixed = [
+            ("fields.id.kind", "sequence"),
+            ("fields.line.kind", "words"),
+            ("fields.name.length", "11"),
+            ("fields.blob.length", "9"),
+        ];
+        let given = fixed
+            .iter()
+            .chain(given)
+            .map(|(name, text)| ((*name).to_owned(), OptionText { text: (*text).to_owned(), place: String::new() }));
+        let options = Options::new(given);
+        Table { name: "t".into(), schema: Arc::new(Schema::new(fields)), primary_key: Vec::new(), options }
+    }
+
+    fn context(clock: Arc<dyn Clock>) -> Context {
+        Context { embedded_broker: None, clock, workers: 1 }
+    }
+
+    /// All rows of a split, polled by `rows_max`.
+    fn rows(given: &[(&str, &str)], columns: &[usize], split: usize, rows_max: impl Fn() -> usize) -> Batch {
+        let datagen = Datagen::new(&table(given), columns).unwrap();
+        let context = context(Arc::new(Hands::default()));
+        let names = datagen.splits(&context).unwrap();
+        let mut split = datagen.open(&names[split..=split], &context).unwrap().remove(0);
+        let mut batches = Vec::new();
+        while let Polled::Rows { rows, .. } = split.poll(rows_max()).unwrap() {
+            batches.push(rows);
+        }
+        concat_batches(&datagen.schema(), &batches).unwrap()
+    }
+
+    const ALL: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+    #[test]
+    fn rows_do_not_depend_on_how_they_are_polled() {
+        let seed: u64 = rand::random();
+        let given = [
+            ("seed", &*seed.to_string()),
+            ("number-of-rows", "1000"),
+            ("fields.at.start", "2024-05-01 00:00:00"),
+            ("fields.at.disorder", "5s"),
+        ];
+        for split in 0..4 {
+            let at_once = rows(&given, &ALL, split, || 10_000);
+            assert_eq!(at_once.num_rows(), 250);
+            let in_parts = rows(&given, &ALL, split, || rand::random_range(1..40));
+            assert_eq!(at_once, in_parts, "seed {seed}, split {split}");
+            // nor on which columns are asked for
+            assert_eq!(
+                rows(&given, &[6, 1], split, || 7),
+                at_once.project(&[6, 1]).unwrap(),
+                "seed {seed}, split {split}"
+            );
+        }
+        assert_ne!(rows(&given, &[1], 0, || 250), rows(&given, &[1], 1, || 250), "seed {seed}");
+    }
+
+    #[test]
+    fn a_sequence_has_each_number_once_and_ends_the_table() {
+        let given = [("fields.id.start", "5"), ("fields.id.end", "105"), ("splits", "3")];
+        let mut numbers: Vec<i64> = Vec::new();
+        for split in 0..3 {
+            numbers.extend(
+                rows(&given, &[0], split, || 8).column(0).as_primitive::<arrow::datatypes::Int64Type>().values(),
+            );
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (5..=105).collect::<Vec<i64>>());
+    }
+
+    #[test]
+    fn words_follow_their_distribution() {
+        let given = [
+            ("number-of-rows", "8000"),
+            ("splits", "1"),
+            ("fields.line.vocabulary", "100"),
+            ("fields.line.words", "5"),
+        ];
+        let lines = rows(&given, &[6], 0, || 8000);
+        let mut counts: HashMap<&str, u32> = HashMap::new();
+        for line in lines.column(0).as_string::<i32>().iter().flatten() {
+            assert_eq!(line.split(' ').count(), 5);
+            line.split(' ').for_each(|word| *counts.entry(word).or_default() += 1);
+        }
+        assert_eq!(counts.len(), 100);
+        let mut sorted: Vec<u32> = counts.into_values().collect();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        // 40000 words; the harmonic number of 100 is 5.187: 7711, 3856 and 77 are expected
+        assert!(
+            (7400..8000).contains(&sorted[0]) && (3600..4100).contains(&sorted[1]) && sorted[99] > 40,
+            "{sorted:?}"
+        );
+    }
+
+    #[test]
+    fn the_rate_is_that_of_all_splits_by_the_clock() {
+        let hands = Arc::new(Hands::default());
+        let datagen = Datagen::new(&table(&[("rows-per-second", "1000"), ("splits", "2")]), &[0]).unwrap();
+        assert!(!datagen.bounded());
+        let context = context(hands.clone());
+        let mut split = datagen.open(&["1".into()], &context).unwrap().remove(0);
+        let mut given = |millis| {
+            hands.0.store(millis, Ordering::Relaxed);
+            match split.poll(100).unwrap() {
+                Polled::Rows { rows, .. } => rows.num_rows(),
+                Polled::Pending => 0,
+                Polled::Ended => panic!("it does not end"),
+            }
+        };
+        assert_eq!(
+            [given(1000), given(1001), given(1010), given(1010), given(3010), given(3010)],
+            [0, 0, 5, 0, 100, 100]
+        );
+    }
+
+    #[test]
+    fn what_a_type_does_not_hold_is_refused() {
+        let check = |given: &[(&str, &str)], expected: &str| {
+            assert_eq!(Datagen::new(&table(given), &ALL).unwrap_err().to_string(), expected);
+        };
+        check(&[("fields.small.max", "70000")], "option 'fields.small.max': Int16 does not hold -32768 to 70000");
+        check(
+            &[("fields.small.min", "1"), ("fields.small.max", "0")],
+            "option 'fields.small.max': it is below fields.small.min",
+        );
+        check(
+            &[("fields.yes.kind", "words")],
+            "option 'fields.yes.kind': column \"yes\" of type Boolean can be 'random'",
+        );
+        check(&[("splits", "0")], "option 'splits': from 1 to 1024 are possible");
+    }
+}

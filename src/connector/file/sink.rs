@@ -1,0 +1,286 @@
+//! Files that are written: never seen under their name before they are complete.
+//!
+//! A `path` that ends with `/` is a directory, in which shard `s` writes `part-<s>-<n>.<ext>` for n from 0 on, a new part when
+//! one has `sink.rolling.bytes`; any other path is one file. Rows go to a hidden temporary file beside the final one, which
+//! is made durable and renamed when the part is full or the pipeline ends; one that does not end well leaves nothing.
+//! Files that are there already are refused, or with `sink.overwrite` replaced: each when its successor is complete, and
+//! parts without a successor at the end. In `raw` NULL is an empty line.
+
+use super::place_of;
+use crate::batch::Batch;
+use crate::connector::{Changes, Context, Shard, Sink, Table};
+use crate::error::{Error, Result};
+use crate::format::{Encode, Format, csv};
+use arrow::datatypes::SchemaRef;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tempfile::NamedTempFile;
+
+/// The default of `sink.rolling.bytes`.
+const ROLLING_BYTES: u64 = 128 << 20;
+/// What is handed to the operating system at once.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Full parts that may wait to become durable before the sink makes its input wait.
+const COMPLETING_MAX: usize = 2;
+
+/// One file or a directory of parts.
+#[derive(Debug, Clone)]
+pub struct FileSink {
+    path: PathBuf,
+    format: Format,
+    schema: SchemaRef,
+    /// Set for a directory.
+    rolling_bytes: Option<u64>,
+    overwrite: bool,
+}
+
+impl FileSink {
+    /// Checks the options `path`, `format`, `csv.header`, `sink.overwrite` and, for a directory, `sink.rolling.bytes`.
+    pub fn new(table: &Table) -> Result<Self> {
+        let options = &table.options;
+        let mut format = options.format("")?;
+        if let Format::Csv(csv) = &mut format {
+            csv.header = options.parsed("csv.header", false, "true or false")?;
+        }
+        let path = options.required("path")?;
+        if path == "-" {
+            return Err(options.wrong("path", "standard output is no file").help("use connector 'print'"));
+        }
+        let rolling_bytes = match path.ends_with('/') {
+            true => Some(options.bytes("sink.rolling.bytes", ROLLING_BYTES)?),
+            false => None,
+        };
+        format.encoder(&table.schema)?;
+        Ok(FileSink {
+            path: PathBuf::from(path),
+            format,
+            schema: Arc::clone(&table.schema),
+            rolling_bytes,
+            overwrite: options.parsed("sink.overwrite", false, "true or false")?,
+        })
+    }
+
+    fn refuse(&self, existing: &Path) -> Result<()> {
+        let error = Error::invalid("it exists already").within(place(existing));
+        if existing.is_dir() {
+            return Err(error.help("end 'path' with '/' to write parts into a directory"));
+        }
+        match self.overwrite {
+            true => Ok(()),
+            false => Err(error.help("choose another 'path', or set 'sink.overwrite' = 'true'")),
+        }
+    }
+}
+
+impl Sink for FileSink {
+    fn single(&self) -> bool {
+        self.rolling_bytes.is_none()
+    }
+
+    fn open(&self, shard: usize, shards: usize, _context: &Context) -> Result<Box<dyn Shard>> {
+        let mut opened = FileShard {
+            sink: self.clone(),
+            shard,
+            shards,
+            encoder: self.format.encoder(&self.schema)?,
+            parts: 0,
+            part: None,
+            completing: Vec::new(),
+        };
+        match self.single() {
+            true => {
+                if self.path.exists() {
+                    self.refuse(&self.path)?;
+                }
+                // Even of no rows there will be a file.
+                opened.part()?;
+            }
+            false => {
+                fs::create_dir_all(&self.path).map_err(|error| unwritable(&self.path, error))?;
+                if let Some(old) = opened.old_parts()?.first() {
+                    self.refuse(old)?;
+                }
+            }
+        }
+        Ok(Box::new(opened))
+    }
+
+    fn changes(&self) -> Changes {
+        Changes::AppendOnly
+    }
+}
+
+struct FileShard {
+    sink: FileSink,
+    shard: usize,
+    shards: usize,
+    encoder: Box<dyn Encode>,
+    /// Parts that were begun.
+    parts: usize,
+    part: Option<Part>,
+    /// Full parts on their way to be durable.
+    completing: Vec<JoinHandle<Result<()>>>,
+}
+
+impl FileShard {
+    /// The open part; a new one if there is none.
+    fn part(&mut self) -> Result<&mut Part> {
+        if self.part.is_none() {
+            let path = match self.sink.single() {
+                true => self.sink.path.clone(),
+                false => {
+                    self.sink.path.join(format!("part-{}-{}.{}", self.shard, self.parts, self.sink.format.extension()))
+                }
+            };
+            let mut part = Part::create(path, self.sink.overwrite)?;
+            if let Format::Csv(settings) = &self.sink.format
+                && settings.header
+            {
+                part.buffer = csv::header(&self.sink.schema, settings);
+            }
+            self.parts += 1;
+            self.part = Some(part);
+        }
+        Ok(self.part.as_mut().expect("just put there"))
+    }
+
+    /// The files that an earlier run left under names of this shard, or of a shard that is no more.
+    fn old_parts(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.sink.path).map_err(|error| unwritable(&self.sink.path, error))? {
+            let path = entry.map_err(|error| unwritable(&self.sink.path, error))?.path();
+            let numbers = path.file_name().and_then(|name| name.to_str()).and_then(part_numbers);
+            let Some((shard, part)) = numbers else { continue };
+            let gone = self.shard == 0 && shard >= self.shards;
+            if gone || (shard == self.shard && part >= self.parts) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Looks after full parts; waits for them if `all`.
+    fn settle(&mut self, all: bool) -> Result<()> {
+        let (done, rest) = self.completing.drain(..).partition(|thread| all || thread.is_finished());
+        self.completing = rest;
+        let done: Vec<JoinHandle<Result<()>>> = done;
+        for thread in done {
+            thread.join().map_err(|_| Error::internal("a thread that completes a file panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+impl Shard for FileShard {
+    fn write(&mut self, rows: Batch) -> Result<()> {
+        let records = self.encoder.encode(&rows)?;
+        let part = self.part()?;
+        for record in &records {
+            part.buffer.extend_from_slice(record.unwrap_or_default());
+            part.buffer.push(b'\n');
+        }
+        if part.buffer.len() >= BUFFER_BYTES {
+            part.hand_over()?;
+        }
+        let bytes = part.written + part.buffer.len() as u64;
+        if self.sink.rolling_bytes.is_some_and(|most| bytes >= most) {
+            let part = self.part.take().expect("rows were just written to it");
+            // Making it durable may take long.
+            let thread = std::thread::Builder::new().name("complete file".into()).spawn(move || part.complete());
+            self.completing
+                .push(thread.map_err(|error| Error::unavailable(format!("cannot start a thread: {error}")))?);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<bool> {
+        if let Some(part) = &mut self.part {
+            part.hand_over()?;
+        }
+        self.settle(false)?;
+        Ok(self.completing.len() <= COMPLETING_MAX)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if let Some(part) = self.part.take() {
+            part.complete()?;
+        }
+        self.settle(true)?;
+        if !self.sink.single() && self.sink.overwrite {
+            for old in self.old_parts()? {
+                fs::remove_file(&old).map_err(|error| unwritable(&old, error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is being written.
+struct Part {
+    path: PathBuf,
+    overwrite: bool,
+    /// Vanishes if it is dropped.
+    file: NamedTempFile,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl Part {
+    fn create(path: PathBuf, overwrite: bool) -> Result<Part> {
+        let name = path.file_name().ok_or_else(|| Error::invalid("it has no name").within(place(&path)))?;
+        let file = tempfile::Builder::new()
+            .prefix(&format!(".{}.", name.to_string_lossy()))
+            .suffix(".tmp")
+            // what the umask leaves of it, like any new file
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(directory(&path))
+            .map_err(|error| unwritable(&path, error))?;
+        Ok(Part { path, overwrite, file, buffer: Vec::new(), written: 0 })
+    }
+
+    /// Gives what is buffered to the operating system.
+    fn hand_over(&mut self) -> Result<()> {
+        self.file.write_all(&self.buffer).map_err(|error| unwritable(&self.path, error))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name.
+    fn complete(mut self) -> Result<()> {
+        self.hand_over()?;
+        let durable = |file: &File| file.sync_all().map_err(|error| unwritable(&self.path, error));
+        durable(self.file.as_file())?;
+        let named = match self.overwrite {
+            true => self.file.persist(&self.path),
+            false => self.file.persist_noclobber(&self.path),
+        };
+        named.map_err(|error| unwritable(&self.path, error.error))?;
+        let directory = File::open(directory(&self.path)).map_err(|error| unwritable(&self.path, error))?;
+        directory.sync_all().map_err(|error| unwritable(&self.path, error))
+    }
+}
+
+/// Shard and number of `part-<shard>-<n>.<ext>`.
+fn part_numbers(name: &str) -> Option<(usize, usize)> {
+    let (numbers, _) = name.strip_prefix("part-")?.split_once('.')?;
+    let (shard, part) = numbers.split_once('-')?;
+    Some((shard.parse().ok()?, part.parse().ok()?))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    Error::unavailable(format!("cannot write it: {error}")).within(place(path)).caused_by(error)
+}
+
+fn place(path: &Path) -> String {
+    place_of(&path.to_string_lossy())
+}

@@ -1,0 +1,399 @@
+//! Files that are read and written: every record once wherever a file is cut, and nothing half-written under its name.
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use highwater::batch::Batch;
+use highwater::connector::builtin::Builtin;
+use highwater::connector::memory::{MemorySink, MemorySource};
+use highwater::connector::{Connectors, Context, OptionText, Options, Polled, SinkInput, Source, Split, Table};
+use highwater::error::Result;
+use highwater::time::SystemClock;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn context() -> Context {
+    Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 2 }
+}
+
+/// A table with the columns `name type`, where a type is s(tring) or i(nteger), and options `name = value`.
+fn table(columns: &str, options: &[(&str, &str)]) -> Table {
+    let field = |column: &str| {
+        let (name, data_type) = column.split_once(' ').expect("a name and a type");
+        Field::new(name, if data_type == "s" { DataType::Utf8 } else { DataType::Int64 }, true)
+    };
+    let schema = Arc::new(Schema::new(columns.split(", ").map(field).collect::<Vec<_>>()));
+    let option = |text: &str| OptionText { text: text.to_owned(), place: String::new() };
+    let options = Options::new(options.iter().map(|(name, text)| ((*name).to_owned(), option(text))));
+    Table { name: "t".into(), schema, primary_key: Vec::new(), options }
+}
+
+fn source(table: &Table) -> Result<Arc<dyn Source>> {
+    let columns: Vec<usize> = (0..table.schema.fields().len()).collect();
+    let source = Builtin::default().source(table, &columns)?;
+    table.options.finish()?;
+    Ok(source)
+}
+
+fn text_file(path: &Path, more: &[(&str, &str)]) -> Result<Arc<dyn Source>> {
+    let mut options =
+        vec![("connector", "file"), ("path", path.to_str().expect("a test's path is UTF-8")), ("format", "text")];
+    options.extend(more);
+    source(&table("line s", &options))
+}
+
+/// Polls until the split has ended.
+fn drain(split: &mut dyn Split, rows_max: impl Fn() -> usize) -> Result<Vec<Batch>> {
+    let mut batches = Vec::new();
+    loop {
+        let most = rows_max();
+        match split.poll(most)? {
+            Polled::Rows { rows, .. } => {
+                assert!((1..=most).contains(&rows.num_rows()));
+                batches.push(rows);
+            }
+            Polled::Pending => std::thread::sleep(Duration::from_millis(1)),
+            Polled::Ended => return Ok(batches),
+        }
+    }
+}
+
+/// The rows of all splits, in the splits' order, as their columns' text joined by `|`.
+fn read(source: &dyn Source, rows_max: impl Fn() -> usize) -> Result<Vec<String>> {
+    let names = source.splits(&context())?;
+    let mut rows = Vec::new();
+    for mut split in source.open(&names, &context())? {
+        for batch in drain(split.as_mut(), &rows_max)? {
+            rows.extend(texts(&batch));
+        }
+    }
+    Ok(rows)
+}
+
+fn texts(batch: &Batch) -> Vec<String> {
+    let strings: Vec<ArrayRef> =
+        batch.columns().iter().map(|column| arrow::compute::cast(column, &DataType::Utf8).expect("prints")).collect();
+    let cell = |column: &ArrayRef, row| {
+        if column.is_null(row) { "NULL".into() } else { column.as_string::<i32>().value(row).to_owned() }
+    };
+    (0..batch.num_rows())
+        .map(|row| strings.iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|"))
+        .collect()
+}
+
+#[test]
+fn a_file_cut_into_splits_gives_every_line_once() {
+    let seed: u64 = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..150 {
+        let path = directory.path().join(format!("{round}.txt"));
+        let longest = [1, 5, 40, 3000][random.random_range(0..4)];
+        let lines: Vec<String> = (0..random.random_range(0..200))
+            .map(|_| (0..random.random_range(0..longest)).map(|_| random.random_range('a'..='é')).collect())
+            .collect();
+        let end = ["\n", "\r\n"][random.random_range(0..2)];
+        let mut text = lines.join(end);
+        // the last line may lack its end, unless it is empty and would not be one
+        if !lines.is_empty() && (lines.last().is_some_and(String::is_empty) || random.random()) {
+            text.push_str(end);
+        }
+        fs::write(&path, &text).unwrap();
+        let split_bytes = random.random_range(1..2 + text.len() as u64);
+        let source = text_file(&path, &[("split.bytes", &split_bytes.to_string())]).unwrap();
+        let rows_max = random.random_range(1..50);
+        assert_eq!(
+            read(&*source, || rows_max).unwrap(),
+            lines,
+            "seed {seed}, round {round}, split.bytes {split_bytes}"
+        );
+    }
+}
+
+#[test]
+fn the_splits_of_one_worker_can_be_polled_in_turns() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..20_000).map(|n| format!("line {n}")).collect();
+    let path = directory.path().join("a.txt");
+    fs::write(&path, lines.join("\n")).unwrap();
+    let source = text_file(&path, &[("split.bytes", "40 KiB")]).unwrap();
+    let mut splits = source.open(&source.splits(&context()).unwrap(), &context()).unwrap();
+    assert_eq!(splits.len(), 6);
+    let mut found = Vec::new();
+    while !splits.is_empty() {
+        splits.retain_mut(|split| match split.poll(700).unwrap() {
+            Polled::Rows { rows, .. } => {
+                found.extend(texts(&rows));
+                true
+            }
+            Polled::Pending => true,
+            Polled::Ended => false,
+        });
+    }
+    found.sort_by_key(|line| line[5..].parse::<u32>().unwrap());
+    assert_eq!(found, lines);
+}
+
+#[test]
+fn files_are_found_by_a_glob_and_read_in_order_of_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("c.txt")).unwrap();
+    for (name, text) in [("b.txt", "2\n3"), ("a.txt", "1\n"), ("d.txt", ""), ("e.csv", "4")] {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let found = text_file(&directory.path().join("*.txt"), &[]).unwrap();
+    assert_eq!(read(&*found, || 10).unwrap(), ["1", "2", "3"]);
+    assert_eq!(found.splits(&context()).unwrap().len(), 3, "an empty file is a split that ends at once");
+
+    let failure = |name: &str| {
+        let error = text_file(&directory.path().join(name), &[]).unwrap().splits(&context()).unwrap_err();
+        let clean = |text: &str| text.replace(directory.path().to_str().unwrap(), "DIR");
+        format!("{} / {}", clean(&error.to_string()), clean(error.advice().unwrap_or_default()))
+    };
+    assert_eq!(failure("*.json"), "no file matches 'DIR/*.json' / ");
+    assert_eq!(failure("no.txt"), "file \"DIR/no.txt\": cannot read it: No such file or directory (os error 2) / ");
+    assert_eq!(
+        failure("c.txt"),
+        "file \"DIR/c.txt\": it is a directory / to read the files in it, set 'path' = 'DIR/c.txt/*'"
+    );
+}
+
+#[test]
+fn a_bad_record_is_named_by_its_line_or_in_a_later_split_by_its_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.jsonl");
+    fs::write(&path, "\u{feff}{\"n\": 1}\n\n{\"n\": 2}\n{\"n\": \"many\"}\n{\"n\": 4}\n").unwrap();
+    let failure = |more: &[(&str, &str)]| {
+        let mut options = vec![("connector", "file"), ("path", path.to_str().unwrap()), ("format", "json")];
+        options.extend(more);
+        let error = read(&*source(&table("n i", &options)).unwrap(), || 100).unwrap_err();
+        error.to_string().replace(directory.path().to_str().unwrap(), "DIR")
+    };
+    assert_eq!(failure(&[]), "file \"DIR/in.jsonl\", line 4: column \"n\": failed to parse \"many\" as Int64");
+    assert_eq!(
+        failure(&[("split.bytes", "15")]),
+        "file \"DIR/in.jsonl\", byte 22: column \"n\": failed to parse \"many\" as Int64"
+    );
+    // a file that shrinks
+    let opened = text_file(&path, &[]).unwrap();
+    let names = opened.splits(&context()).unwrap();
+    fs::write(&path, "short").unwrap();
+    let error = drain(opened.open(&names, &context()).unwrap()[0].as_mut(), || 10).unwrap_err();
+    assert!(error.to_string().ends_with("it had 45 bytes when reading began and has fewer now"), "{error}");
+}
+
+#[test]
+fn csv_is_read_with_and_without_a_header_and_never_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.csv");
+    fs::write(&path, "word;n\r\n\"to;\r\nbe\";1\r\n\r\n;2\r\nor;x\r\n").unwrap();
+    let options = |more| {
+        [("connector", "file"), ("path", path.to_str().unwrap()), ("format", "csv"), ("csv.delimiter", ";"), more]
+    };
+    let with_header = source(&table("word s, n i", &options(("csv.header", "true")))).unwrap();
+    assert_eq!(with_header.splits(&context()).unwrap().len(), 1);
+    assert_eq!(
+        read(&*with_header, || 1).unwrap_err().to_string().rsplit_once(", ").unwrap().1,
+        "line 6: column \"n\": cannot read value 'x' as type 'Int64'"
+    );
+    fs::write(&path, "word;n\r\n\"to;\r\nbe\";1\r\n\r\n;2\r\n").unwrap();
+    assert_eq!(read(&*with_header, || 5).unwrap(), ["to;\r\nbe|1", "NULL|2"]);
+    let without = source(&table("word s, n s", &options(("csv.null", "2")))).unwrap();
+    assert_eq!(read(&*without, || 5).unwrap(), ["word|n", "to;\r\nbe|1", "|NULL"]);
+}
+
+#[test]
+fn a_record_of_twenty_megabytes_is_read_and_an_endless_one_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("long.txt");
+    let long = "x".repeat(20 << 20);
+    fs::write(&path, format!("a\n{long}\nb\n")).unwrap();
+    assert_eq!(read(&*text_file(&path, &[]).unwrap(), || 100).unwrap(), ["a", &long, "b"]);
+    let split = [("split.bytes", "3 MiB")];
+    assert_eq!(read(&*text_file(&path, &split).unwrap(), || 100).unwrap(), ["a", &long, "b"]);
+    fs::write(&path, vec![b'x'; 65 << 20]).unwrap();
+    let error = read(&*text_file(&path, &[]).unwrap(), || 100).unwrap_err();
+    assert!(error.to_string().ends_with("long.txt\", line 1: a record is longer than 67108864 bytes"), "{error}");
+}
+
+#[test]
+fn a_pipe_is_read_as_it_comes_without_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let source = text_file(&path, &[]).unwrap();
+    let names = source.splits(&context()).unwrap();
+    let mut split = source.open(&names, &context()).unwrap().remove(0);
+    assert!(matches!(split.poll(10).unwrap(), Polled::Pending), "there is not even a writer");
+    let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut writer, b"to be\nor not").unwrap();
+    let mut next = || loop {
+        match split.poll(10).unwrap() {
+            Polled::Rows { rows, .. } => return texts(&rows),
+            Polled::Pending => std::thread::sleep(Duration::from_millis(1)),
+            Polled::Ended => return vec!["ended".into()],
+        }
+    };
+    assert_eq!(next(), ["to be"]);
+    std::io::Write::write_all(&mut writer, b" to be").unwrap();
+    drop(writer);
+    assert_eq!(next(), ["or not to be"]);
+    assert_eq!(next(), ["ended"]);
+}
+
+fn rows(from: i64, to: i64) -> Batch {
+    let words: ArrayRef =
+        Arc::new((from..to).map(|n| Some(format!("word {n}")).filter(|_| n % 5 > 0)).collect::<StringArray>());
+    let numbers: ArrayRef = Arc::new((from..to).collect::<Int64Array>());
+    Batch::try_from_iter_with_nullable([("word", words, true), ("n", numbers, true)]).unwrap()
+}
+
+fn write(
+    path: &str,
+    shard: usize,
+    shards: usize,
+    more: &[(&str, &str)],
+    batches: &[Batch],
+    watch: impl Fn(),
+) -> Result<()> {
+    let mut options = vec![("connector", "file"), ("path", path)];
+    options.extend(more);
+    let table = table("word s, n i", &options);
+    let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
+    let sink = Builtin::default().sink(&table, &input)?;
+    table.options.finish()?;
+    assert_eq!(sink.single(), !path.ends_with('/'));
+    let mut shard = sink.open(shard, shards, &context())?;
+    for batch in batches {
+        shard.write(batch.clone())?;
+        watch();
+        while !shard.flush()? {}
+        watch();
+    }
+    shard.finish()
+}
+
+/// The names in a directory that are not hidden, sorted, and how many are hidden.
+fn names(directory: &Path) -> (Vec<String>, usize) {
+    let all = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let (hidden, mut seen): (Vec<String>, Vec<String>) = all.partition(|name| name.starts_with('.'));
+    seen.sort();
+    (seen, hidden.len())
+}
+
+#[test]
+fn a_file_is_seen_when_it_is_complete() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.jsonl").to_str().unwrap().to_owned();
+    let json = [("format", "json")];
+    let hidden = || assert_eq!(names(directory.path()), (vec![], 1));
+    write(&path, 0, 1, &json, &[rows(4, 5), rows(5, 6)], hidden).unwrap();
+    assert_eq!(names(directory.path()), (vec!["out.jsonl".into()], 0));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"word\":\"word 4\",\"n\":4}\n{\"word\":null,\"n\":5}\n");
+
+    let error = write(&path, 0, 1, &json, &[], || {}).unwrap_err();
+    assert!(error.to_string().ends_with("out.jsonl\": it exists already"), "{error}");
+    assert_eq!(error.advice(), Some("choose another 'path', or set 'sink.overwrite' = 'true'"));
+
+    // the old file stands until the new one is complete
+    let replace = [("format", "csv"), ("sink.overwrite", "true"), ("csv.header", "true")];
+    let old = || assert!(fs::read_to_string(&path).unwrap().starts_with('{'));
+    write(&path, 0, 1, &replace, &[rows(4, 6)], old).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "word,n\nword 4,4\n,5\n");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    fs::write(directory.path().join("plain"), "").unwrap();
+    assert_eq!(mode(Path::new(&path)), mode(&directory.path().join("plain")), "it may be read like any other file");
+}
+
+#[test]
+fn a_sink_that_is_dropped_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out/").to_str().unwrap().to_owned() + "/";
+    let table = table("word s, n i", &[("connector", "file"), ("path", &path), ("format", "csv")]);
+    let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
+    let mut shard = Builtin::default().sink(&table, &input).unwrap().open(0, 1, &context()).unwrap();
+    shard.write(rows(0, 10)).unwrap();
+    assert!(shard.flush().unwrap());
+    assert_eq!(names(&directory.path().join("out")), (vec![], 1));
+    drop(shard);
+    assert_eq!(names(&directory.path().join("out")), (vec![], 0));
+}
+
+#[test]
+fn a_directory_gets_parts_and_loses_those_of_an_earlier_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = format!("{}/", directory.path().join("out").display());
+    let batches: Vec<Batch> = (0..30).map(|n| rows(n * 100, n * 100 + 100)).collect();
+    let rolling = [("format", "json"), ("sink.rolling.bytes", "20000")];
+    write(&path, 0, 2, &rolling, &batches[..20], || {}).unwrap();
+    write(&path, 1, 2, &rolling, &batches[20..], || {}).unwrap();
+    let parts = ["part-0-0", "part-0-1", "part-0-2", "part-1-0", "part-1-1"].map(|part| format!("{part}.jsonl"));
+    assert_eq!(names(Path::new(&path)), (parts.to_vec(), 0));
+
+    let glob = format!("{path}part-*");
+    let back = source(&table("word s, n i", &[("connector", "file"), ("path", &glob), ("format", "json")])).unwrap();
+    let expected: Vec<String> = batches.iter().flat_map(texts).collect();
+    assert_eq!(read(&*back, || 1000).unwrap(), expected);
+
+    let error = write(&path, 0, 1, &rolling, &[], || {}).unwrap_err();
+    assert!(error.to_string().ends_with("part-0-0.jsonl\": it exists already"), "{error}");
+    let replace = [("format", "json"), ("sink.overwrite", "true")];
+    write(&path, 0, 1, &replace, &batches[..1], || assert_eq!(names(Path::new(&path)).0.len(), 5)).unwrap();
+    assert_eq!(names(Path::new(&path)), (vec!["part-0-0.jsonl".into()], 0));
+}
+
+#[test]
+fn memory_hands_over_slices_and_keeps_what_is_written() {
+    let batches = vec![rows(0, 10), rows(10, 13), rows(13, 20)];
+    let sink = MemorySink::new();
+    let builtin = Builtin::default()
+        .with_source("numbers", Arc::new(MemorySource::new(batches[0].schema(), batches, 2)))
+        .with_sink("copy", Arc::new(sink.clone()));
+    let from = builtin.source(&table("word s, n i", &[("connector", "memory"), ("name", "numbers")]), &[0, 1]).unwrap();
+    let found = read(&*from, || 4).unwrap();
+    assert_eq!(found.len(), 20);
+    assert!(found[9] == "word 9|9" && found[10] == "word 13|13" && found[19] == "word 12|12", "{found:?}");
+
+    let to = table("word s, n i", &[("connector", "memory"), ("name", "copy")]);
+    let to = builtin.sink(&to, &SinkInput { schema: Arc::clone(&to.schema), updating: true }).unwrap();
+    to.open(0, 1, &context()).unwrap().write(rows(0, 3)).unwrap();
+    assert_eq!((sink.rows(), sink.batches()), (3, vec![rows(0, 3)]));
+}
+
+#[test]
+fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
+    let failure = |options: &[(&str, &str)]| {
+        let error = source(&table("line s", options)).err().unwrap();
+        format!("{error} / {}", error.advice().unwrap_or_default())
+    };
+    assert_eq!(
+        failure(&[("connector", "fil")]),
+        "option 'connector': there is no connector 'fil' / did you mean 'file'?"
+    );
+    assert_eq!(
+        failure(&[("connector", "print")]),
+        "option 'connector': 'print' cannot be read / connectors that can be read are file, datagen, memory"
+    );
+    let file =
+        |more: (&'static str, &'static str)| failure(&[("connector", "file"), ("path", "x"), ("format", "json"), more]);
+    assert_eq!(
+        file(("json.encode.null", "true")),
+        "unknown option 'json.encode.null' / did you mean 'json.encode.nulls'?"
+    );
+    assert_eq!(
+        failure(&[("connector", "file"), ("path", "x"), ("format", "jsn")]),
+        "unknown format 'jsn' / did you mean 'json'?"
+    );
+    assert_eq!(
+        file(("split.bytes", "many")),
+        "option 'split.bytes': 'many' is not a number of bytes such as '4096' or '64 MiB' / "
+    );
+    assert_eq!(
+        failure(&[("connector", "memory"), ("name", "x")]),
+        "option 'name': nothing in memory is called 'x' / connector 'memory' is for programs, which hand their rows to Builtin"
+    );
+}
