@@ -104,7 +104,8 @@ impl Plan {
     /// The plan as JSON: its settings' name and tick, its fingerprint and its steps with their inputs, columns and bounds.
     pub fn explain_json(&self) -> Value {
         let steps: Vec<Value> = self.steps.iter().enumerate().map(|(id, step)| self.step_json(id, step)).collect();
-        json!({ "pipeline": self.settings.name, "fingerprint": self.fingerprint(), "steps": steps })
+        let fingerprint = blake3::Hash::from_bytes(self.fingerprint()).to_hex().to_string();
+        json!({ "pipeline": self.settings.name, "fingerprint": fingerprint, "steps": steps })
     }
 
     fn step_json(&self, id: StepId, step: &Step) -> Value {

@@ -4,13 +4,13 @@ use super::{Action, Plan, Stage, Step, Transform};
 use std::fmt::{self, Write};
 
 impl Plan {
-    /// The hash of all that decides what the pipeline does and what its state looks like, as 64 hex digits.
+    /// The hash of all that decides what the pipeline does and what its state looks like, as 32 bytes.
     ///
     /// Options of connectors are left out: they may hold secrets, and processes may reach a service by different addresses.
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = Hasher(blake3::Hasher::new());
         describe(self, &mut hasher).expect("hashing does not fail, and aggregates that were planned know their states");
-        hasher.0.finalize().to_hex().to_string()
+        *hasher.0.finalize().as_bytes()
     }
 }
 

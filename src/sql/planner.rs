@@ -5,8 +5,9 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
+use super::settings;
 use super::windows::WindowAssign;
-use crate::connector::{self, Changes, Connectors, Options, SinkInput};
+use crate::connector::{self, Changes, Connectors, SinkInput};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
@@ -23,14 +24,20 @@ use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_physical_expr::create_physical_expr;
 use sqlparser::tokenizer::Location;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
+
+/// What a table may say about its watermark in its options.
+const IDLE_TIMEOUT: &str = "scan.watermark.idle-timeout";
+const WHEN_ALL_IDLE: &str = "scan.watermark.when-all-idle";
+const MAX_FUTURE: &str = "scan.watermark.max-future";
 
 /// One query that ends in a table.
 pub(super) struct Query {
     /// The optimised plan; its columns are those of the table, in type and order.
     pub plan: LogicalPlan,
     /// Where its rows go.
-    pub table: connector::Table,
+    pub table: Rc<connector::Table>,
     /// Where the INSERT starts.
     pub at: Location,
     /// True if its aggregates without windows speak once, at the end of the input.
@@ -41,7 +48,7 @@ pub(super) struct Query {
 
 /// A table that is written, and all that goes into it.
 pub(super) struct Target {
-    pub table: connector::Table,
+    pub table: Rc<connector::Table>,
     pub queries: Vec<Query>,
 }
 
@@ -155,6 +162,7 @@ enum Role {
 }
 
 impl<'a> Planner<'a> {
+    /// No steps yet.
     pub fn new(settings: &'a Settings, connectors: &'a dyn Connectors) -> Self {
         Planner {
             settings,
@@ -173,7 +181,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds the source of `table`, of which `needed` columns are read.
-    pub fn read_table(&mut self, table: &TableDef, needed: &BTreeSet<usize>) -> Result<()> {
+    pub fn read_table(&mut self, table: &TableDef, definition: &connector::Table, needed: &BTreeSet<usize>) -> Result<()> {
         let mut needed = needed.clone();
         if let Some((time, watermark)) = &table.time {
             needed.insert(*time);
@@ -192,21 +200,18 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let definition = connector_table(table);
         let physical: Vec<usize> = physical.into_iter().collect();
-        let own = |name: &str| definition.options.text(name).map(str::to_owned);
-        let idle_timeout = match own("scan.watermark.idle-timeout") {
-            Some(text) => super::settings::duration_or_off(&text)
-                .map_err(|error| error.within("option 'scan.watermark.idle-timeout'"))?,
+        let options = &definition.options;
+        let idle_timeout = match options.text(IDLE_TIMEOUT) {
+            Some(text) => settings::duration_or_off(text).map_err(|error| options.wrong(IDLE_TIMEOUT, error.to_string()))?,
             None => self.settings.idle_timeout,
         };
-        let when_all_idle = match own("scan.watermark.when-all-idle") {
-            Some(text) => super::settings::when_all_idle(&text)
-                .map_err(|error| error.within("option 'scan.watermark.when-all-idle'"))?,
+        let when_all_idle = match options.text(WHEN_ALL_IDLE) {
+            Some(text) => settings::when_all_idle(text).map_err(|error| options.wrong(WHEN_ALL_IDLE, error.to_string()))?,
             None => self.settings.when_all_idle,
         };
-        let max_future = definition.options.duration("scan.watermark.max-future", self.settings.max_future)?;
-        let source = self.connectors.source(&definition, &physical)?;
+        let max_future = options.duration(MAX_FUTURE, self.settings.max_future)?;
+        let source = self.connectors.source(definition, &physical)?;
         let given = source.schema();
         let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
 
@@ -237,7 +242,7 @@ impl<'a> Planner<'a> {
         };
         let action = Action::Source(SourceStep {
             table: table.name.clone(),
-            connector: connector_name(&definition).to_owned(),
+            connector: connector_name(definition).to_owned(),
             source,
             columns,
             time,
@@ -300,6 +305,10 @@ impl<'a> Planner<'a> {
         self.materialise(&mut stream);
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
+        for option in [IDLE_TIMEOUT, WHEN_ALL_IDLE, MAX_FUTURE] {
+            // Known to a table that is only written, too.
+            table.options.text(option);
+        }
         let sink = self.connectors.sink(&table, &input)?;
         let keyed = updating || sink.changes() == Changes::Upsert;
         let route = match sink.single() {
@@ -859,17 +868,6 @@ fn compile_call(expr: &Logical, schema: &DFSchema) -> Result<AggregateCall> {
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
     let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context).build().map_err(from_datafusion)?;
     Ok(AggregateCall::new(lowered.aggregate, lowered.filter.map(Expr::new)))
-}
-
-/// The table as its connector sees it.
-pub(super) fn connector_table(table: &TableDef) -> connector::Table {
-    let options = Options::new(table.options.iter().map(|(key, option)| (key.clone(), option.clone())));
-    connector::Table {
-        name: table.name.clone(),
-        schema: Arc::clone(&table.physical),
-        primary_key: table.primary_key.clone(),
-        options,
-    }
 }
 
 fn connector_name(table: &connector::Table) -> &str {
