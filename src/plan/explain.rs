@@ -206,12 +206,7 @@ fn stage_text(before: Option<&Stage>, stage: &Stage) -> String {
         Transform::Project(values) => {
             let values = values.iter().zip(stage.schema.fields()).map(|(value, field)| {
                 let value = value.to_string();
-                // A column prints as name@index: a mere copy says no more than the name.
-                match value.split_once('@') {
-                    Some((name, index)) if name == field.name() && index.bytes().all(|b| b.is_ascii_digit()) => name.to_owned(),
-                    _ if value == *field.name() => value,
-                    _ => format!("{value} AS {}", field.name()),
-                }
+                if value == *field.name() { value } else { format!("{value} AS {}", field.name()) }
             });
             format!("project {}", values.collect::<Vec<_>>().join(", "))
         }
