@@ -5,18 +5,22 @@
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::time::format_micros;
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
-use datafusion_common::DataFusionError;
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{DataFusionError, ScalarValue};
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A compiled expression: a batch in, one column of as many rows out.
 #[derive(Debug, Clone)]
@@ -59,9 +63,46 @@ impl Expr {
     }
 }
 
+/// As SQL has it: `price > 5 AND name = 'x'`. With `{:#}` columns carry their index and literals their type.
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        let exact = f.alternate();
+        // DataFusion prints the text of a literal without quotes. A column prints as its name, so one stands in for each literal.
+        let quoted = Arc::clone(&self.0).transform_up(|part| {
+            Ok(match part.downcast_ref::<Literal>() {
+                Some(literal) if exact => Transformed::yes(named(&format!("{:?}", literal.value()))),
+                Some(literal) => Transformed::yes(named(&literal_text(literal.value()))),
+                None => Transformed::no(part),
+            })
+        });
+        let shown = quoted.map_or_else(|_| Arc::clone(&self.0), |quoted| quoted.data);
+        match exact {
+            true => write!(f, "{shown}"),
+            false => shown.fmt_sql(f),
+        }
+    }
+}
+
+fn named(name: &str) -> Arc<dyn PhysicalExpr> {
+    Arc::new(datafusion_physical_expr::expressions::Column::new(name, 0))
+}
+
+/// A literal as SQL has it.
+fn literal_text(value: &ScalarValue) -> String {
+    match value {
+        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => {
+            format!("'{}'", text.replace('\'', "''"))
+        }
+        ScalarValue::TimestampMicrosecond(Some(micros), _) => format!("TIMESTAMP '{}'", format_micros(*micros)),
+        ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months == 0 => {
+            let days = Duration::from_secs(u64::from(interval.days.unsigned_abs()) * 86_400);
+            let rest = Duration::from_nanos(interval.nanoseconds.unsigned_abs());
+            match (interval.days < 0, interval.nanoseconds < 0) {
+                (false, false) => format!("INTERVAL '{}'", humantime::format_duration(days + rest)),
+                _ => value.to_string(),
+            }
+        }
+        other => other.to_string(),
     }
 }
 
@@ -104,7 +145,6 @@ impl AggregateCall {
 
     /// True if the state is one `BIGINT` that counts the input's rows, which is how late rows are counted.
     pub fn counts_rows(&self) -> bool {
-        use datafusion_physical_expr::expressions::Literal;
         let literal = |e: &Expr| e.0.downcast_ref::<Literal>().is_some_and(|l| !l.value().is_null());
         self.function.fun().name() == "count"
             && !self.function.is_distinct()
@@ -123,8 +163,19 @@ impl AggregateCall {
 
 impl fmt::Display for AggregateCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.function.human_display().unwrap_or_else(|| self.function.name()))?;
+        let (first, ordered) = self.arguments.split_at(self.function.expressions().len());
+        let exact = f.alternate();
+        let list = |exprs: &[Expr]| exprs.iter().map(|e| if exact { format!("{e:#}") } else { e.to_string() }).collect::<Vec<_>>();
+        let arguments = if self.counts_rows() && !exact { "*".to_owned() } else { list(first).join(", ") };
+        write!(f, "{}({}{arguments}", self.function.fun().name(), if self.function.is_distinct() { "DISTINCT " } else { "" })?;
+        if !ordered.is_empty() {
+            let sorts = self.function.order_bys().iter().zip(list(ordered));
+            let sorts: Vec<String> = sorts.map(|(sort, expr)| format!("{expr}{}", if sort.options.descending { " DESC" } else { "" })).collect();
+            write!(f, " ORDER BY {}", sorts.join(", "))?;
+        }
+        f.write_str(")")?;
         match &self.filter {
+            Some(filter) if f.alternate() => write!(f, " FILTER (WHERE {filter:#})"),
             Some(filter) => write!(f, " FILTER (WHERE {filter})"),
             None => Ok(()),
         }

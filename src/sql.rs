@@ -43,6 +43,7 @@ use sqlparser::tokenizer::Location;
 use statements::{CreateView, EmitClause, Insert, Kind, Statement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a text asks for.
@@ -117,6 +118,9 @@ struct Session<'a> {
     text: Text<'a>,
     catalog: Catalog,
     settings: Settings,
+    /// What connectors are told of each table. Which of a table's options are known is found out in reading and in writing it, so there
+    /// is one definition for both.
+    definitions: BTreeMap<String, Rc<connector::Table>>,
     /// The views, in the order in which they are declared.
     views: Vec<String>,
     /// How often each name is read, in all queries.
@@ -156,7 +160,14 @@ impl<'a> Session<'a> {
             };
             let _ = query.visit(&mut reads);
         }
-        Session { text, catalog: Catalog::new(), settings: Settings::default(), views: Vec::new(), reads: reads.0 }
+        Session {
+            text,
+            catalog: Catalog::new(),
+            settings: Settings::default(),
+            definitions: BTreeMap::new(),
+            views: Vec::new(),
+            reads: reads.0,
+        }
     }
 
     fn sql(&self) -> SqlToRel<'_, Catalog> {
@@ -226,8 +237,10 @@ impl<'a> Session<'a> {
         }
         let name = normal(&table.name);
         let place = self.text.place(start);
-        let table = TableDef { name: name.clone(), schema, columns, physical, time, primary_key, options: table.options, place };
-        self.catalog.tables.insert(name, Arc::new(table));
+        let definition =
+            connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options: Options::new(table.options) };
+        self.definitions.insert(name.clone(), Rc::new(definition));
+        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, place }));
         Ok(())
     }
 
@@ -325,7 +338,10 @@ impl<'a> Session<'a> {
         let plan = self.query(&insert.query, start)?;
         let (plan, table) = match &insert.table {
             Some(name) => self.into_table(plan, name, &insert)?,
-            None => (plan.clone(), printed(&plan, number)),
+            None => {
+                let table = Rc::new(printed(&plan, number));
+                (plan, table)
+            }
         };
         let located = |error| self.text.datafusion_error(error, start);
         let plan = self.optimise(plan).map_err(located)?;
@@ -340,7 +356,7 @@ impl<'a> Session<'a> {
     }
 
     /// Casts a query's columns to those of the table that it goes into.
-    fn into_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, connector::Table)> {
+    fn into_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, Rc<connector::Table>)> {
         let key = normal(name);
         let Some(table) = self.catalog.tables.get(&key) else {
             let error = match self.catalog.views.contains_key(&key) {
@@ -398,7 +414,7 @@ impl<'a> Session<'a> {
             exprs.push(expr.alias(field.name()));
         }
         let plan = project(plan, exprs).map_err(|error| self.text.datafusion_error(error, insert.start))?;
-        Ok((plan, planner::connector_table(table)))
+        Ok((plan, Rc::clone(&self.definitions[&key])))
     }
 
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
@@ -449,7 +465,7 @@ impl<'a> Session<'a> {
         }
         for table in self.catalog.tables.values() {
             if let Some(needed) = needs.get(&table.name) {
-                planner.read_table(table, needed).map_err(|error| within_table(error, table))?;
+                planner.read_table(table, &self.definitions[&table.name], needed).map_err(|error| within_table(error, table))?;
             }
         }
         for (name, plan, needed, width, lasts) in views.iter().rev() {
@@ -459,15 +475,20 @@ impl<'a> Session<'a> {
         for query in queries {
             match targets.iter_mut().find(|target| target.table.name == query.table.name) {
                 Some(target) => target.queries.push(query),
-                None => targets.push(Target { table: query.table.clone(), queries: vec![query] }),
+                None => targets.push(Target { table: Rc::clone(&query.table), queries: vec![query] }),
             }
         }
+        let mut used: BTreeSet<String> = needs.into_keys().collect();
         for target in targets {
+            used.insert(target.table.name.clone());
             let at = target.queries[0].at;
             planner.write(target, &|error, at| self.text.error_at(error, at)).map_err(|error| match error.place() {
                 Some(_) => error,
                 None => self.text.error_at(error, at),
             })?;
+        }
+        for table in self.catalog.tables.values().filter(|table| used.contains(&table.name)) {
+            self.definitions[&table.name].options.finish().map_err(|error| within_table(error, table))?;
         }
         planner.finish().map_err(|error| error.within(self.text.name))
     }

@@ -3,6 +3,7 @@
 use arrow::datatypes::{Schema, SchemaRef};
 use highwater::connector::{Changes, Connectors, Context, Shard, Sink, SinkInput, Source, Split, Table};
 use highwater::error::Result;
+use highwater::plan::Tick;
 use highwater::sql::{self, Text};
 use std::sync::Arc;
 
@@ -24,7 +25,6 @@ impl Connectors for Stub {
         let options = &table.options;
         options.required("connector")?;
         let bounded = options.parsed("bounded", false, "true or false")?;
-        options.finish()?;
         let schema: Schema = table.schema.project(columns).expect("the planner asks for columns that are there");
         Ok(Arc::new(StubSource { schema: Arc::new(schema), bounded }))
     }
@@ -38,7 +38,6 @@ impl Connectors for Stub {
             "append" => Changes::AppendOnly,
             _ => Changes::All,
         };
-        options.finish()?;
         Ok(Arc::new(StubSink { single, changes }))
     }
 }
@@ -104,6 +103,7 @@ fn check_plan(name: &str, sql: &str) {
     }
 }
 
+
 #[test]
 fn word_count() {
     check_plan(
@@ -112,4 +112,238 @@ fn word_count() {
 SELECT word, count(*) FROM (SELECT unnest(string_to_array(line, ' ')) AS word FROM lines)
 WHERE word <> '' GROUP BY word EMIT FINAL;",
     );
+}
+
+#[test]
+fn word_count_that_updates_by_key() {
+    check_plan(
+        "word_count_updating",
+        "INSERT INTO latest (n, word) SELECT count(*) AS n, word FROM (SELECT unnest(split_words(lower(line))) AS word FROM lines) GROUP BY word;",
+    );
+}
+
+#[test]
+fn filters_and_projections_are_one_step() {
+    check_plan(
+        "stateless",
+        "INSERT INTO by_window
+SELECT ts, auction * 2, CASE WHEN price > 10 THEN 1 ELSE 0 END FROM bids WHERE bidder LIKE 'a%' AND price IS NOT NULL;",
+    );
+}
+
+#[test]
+fn tumbling_windows_are_merged_into_their_aggregate() {
+    check_plan(
+        "tumble",
+        "INSERT INTO by_window
+SELECT window_end, auction, count(*) FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '10' MINUTES))
+WHERE price > 5 GROUP BY window_start, window_end, auction HAVING count(*) > 1;",
+    );
+}
+
+#[test]
+fn hopping_windows_by_name_and_without_a_count() {
+    check_plan(
+        "hop",
+        "INSERT INTO by_window (window_end, n)
+SELECT window_end, max(auction) FROM TABLE(HOP(DATA => TABLE bids, TIMECOL => DESCRIPTOR(ts), SLIDE => INTERVAL '1' MINUTE, SIZE => INTERVAL '5' MINUTE)) AS w
+GROUP BY window_end EMIT ON WINDOW CLOSE;",
+    );
+}
+
+#[test]
+fn windows_that_are_read_row_by_row_are_assigned() {
+    check_plan(
+        "assign",
+        "INSERT INTO by_window SELECT window_end, auction, extract(minute FROM window_start)
+FROM tumble(bids, ts, INTERVAL '1 minute') WHERE window_start > TIMESTAMP '2026-01-01 00:00:00';",
+    );
+}
+
+#[test]
+fn words_in_windows() {
+    check_plan(
+        "windowed_words",
+        "SELECT window_start, tag, count(*) AS n
+FROM (SELECT window_start, unnest(tags) AS tag FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE)))
+GROUP BY window_start, tag;",
+    );
+}
+
+#[test]
+fn windows_of_windows() {
+    check_plan(
+        "windows_of_windows",
+        "CREATE VIEW per_minute AS
+SELECT window_start, window_end, window_time, auction, sum(price) AS total
+FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, window_time, auction;
+INSERT INTO by_window SELECT window_end, auction, count(*)
+FROM TABLE(TUMBLE(TABLE per_minute, DESCRIPTOR(window_time), INTERVAL '1' HOUR)) GROUP BY window_start, window_end, auction;
+SELECT window_end, max(total) AS best FROM per_minute GROUP BY window_start, window_end;",
+    );
+}
+
+#[test]
+fn statements_share_sources_and_views() {
+    check_plan(
+        "shared",
+        "SET 'pipeline.name' = 'shared'; SET 'tick' = '1s';
+EXECUTE STATEMENT SET BEGIN
+INSERT INTO by_window SELECT ts, auction, 1 FROM bids WHERE auction > 7;
+INSERT INTO by_window SELECT ts, 0, price FROM bids;
+INSERT INTO counts SELECT bidder, count(*) FROM bids GROUP BY bidder;
+END;",
+    );
+}
+
+#[test]
+fn union_distinct_and_cte() {
+    check_plan(
+        "union",
+        "WITH names AS (SELECT bidder AS name FROM bids UNION ALL SELECT line FROM lines)
+SELECT DISTINCT upper(name) AS name FROM names;",
+    );
+}
+
+#[test]
+fn computed_columns_and_their_watermark() {
+    check_plan(
+        "computed",
+        "CREATE TABLE clicks (ms BIGINT NOT NULL, page ROW<url STRING, tags MAP<STRING, ARRAY<INT>>>, unused STRING,
+  at AS to_timestamp_millis(ms), url AS page['url'], long AS char_length(url) > 20, WATERMARK FOR at AS at - INTERVAL '1' SECOND
+) WITH (connector = 'kafka', scan.watermark.idle-timeout = 'off');
+SELECT at, url, long FROM clicks;",
+    );
+}
+
+#[test]
+fn aggregates_of_many_kinds() {
+    check_plan(
+        "aggregates",
+        "SELECT window_start, bidder, count(DISTINCT auction) AS auctions, avg(price) FILTER (WHERE price > 1) AS average,
+  first_value(auction ORDER BY ts) AS first, array_agg(auction) AS all_of_them
+FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' DAY)) GROUP BY window_start, bidder;",
+    );
+}
+
+#[test]
+fn json_and_mermaid() {
+    let text = format!("{TABLES}INSERT INTO counts SELECT line, count(*) FROM lines GROUP BY line EMIT FINAL;");
+    let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
+    let json = plan.explain_json();
+    assert_eq!(json["steps"][2]["state"], "by keys until the input ends");
+    assert_eq!(json["steps"][2]["inputs"][0]["route"], "key");
+    let mermaid = "flowchart TD
+    s0([\"source lines\"])
+    s1[\"count by line, partial\"]
+    s2[\"count by line\"]
+    s3[[\"sink counts\"]]
+    s0 --> s1
+    s1 -->|\"by key line\"| s2
+    s2 -->|\"single\"| s3
+";
+    assert_eq!(plan.explain_mermaid(), mermaid);
+}
+
+#[test]
+fn settings_come_from_set_and_from_the_command_line() {
+    let text = format!("SET 'tick' = '500 rows'; SET inflight_epochs = 9; SET 'idle_timeout' = 'off'; {TABLES} SELECT line FROM lines;");
+    let set = [("inflight_epochs".to_owned(), "3".to_owned())];
+    let plan = sql::plan(Text { name: "p.sql", sql: &text }, &set, &Stub).unwrap();
+    let settings = &plan.settings;
+    assert_eq!((settings.tick, settings.inflight_epochs, settings.idle_timeout), (Tick::Rows(500), 3, None));
+}
+
+#[test]
+fn explain_gives_plans_and_no_pipeline() {
+    let text = format!("{TABLES} EXPLAIN SELECT line FROM lines; EXPLAIN PLAN FOR INSERT INTO counts SELECT line, 1 FROM lines;");
+    let script = sql::script(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
+    assert!(script.plan.is_none());
+    assert_eq!(script.explains.len(), 2);
+}
+
+/// `sql`, after [`TABLES`] on line 1, must be refused at `place` (line:column) with `error` and advice that has `advice` in it.
+#[track_caller]
+fn check_error(sql: &str, place: &str, error: &str, advice: &str) {
+    let text = format!("{}{sql}", TABLES.replace('\n', " "));
+    // Columns count from the start of `sql` on its first line.
+    let shift = TABLES.len();
+    let found = match sql::script(Text { name: "p.sql", sql: &text }, &[], &Stub) {
+        Ok(_) => panic!("it is accepted: {sql}"),
+        Err(found) => found,
+    };
+    let (line, column) = place.split_once(':').expect("a line and a column");
+    let column: usize = column.parse().expect("a number");
+    let place = if line == "1" { format!("1:{}", column + shift) } else { place.to_owned() };
+    assert_eq!(found.to_string(), format!("p.sql:{place}: {error}"), "{sql}");
+    let help = found.advice().unwrap_or_default();
+    assert!(help.contains(advice), "{sql}\nadvice is {help}");
+    assert!(help.contains('^'), "{sql}\nno caret in {help}");
+}
+
+#[test]
+fn unknown_names_are_refused_with_near_ones() {
+    check_error("SELECT lin FROM lines", "1:8", "unknown column 'lin'", "did you mean 'line'?");
+    check_error("SELECT line\nFROM liness", "2:6", "unknown table 'liness'", "did you mean 'lines'?");
+    check_error("SELECT lenght(line) FROM lines", "1:8", "unknown function 'lenght'", "did you mean 'length'?");
+    check_error("INSERT INTO count SELECT line, 1 FROM lines", "1:13", "unknown table 'count'", "did you mean 'counts'?");
+    check_error("INSERT INTO counts (wrd, n) SELECT line, 1 FROM lines", "1:21", "unknown column 'wrd'", "did you mean 'word'?");
+    check_error("SET 'tik' = '1s'", "1:1", "unknown setting 'tik'", "did you mean 'tick'?");
+    check_error("SELECT * FROM TABLE(TUMBEL(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))", "1:21", "unknown table function 'TUMBEL'", "did you mean tumble?");
+    check_error("CREATE TABLE t (a INT, PRIMARY KEY (b)) WITH ('connector' = 'x')", "1:37", "unknown column 'b'", "the columns are a");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    check_error("SELECT 1 FROM bids JOIN lines ON bidder = line", "1:25", "JOIN is not yet supported", "");
+    check_error("SELECT 1 FROM bids, lines", "1:21", "a second table in FROM, a join, is not yet supported", "");
+    check_error("SELECT line FROM lines ORDER BY line", "1:33", "ORDER BY is not yet supported", "a stream has no end");
+    check_error("SELECT line FROM lines LIMIT 3", "1:30", "LIMIT is not yet supported", "bound the source");
+    check_error("SELECT row_number() OVER (PARTITION BY line) FROM lines", "1:8", "OVER is not yet supported", "");
+    check_error("SELECT DISTINCT ON (line) line FROM lines", "1:21", "DISTINCT ON is not yet supported", "first_value");
+    check_error("SELECT line FROM lines EXCEPT SELECT bidder FROM bids", "1:31", "EXCEPT is not yet supported", "");
+    check_error("SELECT line FROM lines WHERE line IN (SELECT bidder FROM bids)", "1:30", "IN with a query is not yet supported", "");
+    check_error("SELECT (SELECT max(price) FROM bids) FROM lines", "1:9", "a query as a value is not yet supported", "");
+    check_error("WITH RECURSIVE a AS (SELECT 1) SELECT * FROM a", "1:1", "WITH RECURSIVE is not yet supported", "");
+    check_error("SELECT 1 FROM TABLE(SESSION(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))", "1:21", "SESSION windows are not yet supported", "TUMBLE and HOP are");
+    check_error("CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')", "1:33", "METADATA columns are not yet supported", "");
+    check_error("SELECT now() FROM lines", "1:8", "now() is refused: it is not a function of the rows", "replay");
+    check_error("SELECT random() FROM lines", "1:8", "random() is refused: it is not a function of the rows", "replay");
+    check_error("INSERT INTO counts VALUES ('a', 1)", "1:28", "VALUES is not yet supported", "");
+    check_error(
+        "SELECT max(n) FROM (SELECT bidder, count(*) AS n FROM bids GROUP BY bidder)",
+        "1:1",
+        "an aggregate over results that change is not yet supported",
+        "EMIT FINAL",
+    );
+}
+
+#[test]
+fn mistakes_have_a_place_and_advice() {
+    check_error("SELECT line FROM", "1:17", "expected identifier, but the statement ends here", "");
+    check_error("SELEC line FROM lines", "1:1", "a statement cannot start with SELEC", "CREATE TABLE");
+    check_error("SELECT 'a FROM lines", "1:8", "unterminated string literal", "");
+    check_error("INSERT INTO counts SELECT line FROM lines", "1:1", "the query gives 1 column, but 2 of 'counts' are written", "word, n");
+    check_error("INSERT INTO counts SELECT 1, line FROM lines", "1:30", "column 'n' of 'counts' is BIGINT, but the query gives STRING", "CAST(… AS BIGINT)");
+    check_error("INSERT INTO counts SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT FINAL", "1:1", "EMIT FINAL waits for the end of the input, but table 'bids' does not end", "bounded");
+    check_error("SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT ON WINDOW CLOSE", "1:1", "EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none", "TUMBLE");
+    check_error("CREATE TABLE t (a TIMESTAMP(9)) WITH ('connector' = 'x')", "1:19", "a precision of 9 is not supported: time is kept in microseconds, so 6 at most", "");
+    check_error("CREATE TABLE t (a INT, WATERMARK FOR a AS a) WITH ('connector' = 'x')", "1:38", "column 'a' cannot be event time: it is INT", "TIMESTAMP");
+    check_error("CREATE TABLE t (a INT, A STRING) WITH ('connector' = 'x')", "1:24", "column 'a' is there twice", "");
+    check_error("CREATE TABLE lines (a INT) WITH ('connector' = 'x')", "1:1", "'lines' is declared twice", "");
+    check_error(
+        "SELECT window_end, count(*) FROM TABLE(TUMBLE(TABLE lines, DESCRIPTOR(line), INTERVAL '1' MINUTE)) GROUP BY window_end",
+        "1:71",
+        "a window goes by event time, but column 'line' has no watermark",
+        "WATERMARK FOR line AS line - INTERVAL '5' SECOND",
+    );
+    check_error(
+        "SELECT 1 FROM TABLE(HOP(TABLE bids, DESCRIPTOR(ts), INTERVAL '5' MINUTE, INTERVAL '1' MINUTE))",
+        "1:53",
+        "HOP's slide is longer than its size, so rows between windows would vanish",
+        "the slide comes first",
+    );
+    check_error("SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))", "1:21", "TUMBLE: the argument size is missing", "INTERVAL '1' MINUTE");
+    check_error("CREATE VIEW v AS SELECT line FROM lines EMIT FINAL", "1:41", "EMIT does not belong to CREATE VIEW", "INSERT");
+    check_error("BEGIN STATEMENT SET; SELECT line FROM lines", "1:1", "this statement set is not closed", "END");
 }

@@ -104,7 +104,7 @@ fn join(
 ) -> Result<(Workers, Part)> {
     let threads = usize::from(arguments.workers);
     let deadlines = Deadlines { connect: arguments.connect_timeout, peer_timeout: arguments.peer_timeout, ..Deadlines::default() };
-    let identity = |secret| Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint().into(), secret };
+    let identity = |secret| Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint(), secret };
     let connect = |secret, process, processes, rendezvous| {
         let membership = Membership { process, processes, threads, rendezvous };
         mesh::join(&identity(secret), membership, deadlines.clone(), Arc::clone(clock))

@@ -104,7 +104,8 @@ impl Plan {
     /// The plan as JSON: its settings' name and tick, its fingerprint and its steps with their inputs, columns and bounds.
     pub fn explain_json(&self) -> Value {
         let steps: Vec<Value> = self.steps.iter().enumerate().map(|(id, step)| self.step_json(id, step)).collect();
-        json!({ "pipeline": self.settings.name, "fingerprint": self.fingerprint().to_string(), "steps": steps })
+        let fingerprint = blake3::Hash::from_bytes(self.fingerprint()).to_hex().to_string();
+        json!({ "pipeline": self.settings.name, "fingerprint": fingerprint, "steps": steps })
     }
 
     fn step_json(&self, id: StepId, step: &Step) -> Value {
@@ -205,12 +206,7 @@ fn stage_text(before: Option<&Stage>, stage: &Stage) -> String {
         Transform::Project(values) => {
             let values = values.iter().zip(stage.schema.fields()).map(|(value, field)| {
                 let value = value.to_string();
-                // A column prints as name@index: a mere copy says no more than the name.
-                match value.split_once('@') {
-                    Some((name, index)) if name == field.name() && index.bytes().all(|b| b.is_ascii_digit()) => name.to_owned(),
-                    _ if value == *field.name() => value,
-                    _ => format!("{value} AS {}", field.name()),
-                }
+                if value == *field.name() { value } else { format!("{value} AS {}", field.name()) }
             });
             format!("project {}", values.collect::<Vec<_>>().join(", "))
         }

@@ -4,13 +4,13 @@ use super::{Action, Plan, Stage, Step, Transform};
 use std::fmt::{self, Write};
 
 impl Plan {
-    /// The hash of all that decides what the pipeline does and what its state looks like.
+    /// The hash of all that decides what the pipeline does and what its state looks like, as 32 bytes.
     ///
     /// Options of connectors are left out: they may hold secrets, and processes may reach a service by different addresses.
-    pub fn fingerprint(&self) -> blake3::Hash {
+    pub fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = Hasher(blake3::Hasher::new());
         describe(self, &mut hasher).expect("hashing does not fail, and aggregates that were planned know their states");
-        hasher.0.finalize()
+        *hasher.0.finalize().as_bytes()
     }
 }
 
@@ -47,9 +47,9 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Source(source) => {
             writeln!(out, "  source {:?} {:?} bounded {}", source.table, source.connector, source.source.bounded())?;
             fields(&source.source.schema(), out)?;
-            source.columns.iter().try_for_each(|column| writeln!(out, "  value {column}"))?;
+            source.columns.iter().try_for_each(|column| writeln!(out, "  value {column:#}"))?;
             if let Some(time) = &source.time {
-                writeln!(out, "  watermark {} {}", time.column, time.watermark)?;
+                writeln!(out, "  watermark {} {:#}", time.column, time.watermark)?;
             }
             writeln!(out, "  idle {:?} {:?} {:?}", source.idle_timeout, source.when_all_idle, source.max_future)
         }
@@ -57,9 +57,9 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::PreAggregate(aggregation) | Action::Aggregate(aggregation) => {
             let half = if matches!(step.action, Action::Aggregate(_)) { "results" } else { "partial results" };
             writeln!(out, "  {half} {:?} {:?}", aggregation.grouping, aggregation.output)?;
-            aggregation.keys.iter().try_for_each(|(key, field)| writeln!(out, "  key {key} {}", field.data_type()))?;
+            aggregation.keys.iter().try_for_each(|(key, field)| writeln!(out, "  key {key:#} {}", field.data_type()))?;
             for call in aggregation.calls.iter() {
-                writeln!(out, "  call {call} {}", call.field().data_type())?;
+                writeln!(out, "  call {call:#} {}", call.field().data_type())?;
                 for state in call.state_fields().map_err(|_| fmt::Error)? {
                     writeln!(out, "    state {}", state.data_type())?;
                 }
@@ -75,8 +75,8 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
 
 fn stage(stage: &Stage, out: &mut impl Write) -> fmt::Result {
     match &stage.transform {
-        Transform::Filter(keep) => writeln!(out, "  filter {keep}")?,
-        Transform::Project(columns) => columns.iter().try_for_each(|column| writeln!(out, "  project {column}"))?,
+        Transform::Filter(keep) => writeln!(out, "  filter {keep:#}")?,
+        Transform::Project(columns) => columns.iter().try_for_each(|column| writeln!(out, "  project {column:#}"))?,
         Transform::Unnest { column } => writeln!(out, "  unnest {column}")?,
         Transform::AssignWindows { time, windows } => writeln!(out, "  windows {time} {windows:?}")?,
     }

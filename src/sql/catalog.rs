@@ -4,7 +4,6 @@ use super::functions;
 use super::place::through;
 use super::types::Types;
 use super::windows::WindowFunctions;
-use crate::connector::OptionText;
 use crate::error::{Error, nearest};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::config::ConfigOptions;
@@ -41,9 +40,6 @@ pub(super) struct TableDef {
     pub physical: SchemaRef,
     /// The event-time column, by index into `schema`, and the watermark that a row stands for, over `schema`.
     pub time: Option<(usize, Expr)>,
-    /// By index into `physical`.
-    pub primary_key: Vec<usize>,
-    pub options: BTreeMap<String, OptionText>,
     /// `file:line:column` of the statement.
     pub place: String,
 }

@@ -5,8 +5,9 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
+use super::settings;
 use super::windows::WindowAssign;
-use crate::connector::{self, Changes, Connectors, Options, SinkInput};
+use crate::connector::{self, Changes, Connectors, SinkInput};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
@@ -14,6 +15,7 @@ use crate::plan::{
     TimeAttribute, Transform, Windows, event_time_type, type_name,
 };
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::logical_plan::{Aggregate, Distinct, LogicalPlan, TableScan, Union, Unnest};
@@ -21,16 +23,26 @@ use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Expr as Logical, lit};
 use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_physical_expr::create_physical_expr;
+use datafusion_physical_expr::expressions as physical;
 use sqlparser::tokenizer::Location;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
+
+/// How DataFusion's names for lists that are unnested start.
+const UNNEST_PLACEHOLDER: &str = "__unnest_placeholder";
+
+/// What a table may say about its watermark in its options.
+const IDLE_TIMEOUT: &str = "scan.watermark.idle-timeout";
+const WHEN_ALL_IDLE: &str = "scan.watermark.when-all-idle";
+const MAX_FUTURE: &str = "scan.watermark.max-future";
 
 /// One query that ends in a table.
 pub(super) struct Query {
     /// The optimised plan; its columns are those of the table, in type and order.
     pub plan: LogicalPlan,
     /// Where its rows go.
-    pub table: connector::Table,
+    pub table: Rc<connector::Table>,
     /// Where the INSERT starts.
     pub at: Location,
     /// True if its aggregates without windows speak once, at the end of the input.
@@ -41,7 +53,7 @@ pub(super) struct Query {
 
 /// A table that is written, and all that goes into it.
 pub(super) struct Target {
-    pub table: connector::Table,
+    pub table: Rc<connector::Table>,
     pub queries: Vec<Query>,
 }
 
@@ -106,6 +118,8 @@ struct Stream {
     /// Windows that are not assigned yet.
     pending: Option<PendingWindows>,
     emit: Emit,
+    /// True if no other stream reads the base step.
+    own: bool,
 }
 
 /// Where a column of a query is.
@@ -155,6 +169,7 @@ enum Role {
 }
 
 impl<'a> Planner<'a> {
+    /// No steps yet.
     pub fn new(settings: &'a Settings, connectors: &'a dyn Connectors) -> Self {
         Planner {
             settings,
@@ -173,7 +188,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds the source of `table`, of which `needed` columns are read.
-    pub fn read_table(&mut self, table: &TableDef, needed: &BTreeSet<usize>) -> Result<()> {
+    pub fn read_table(&mut self, table: &TableDef, definition: &connector::Table, needed: &BTreeSet<usize>) -> Result<()> {
         let mut needed = needed.clone();
         if let Some((time, watermark)) = &table.time {
             needed.insert(*time);
@@ -192,21 +207,18 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let definition = connector_table(table);
         let physical: Vec<usize> = physical.into_iter().collect();
-        let own = |name: &str| definition.options.text(name).map(str::to_owned);
-        let idle_timeout = match own("scan.watermark.idle-timeout") {
-            Some(text) => super::settings::duration_or_off(&text)
-                .map_err(|error| error.within("option 'scan.watermark.idle-timeout'"))?,
+        let options = &definition.options;
+        let idle_timeout = match options.text(IDLE_TIMEOUT) {
+            Some(text) => settings::duration_or_off(text).map_err(|error| options.wrong(IDLE_TIMEOUT, error.to_string()))?,
             None => self.settings.idle_timeout,
         };
-        let when_all_idle = match own("scan.watermark.when-all-idle") {
-            Some(text) => super::settings::when_all_idle(&text)
-                .map_err(|error| error.within("option 'scan.watermark.when-all-idle'"))?,
+        let when_all_idle = match options.text(WHEN_ALL_IDLE) {
+            Some(text) => settings::when_all_idle(text).map_err(|error| options.wrong(WHEN_ALL_IDLE, error.to_string()))?,
             None => self.settings.when_all_idle,
         };
-        let max_future = definition.options.duration("scan.watermark.max-future", self.settings.max_future)?;
-        let source = self.connectors.source(&definition, &physical)?;
+        let max_future = options.duration(MAX_FUTURE, self.settings.max_future)?;
+        let source = self.connectors.source(definition, &physical)?;
         let given = source.schema();
         let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
 
@@ -220,7 +232,7 @@ impl<'a> Planner<'a> {
                     let index = given.index_of(field.name()).map_err(|e| Error::internal(e.to_string()))?;
                     Expr::column(field.name(), index)
                 }
-                ColumnDef::Computed(value) => compile(value, &given_df)?,
+                ColumnDef::Computed(value) => compile(value, &given_df, &given)?,
             });
         }
         let fields: Fields = places.iter().zip(table.schema.fields()).filter_map(|(p, field)| p.map(|_| Arc::clone(field))).collect();
@@ -231,13 +243,13 @@ impl<'a> Planner<'a> {
                 let column = places[*time].expect("the event-time column is always read");
                 roles[column] = Role::Time;
                 let row = DFSchema::try_from(Arc::clone(&schema)).map_err(from_datafusion)?;
-                Some(TimeAttribute { column, watermark: compile(watermark, &row)? })
+                Some(TimeAttribute { column, watermark: compile(watermark, &row, &schema)? })
             }
             None => None,
         };
         let action = Action::Source(SourceStep {
             table: table.name.clone(),
-            connector: connector_name(&definition).to_owned(),
+            connector: connector_name(definition).to_owned(),
             source,
             columns,
             time,
@@ -248,6 +260,7 @@ impl<'a> Planner<'a> {
         let base = self.step(format!("source {}", table.name), action, Vec::new(), Arc::clone(&schema), Emit::Append);
         let mut stream = Stream::of_step(base, schema, Emit::Append);
         stream.roles = roles;
+        stream.own = false;
         let reader = Reader { stream, columns: places };
         for last in [false, true] {
             self.readers.insert((table.name.clone(), last), reader.clone());
@@ -274,6 +287,7 @@ impl<'a> Planner<'a> {
                 columns[*column] = Some(row);
             }
             let stands = stream.emit == Emit::Append;
+            stream.own = false;
             let reader = Reader { stream, columns };
             self.readers.insert((name.to_owned(), *last), reader.clone());
             if stands {
@@ -300,6 +314,10 @@ impl<'a> Planner<'a> {
         self.materialise(&mut stream);
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
+        for option in [IDLE_TIMEOUT, WHEN_ALL_IDLE, MAX_FUTURE] {
+            // Known to a table that is only written, too.
+            table.options.text(option);
+        }
         let sink = self.connectors.sink(&table, &input)?;
         let keyed = updating || sink.changes() == Changes::Upsert;
         let route = match sink.single() {
@@ -357,6 +375,7 @@ impl<'a> Planner<'a> {
         let name = words.join(", ");
         let input = Input { from: stream.base, route: Route::Forward };
         stream.base = self.step(name, Action::Transform(stages), vec![input], Arc::clone(&stream.rows), stream.emit);
+        stream.own = true;
     }
 
     /// Lowers `plan`; a part that several others read becomes one step.
@@ -369,6 +388,7 @@ impl<'a> Planner<'a> {
         let mut stream = self.lower_node(plan, last)?;
         if shared {
             self.materialise(&mut stream);
+            stream.own = false;
             self.lowered.insert(known, stream.clone());
         }
         Ok(stream)
@@ -433,7 +453,9 @@ impl<'a> Planner<'a> {
         if stream.reads_windows(predicate, schema) {
             assign_windows(self, stream);
         }
-        let keep = compile(predicate, &stream.bind(schema)?)?;
+        stream.compact();
+        let bound = stream.bind(schema)?;
+        let keep = compile(predicate, &bound, &stream.rows)?;
         let rows = Arc::clone(&stream.rows);
         stream.stages.push(Stage { transform: Transform::Filter(keep), schema: rows });
         Ok(())
@@ -448,6 +470,7 @@ impl<'a> Planner<'a> {
         let places: Vec<Option<Place>> = exprs.iter().map(|expr| place(expr, stream)).collect();
         if let Some(places) = places.iter().copied().collect::<Option<Vec<_>>>() {
             stream.columns = places;
+            stream.rename(output.fields());
             return Ok(());
         }
         let bound = stream.bind(schema)?;
@@ -458,7 +481,7 @@ impl<'a> Planner<'a> {
             columns.push(match place(expr, stream) {
                 Some(Place::Row(row)) => Place::Row(builder.copy(stream, row, field.name())),
                 Some(window) => window,
-                None => Place::Row(builder.add(compile(expr, &bound)?, Arc::clone(field), Role::None)),
+                None => Place::Row(builder.add(compile(expr, &bound, &stream.rows)?, Arc::clone(field), Role::None)),
             });
         }
         if let Some(pending) = &stream.pending {
@@ -484,13 +507,23 @@ impl<'a> Planner<'a> {
         let Place::Row(row) = stream.columns[*column] else {
             return Err(Error::internal("a window's bound is not a list"));
         };
+        // DataFusion's name for the list repeats the whole expression.
+        let called = |name: &str| Arc::new(stream.rows.field(row).clone().with_name(name));
+        if let Some(stage) = stream.stages.last_mut()
+            && stream.rows.field(row).name().starts_with(UNNEST_PLACEHOLDER)
+        {
+            let mut fields: Vec<FieldRef> = stream.rows.fields().to_vec();
+            fields[row] = called("list");
+            stream.rows = Arc::new(Schema::new(fields));
+            stage.schema = Arc::clone(&stream.rows);
+        }
         for _ in 0..list.depth {
             let element = match stream.rows.field(row).data_type() {
                 DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _) => element.data_type().clone(),
                 other => return Err(Error::invalid(format!("unnest takes a list, not {}", type_name(other)))),
             };
             let mut fields: Vec<FieldRef> = stream.rows.fields().to_vec();
-            fields[row] = Arc::new(Field::new(list.output_column.name(), element, true));
+            fields[row] = Arc::new(Field::new("element", element, true));
             stream.roles[row] = Role::None;
             stream.rows = Arc::new(Schema::new(fields));
             let schema = Arc::clone(&stream.rows);
@@ -563,7 +596,7 @@ impl<'a> Planner<'a> {
             output.push(match window {
                 Some(window) => window.output(),
                 None => {
-                    keys.push((compile(expr, &bound)?, Arc::clone(field)));
+                    keys.push((compile(expr, &bound, &stream.rows)?, Arc::clone(field)));
                     OutputColumn::Key(keys.len() - 1)
                 }
             });
@@ -676,6 +709,9 @@ impl<'a> Planner<'a> {
         if rows.iter().copied().eq(0..stream.rows.fields().len()) && rows.iter().zip(fields).all(named) {
             return;
         }
+        if self.fold(stream, &rows, fields) {
+            return;
+        }
         let mut builder = ProjectBuilder::default();
         for (row, field) in rows.iter().zip(fields) {
             builder.add(
@@ -686,6 +722,26 @@ impl<'a> Planner<'a> {
         }
         builder.apply(stream);
         stream.columns = (0..fields.len()).map(Place::Row).collect();
+    }
+
+    /// Where the rows come straight from an aggregate, its results can be put in order and named there.
+    fn fold(&mut self, stream: &mut Stream, rows: &[usize], fields: &Fields) -> bool {
+        let last = self.steps.len() - 1;
+        if !stream.own || !stream.stages.is_empty() || stream.base != last {
+            return false;
+        }
+        let Action::Aggregate(aggregation) = &self.steps[last].action else { return false };
+        let output = rows.iter().map(|row| aggregation.output[*row]).collect();
+        let aggregation = Arc::new(Aggregation { output, ..aggregation.as_ref().clone() });
+        let named = rows.iter().zip(fields).map(|(row, field)| stream.rows.field(*row).clone().with_name(field.name()));
+        stream.rows = Arc::new(Schema::new(named.collect::<Vec<_>>()));
+        stream.roles = rows.iter().map(|row| stream.roles[*row]).collect();
+        stream.columns = (0..rows.len()).map(Place::Row).collect();
+        self.steps[last].schema = Arc::clone(&stream.rows);
+        // The partial half is the step before it, and both hold the same definition.
+        self.steps[last - 1].action = Action::PreAggregate(Arc::clone(&aggregation));
+        self.steps[last].action = Action::Aggregate(aggregation);
+        true
     }
 
     /// `EMIT FINAL` waits for the end of the input, so there must be one.
@@ -709,7 +765,7 @@ impl Stream {
     fn of_step(base: StepId, rows: SchemaRef, emit: Emit) -> Self {
         let width = rows.fields().len();
         let columns = (0..width).map(Place::Row).collect();
-        Stream { base, stages: Vec::new(), rows, roles: vec![Role::None; width], columns, pending: None, emit }
+        Stream { base, stages: Vec::new(), rows, roles: vec![Role::None; width], columns, pending: None, emit, own: true }
     }
 
     /// True if `expr` reads a bound of windows that are not assigned yet.
@@ -725,6 +781,22 @@ impl Stream {
             Place::Window(_) => None,
         };
         self.columns.iter().filter_map(row).collect()
+    }
+
+    /// Calls the rows' columns what the query calls them, if the last stage is still open.
+    fn rename(&mut self, names: &Fields) {
+        let Some(stage) = self.stages.last_mut() else { return };
+        let mut fields: Vec<FieldRef> = self.rows.fields().to_vec();
+        for (place, name) in self.columns.iter().zip(names) {
+            if let Place::Row(row) = *place {
+                fields[row] = Arc::new(fields[row].as_ref().clone().with_name(name.name()));
+            }
+        }
+        // A filter and an assignment of windows pass columns on: renaming them there would be a lie about what they read.
+        if matches!(stage.transform, Transform::Project(_) | Transform::Unnest { .. }) {
+            self.rows = Arc::new(Schema::new(fields));
+            stage.schema = Arc::clone(&self.rows);
+        }
     }
 
     /// Drops columns of the rows that nobody reads, where the rows are about to be copied.
@@ -850,26 +922,22 @@ fn bare(expr: &Logical) -> Option<&Column> {
     }
 }
 
-fn compile(expr: &Logical, schema: &DFSchema) -> Result<Expr> {
+/// Compiles `expr` over rows that `schema` describes by the query's names and `rows` by their own, which is what the result calls them.
+fn compile(expr: &Logical, schema: &DFSchema, rows: &Schema) -> Result<Expr> {
     let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default());
-    compiled.map(Expr::new).map_err(from_datafusion)
+    let renamed = compiled.and_then(|compiled| {
+        compiled.transform_up(|part| match part.downcast_ref::<physical::Column>().map(physical::Column::index) {
+            Some(index) => Ok(Transformed::yes(Arc::new(physical::Column::new(rows.field(index).name(), index)))),
+            None => Ok(Transformed::no(part)),
+        })
+    });
+    renamed.map(|renamed| Expr::new(renamed.data)).map_err(from_datafusion)
 }
 
 fn compile_call(expr: &Logical, schema: &DFSchema) -> Result<AggregateCall> {
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
     let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context).build().map_err(from_datafusion)?;
     Ok(AggregateCall::new(lowered.aggregate, lowered.filter.map(Expr::new)))
-}
-
-/// The table as its connector sees it.
-pub(super) fn connector_table(table: &TableDef) -> connector::Table {
-    let options = Options::new(table.options.iter().map(|(key, option)| (key.clone(), option.clone())));
-    connector::Table {
-        name: table.name.clone(),
-        schema: Arc::clone(&table.physical),
-        primary_key: table.primary_key.clone(),
-        options,
-    }
 }
 
 fn connector_name(table: &connector::Table) -> &str {
