@@ -12,6 +12,7 @@
 pub mod blackhole;
 pub mod builtin;
 pub mod file;
+pub mod kafka;
 pub mod memory;
 pub mod print;
 
