@@ -6,19 +6,22 @@ use rdkafka::Statistics;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
 /// How long a cluster may take to answer when a pipeline starts.
-pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a topic that the broker creates on demand may take to appear.
 const CREATION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long one question waits: a refused password is noticed between two.
-const QUESTION_WAIT: Duration = Duration::from_secs(3);
+pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(3);
+
+/// How long to wait between two questions.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Keeps what librdkafka reports on the side: calls alone say no more than "broker transport failure".
 #[derive(Debug, Default)]
@@ -115,26 +118,12 @@ impl<C: ClientContext> Line<'_, C> {
     pub(super) fn partitions(&self, topic: &str, creates: bool, brokers: &str, context: &Context) -> Result<Vec<i32>> {
         let start = context.clock.monotonic();
         loop {
-            let answer = self.client.fetch_metadata(Some(topic), QUESTION_WAIT);
-            (self.serve)();
-            self.watch.check()?;
-            let waited = context.clock.monotonic() - start;
-            let metadata = match answer {
-                Ok(metadata) => metadata,
-                Err(_) if waited < ANSWER_WAIT => {
-                    std::thread::sleep(Duration::from_millis(50));
-                    continue;
-                }
-                Err(error) => return Err(self.unreachable(brokers, error)),
-            };
+            let metadata = self.answer(brokers, context, || self.client.fetch_metadata(Some(topic), QUESTION_WAIT))?;
             let described = metadata.topics().iter().find(|described| described.name() == topic);
             match described.and_then(|described| described.error()).map(Code::from) {
                 None => {
-                    let mut partitions: Vec<i32> = described
-                        .iter()
-                        .flat_map(|described| described.partitions())
-                        .map(|partition| partition.id())
-                        .collect();
+                    let partitions = described.iter().flat_map(|described| described.partitions());
+                    let mut partitions: Vec<i32> = partitions.map(|partition| partition.id()).collect();
                     partitions.sort_unstable();
                     if !partitions.is_empty() {
                         return Ok(partitions);
@@ -146,24 +135,44 @@ impl<C: ClientContext> Line<'_, C> {
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::LeaderNotAvailable) => {}
                 Some(code) => return Err(refused(code)),
             }
-            if waited >= CREATION_WAIT {
+            if context.clock.monotonic() - start >= CREATION_WAIT {
                 return Err(self.missing(topic, brokers));
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(BREATH);
         }
     }
 
-    /// Nobody answers, and why.
-    pub(super) fn unreachable(&self, brokers: &str, error: KafkaError) -> Error {
-        (self.serve)();
-        let reason = self.watch.reason().unwrap_or_else(|| error.to_string());
+    /// Asks until there is an answer.
+    ///
+    /// # Errors
+    /// If there is none within [`ANSWER_WAIT`], or the cluster refuses this client.
+    pub(super) fn answer<T>(&self, brokers: &str, context: &Context, ask: impl Fn() -> KafkaResult<T>) -> Result<T> {
+        let start = context.clock.monotonic();
+        loop {
+            let answer = ask();
+            (self.serve)();
+            self.watch.check()?;
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(_) if context.clock.monotonic() - start < ANSWER_WAIT => std::thread::sleep(BREATH),
+                Err(error) => return Err(self.unanswered(brokers, error)),
+            }
+        }
+    }
+
+    fn unanswered(&self, brokers: &str, error: KafkaError) -> Error {
+        let silent = matches!(
+            error.rdkafka_error_code(),
+            Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown | Code::Resolve)
+        );
+        let reason = self.watch.reason().filter(|_| silent).unwrap_or_else(|| error.to_string());
         Error::unavailable(format!("{brokers} gave no answer within {} s: {reason}", ANSWER_WAIT.as_secs()))
             .help("see that a broker listens there and that it advertises an address which can be reached from here")
             .caused_by(error)
     }
 
     fn missing(&self, topic: &str, brokers: &str) -> Error {
-        let error = Error::invalid(format!("there is no topic \"{topic}\" at {brokers}"));
+        let error = Error::invalid(format!("there is no such topic at {brokers}"));
         let Ok(metadata) = self.client.fetch_metadata(None, QUESTION_WAIT) else { return error };
         let names: Vec<&str> =
             metadata.topics().iter().map(|described| described.name()).filter(|name| !name.starts_with("__")).collect();

@@ -66,6 +66,7 @@ const COMMON: &[&str] = &[
     "ssl.endpoint.identification.algorithm",
     "ssl.key.password",
     "ssl.key.pem",
+    "topic.metadata.propagation.max.ms",
     "topic.metadata.refresh.interval.ms",
 ];
 
@@ -185,7 +186,7 @@ impl Connection {
             .set("reconnect.backoff.max.ms", "1000")
             .set("log.connection.close", "false");
         // how the client learns that a broker answers again: see `Watch`
-        config.set("statistics.interval.ms", "1000");
+        config.set("statistics.interval.ms", "2000");
         for (name, value) in
             ours.iter().copied().chain(self.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
         {

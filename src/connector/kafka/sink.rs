@@ -3,7 +3,7 @@
 //! A row counts as written when all in-sync replicas acknowledged it; the producer is idempotent, so a lost answer doubles
 //! nothing. Records that librdkafka's queue does not take stay here, in order, until it does.
 
-use super::client::{Line, Watch, not_created};
+use super::client::{Line, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::partitioner::{Partitioner, Spread, grouped};
 use super::{topic_name, understood};
@@ -265,7 +265,7 @@ impl KafkaShard {
                 let reason = self.producer.context().watch.reason().unwrap_or_else(|| "no broker answered".to_owned());
                 Error::unavailable(format!("not acknowledged in time: {reason}"))
             }
-            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => super::client::refused(code),
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => refused(code),
             Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
                 Error::unavailable("it is gone").help("a topic must not be deleted while it is written")
             }

@@ -4,7 +4,7 @@
 //! between once, in order, and none outside. It ends when the end offset is *passed*, not when the record before it was
 //! seen: that one may be a transaction's marker, an aborted record, or compacted away.
 
-use super::client::{ANSWER_WAIT, Line, Watch, not_created};
+use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
 use super::{topic_name, understood};
@@ -14,7 +14,7 @@ use crate::format::{Decode, Format};
 use arrow::array::BinaryBuilder;
 use arrow::datatypes::SchemaRef;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -138,6 +138,8 @@ impl KafkaSource {
                 ("auto.offset.reset", "error"),
                 ("enable.partition.eof", "true"),
                 ("isolation.level", "read_committed"),
+                // `splits` has seen the topics, so one that is unknown for this long is gone
+                ("topic.metadata.propagation.max.ms", "10000"),
                 ("fetch.queue.backoff.ms", "10"),
                 ("queued.max.messages.kbytes", &ahead_kib),
                 ("queued.min.messages", &ahead_records),
@@ -153,9 +155,7 @@ impl KafkaSource {
         let serve = || (0..32).for_each(|_| drop(consumer.poll(Duration::ZERO)));
         let line = Line { client: consumer.client(), watch: consumer.context(), serve: &serve };
         let partitions = line.partitions(topic, false, &brokers, context)?;
-        let look_up = |moment: Offset| {
-            look_up(consumer, topic, &partitions, moment).map_err(|error| line.unreachable(&brokers, error))
-        };
+        let look_up = |moment| line.answer(&brokers, context, || look_up(consumer, topic, &partitions, moment));
         let (low, high) = (look_up(Offset::Beginning)?, look_up(Offset::End)?);
         let (low, high) = (known(&low)?, known(&high)?);
         let at = |millis| -> Result<Vec<i64>> {
@@ -309,7 +309,7 @@ impl KafkaSplit {
             Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
                 Error::unavailable("it is gone").help("a topic must not be deleted while it is read")
             }
-            Code::TopicAuthorizationFailed => super::client::refused(code),
+            Code::TopicAuthorizationFailed => refused(code),
             Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::NotImplemented => {
                 Error::data(format!("the broker sent records that cannot be read: {reason}"))
             }
@@ -348,9 +348,6 @@ impl KafkaSplit {
         }
     }
 }
-
-/// How long to ask what remains of a partition whose records are gone.
-const QUESTION_WAIT: Duration = Duration::from_secs(2);
 
 impl Split for KafkaSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
@@ -444,12 +441,12 @@ fn look_up(
     topic: &str,
     partitions: &[i32],
     moment: Offset,
-) -> Result<Vec<Option<i64>>, KafkaError> {
+) -> KafkaResult<Vec<Option<i64>>> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for &partition in partitions {
         asked.add_partition_offset(topic, partition, moment)?;
     }
-    let answer = consumer.offsets_for_times(asked, ANSWER_WAIT)?;
+    let answer = consumer.offsets_for_times(asked, QUESTION_WAIT)?;
     let offset = |&partition: &i32| {
         let found = answer.find_partition(topic, partition).ok_or(KafkaError::MetadataFetch(Code::UnknownPartition))?;
         found.error()?;
