@@ -2,14 +2,15 @@
 
 use super::blackhole::Blackhole;
 use super::file::FileSource;
+use super::kafka::{KafkaSink, KafkaSource};
 use super::print::PrintSink;
 use super::{Connectors, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Result, nearest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const READ: [&str; 2] = ["file", "memory"];
-const WRITTEN: [&str; 3] = ["print", "blackhole", "memory"];
+const READ: [&str; 3] = ["file", "kafka", "memory"];
+const WRITTEN: [&str; 4] = ["kafka", "print", "blackhole", "memory"];
 
 /// Chooses by option `connector`. Options that no one asked for are left to the caller's
 /// [`Options::finish`](super::Options::finish), who may know of more.
@@ -37,6 +38,7 @@ impl Connectors for Builtin {
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
         Ok(match table.options.required("connector")? {
             "file" => Arc::new(FileSource::new(table, columns)?),
+            "kafka" => Arc::new(KafkaSource::new(table, columns)?),
             "memory" => handed_in(table, &self.sources)?,
             name => return Err(unknown(table, name, "read", &READ, &WRITTEN)),
         })
@@ -44,6 +46,7 @@ impl Connectors for Builtin {
 
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         Ok(match table.options.required("connector")? {
+            "kafka" => Arc::new(KafkaSink::new(table)?),
             "print" => Arc::new(PrintSink::new(table, input)?),
             "blackhole" => Arc::new(Blackhole::default()),
             "memory" => handed_in(table, &self.sinks)?,

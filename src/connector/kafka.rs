@@ -23,11 +23,10 @@ pub use source::KafkaSource;
 
 use crate::connector::Options;
 use crate::error::Result;
+use crate::format::Format;
 
-/// What a definition may say, on either side: one that is both read and written has options for both.
-const OPTIONS: [&str; 14] = [
-    "topic",
-    "format",
+/// What a definition may say for the sake of its other side: one that is both read and written has options for both.
+const OPTIONS: [&str; 10] = [
     "scan.startup.mode",
     "scan.startup.timestamp-millis",
     "scan.startup.specific-offsets",
@@ -38,16 +37,18 @@ const OPTIONS: [&str; 14] = [
     "key.format",
     "sink.partitioner",
     "sink.compression",
-    "properties.bootstrap.servers",
-    "connector",
 ];
 
-/// Refuses options that neither side has.
-fn understood(options: &Options) -> Result<()> {
+/// Lets the other side's options stand.
+fn know_both_sides(options: &Options) {
     for name in OPTIONS {
         options.text(name);
     }
-    options.finish()
+}
+
+/// How values are written: `format`, or `value.format` where the key has one too.
+fn value_format(options: &Options) -> Result<Format> {
+    options.format(if options.text("value.format").is_some() { "value." } else { "" })
 }
 
 /// The name of a topic, which Kafka restricts.

@@ -6,7 +6,7 @@
 use super::client::{Line, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::partitioner::{Partitioner, Spread, grouped};
-use super::{topic_name, understood};
+use super::{know_both_sides, topic_name, value_format};
 use crate::batch::Batch;
 use crate::connector::{Changes, Context, Options, Shard, Sink, Table};
 use crate::error::{Error, Result, nearest};
@@ -53,14 +53,14 @@ impl KafkaSink {
         let options = &table.options;
         let connection = Connection::read(options, Side::Sink)?;
         let topic = topic_name(options, options.required("topic")?)?;
-        let format = Format::named(options.required("format")?)?;
+        let format = value_format(options)?;
         let key = Key::read(table)?;
         let partitioner = match options.choice("sink.partitioner", &["default", "round-robin"])? {
             "round-robin" => Partitioner::RoundRobin,
             _ => Partitioner::Default,
         };
         let compression = options.choice("sink.compression", &["none", "lz4", "snappy", "zstd", "gzip"])?;
-        understood(options)?;
+        know_both_sides(options);
         format.encoder(&table.schema)?;
         let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
         let schema = Arc::clone(&table.schema);
@@ -75,7 +75,7 @@ impl Key {
             None => table.primary_key.clone(),
             Some(text) => text.split(';').map(|name| column(options, schema, name.trim())).collect::<Result<_>>()?,
         };
-        let named = options.text("key.format").map(Format::named).transpose()?;
+        let named = options.text("key.format").map(|_| options.format("key.")).transpose()?;
         if columns.is_empty() {
             return match named {
                 None => Ok(None),

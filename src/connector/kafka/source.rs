@@ -7,7 +7,7 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
-use super::{topic_name, understood};
+use super::{know_both_sides, topic_name, value_format};
 use crate::connector::{Context, Options, Polled, Source, Split, Table};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format};
@@ -85,7 +85,7 @@ impl KafkaSource {
         let connection = Connection::read(options, Side::Source)?;
         let topics: Vec<String> =
             options.required("topic")?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
-        let format = Format::named(options.required("format")?)?;
+        let format = value_format(options)?;
         let start = match options.choice(
             "scan.startup.mode",
             &["earliest-offset", "latest-offset", "timestamp", "specific-offsets", "group-offsets"],
@@ -108,7 +108,7 @@ impl KafkaSource {
             "timestamp" => Bound::Timestamp(timestamp(options, "scan.bounded.timestamp-millis")?),
             _ => Bound::Offsets(specific(options, "scan.bounded.specific-offsets", &topics)?),
         };
-        understood(options)?;
+        know_both_sides(options);
         format.decoder(&table.schema, columns)?;
         let schema = table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?;
         let columns = columns.to_vec();
