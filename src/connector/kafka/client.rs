@@ -35,6 +35,8 @@ struct State {
     trouble: bool,
     /// What no waiting will mend.
     hopeless: Option<String>,
+    /// Something is wrong with a topic.
+    suspicion: bool,
 }
 
 impl Watch {
@@ -50,6 +52,12 @@ impl Watch {
     /// The newest reason for which a broker was not reached.
     pub(super) fn reason(&self) -> Option<String> {
         self.state().reason.clone()
+    }
+
+    /// True once after librdkafka found fault with a topic. In a partition's own queue such an error is no message, and all
+    /// that is left of it is a line for the log, so what is wrong has to be asked.
+    pub(super) fn suspicion(&self) -> bool {
+        std::mem::take(&mut self.state().suspicion)
     }
 
     /// An error if waiting is of no use any more: the cluster refuses who we are.
@@ -80,7 +88,10 @@ impl ClientContext for Watch {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Errors come to `error` too, with the same words and a code.
+        // Errors of brokers come to `error` too, with the same words and a code; those of topics come here alone.
+        if facility == "ERROR" {
+            self.state().suspicion = true;
+        }
         debug!(?level, facility, "librdkafka: {message}");
     }
 

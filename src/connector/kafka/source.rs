@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -298,17 +298,36 @@ impl KafkaSplit {
                 Err(Error::unavailable(format!("librdkafka gave up: {reason}")))
             }
             // the watch has heard the others, too
-            _ => self.consumer.context().check(),
+            _ => {
+                let watch = self.consumer.context();
+                watch.check()?;
+                if watch.suspicion() { self.look_after_topics() } else { Ok(()) }
+            }
         }
+    }
+
+    /// Asks whether the topics of this worker are still there; nothing is wrong if nobody answers.
+    fn look_after_topics(&self) -> Result<()> {
+        let Ok(assignment) = self.consumer.assignment() else { return Ok(()) };
+        let topics: BTreeSet<String> = assignment.elements().iter().map(|element| element.topic().to_owned()).collect();
+        for topic in topics {
+            let Ok(metadata) = self.consumer.fetch_metadata(Some(&topic), QUESTION_WAIT) else { continue };
+            let code = metadata.topics().iter().find_map(|described| described.error()).map(Code::from);
+            let error = match code {
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => gone(),
+                Some(code @ Code::TopicAuthorizationFailed) => refused(code),
+                _ => continue,
+            };
+            return Err(error.within(format!("topic \"{topic}\"")));
+        }
+        Ok(())
     }
 
     /// Says what a partition's error means: nothing if it may pass.
     fn consider(&mut self, code: Code, reason: String) -> Option<Error> {
         let error = match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => self.out_of_range(),
-            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
-                Error::unavailable("it is gone").help("a topic must not be deleted while it is read")
-            }
+            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => gone(),
             Code::TopicAuthorizationFailed => refused(code),
             Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::NotImplemented => {
                 Error::data(format!("the broker sent records that cannot be read: {reason}"))
@@ -426,6 +445,10 @@ impl Split for KafkaSplit {
         let end = self.share.end.map_or(high, |end| end.min(high));
         Some(u64::try_from(end - self.position).unwrap_or(0))
     }
+}
+
+fn gone() -> Error {
+    Error::unavailable("it is gone").help("a topic must not be deleted while it is read")
 }
 
 /// The offset after everything that librdkafka has passed on or passed over.
