@@ -214,8 +214,9 @@ fn reading_starts_where_it_is_told(bootstrap: &str) {
     let topic = create_topic(bootstrap, "start", 2);
     let client = producer(bootstrap, &[]);
     let text = |text: &'static str, millis| (Some(text.as_bytes()), millis);
-    produce(&client, &topic, 0, [text("a", 1000), text("b", 2000), text("c", 3000)]);
-    produce(&client, &topic, 1, [text("x", 1500)]);
+    for (partition, record) in [(0, text("a", 1000)), (0, text("b", 2000)), (0, text("c", 3000)), (1, text("x", 1500))] {
+        produce(&client, &topic, partition, [record]);
+    }
     let rows = |options: &[(&str, &str)]| read_all(&source(bootstrap, &topic, &[&[TO_THE_END], options].concat()));
     assert_eq!(rows(&[("scan.startup.mode", "latest-offset")]), [[""; 0], []]);
     let from = |millis| rows(&[("scan.startup.mode", "timestamp"), ("scan.startup.timestamp-millis", millis)]);
