@@ -214,7 +214,8 @@ fn reading_starts_where_it_is_told(bootstrap: &str) {
     let topic = create_topic(bootstrap, "start", 2);
     let client = producer(bootstrap, &[]);
     let text = |text: &'static str, millis| (Some(text.as_bytes()), millis);
-    for (partition, record) in [(0, text("a", 1000)), (0, text("b", 2000)), (0, text("c", 3000)), (1, text("x", 1500))] {
+    for (partition, record) in [(0, text("a", 1000)), (0, text("b", 2000)), (0, text("c", 3000)), (1, text("x", 1500))]
+    {
         produce(&client, &topic, partition, [record]);
     }
     let rows = |options: &[(&str, &str)]| read_all(&source(bootstrap, &topic, &[&[TO_THE_END], options].concat()));

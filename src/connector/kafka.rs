@@ -40,10 +40,14 @@ const OPTIONS: [&str; 10] = [
 ];
 
 /// Lets the other side's options stand.
-fn know_both_sides(options: &Options) {
+fn know_both_sides(options: &Options) -> Result<()> {
     for name in OPTIONS {
         options.text(name);
     }
+    if options.text("key.format").is_some() {
+        options.format("key.")?;
+    }
+    Ok(())
 }
 
 /// How values are written: `format`, or `value.format` where the key has one too.

@@ -77,6 +77,8 @@ impl ClientContext for Watch {
             Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism) => {
                 state.hopeless = Some(reason.to_owned());
             }
+            // librdkafka looks for the group's coordinator, which we never need
+            Some(Code::GroupAuthorizationFailed) => return,
             // says nothing but that the others were the last
             Some(Code::AllBrokersDown) if state.reason.is_some() => {}
             _ => state.reason = Some(reason.to_owned()),

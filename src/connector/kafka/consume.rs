@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::client::Watch;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka_sys as sys;
@@ -97,6 +98,16 @@ impl PartitionQueue {
             )
         };
         (Code::from(error) == Code::NoError && low >= 0 && high >= 0).then_some((low, high))
+    }
+
+    /// The offset after all that was taken or passed over: aborted records and markers move it, too.
+    pub(super) fn position(&self) -> Option<i64> {
+        let mut asked = TopicPartitionList::with_capacity(1);
+        asked.add_partition(self.topic.to_str().ok()?, self.partition);
+        // SAFETY: the client and the list are alive; the call writes the answer into the list before it returns.
+        let error = unsafe { sys::rd_kafka_position(self.consumer.client().native_ptr(), asked.ptr()) };
+        let answer = asked.elements().first()?.offset();
+        answer.to_raw().filter(|offset| Code::from(error) == Code::NoError && *offset >= 0)
     }
 
     /// Gives back what was taken and takes what is there.

@@ -49,6 +49,19 @@ struct Key {
 
 impl KafkaSink {
     /// The sink that `table` describes.
+    ///
+    /// | option | meaning |
+    /// |---|---|
+    /// | `topic` | the topic; it must exist, unless the broker creates topics on demand |
+    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
+    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
+    /// | `format` or `value.format` | how values are written; they hold all columns |
+    /// | `key.fields` | the columns of the key, with `;` between them; by default those of the PRIMARY KEY |
+    /// | `key.format` | how keys are written; by default `raw` for one STRING column, else `json` |
+    /// | `sink.partitioner` | `default`: by the key as Kafka's own clients do, else batch by batch; or `round-robin` |
+    /// | `sink.compression` | `none` (default), `lz4`, `snappy`, `zstd`, `gzip` |
+    ///
+    /// Keys are spread over the partitions that the topic has when the pipeline starts.
     pub fn new(table: &Table) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Sink)?;
@@ -60,7 +73,7 @@ impl KafkaSink {
             _ => Partitioner::Default,
         };
         let compression = options.choice("sink.compression", &["none", "lz4", "snappy", "zstd", "gzip"])?;
-        know_both_sides(options);
+        know_both_sides(options)?;
         format.encoder(&table.schema)?;
         let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
         let schema = Arc::clone(&table.schema);

@@ -8,6 +8,7 @@ use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
 use super::{know_both_sides, topic_name, value_format};
+use crate::batch::BATCH_ROWS;
 use crate::connector::{Context, Options, Polled, Source, Split, Table};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format};
@@ -80,6 +81,20 @@ struct Share {
 
 impl KafkaSource {
     /// The source that `table` describes, reading `columns` of it.
+    ///
+    /// | option | meaning |
+    /// |---|---|
+    /// | `topic` | the topic, or several with `;` between them |
+    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
+    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
+    /// | `format` or `value.format` | how values are written |
+    /// | `scan.startup.mode` | `earliest-offset` (default), `latest-offset`, `timestamp`, `specific-offsets` |
+    /// | `scan.startup.timestamp-millis` | the first record at or after this time, in milliseconds since 1970 |
+    /// | `scan.startup.specific-offsets` | `partition:0,offset:42;partition:1,offset:300`, for every partition |
+    /// | `scan.bounded.mode` | `unbounded` (default), `latest-offset`, `timestamp`, `specific-offsets` |
+    /// | `scan.bounded.timestamp-millis`, `scan.bounded.specific-offsets` | the first record that is not read |
+    ///
+    /// `properties.isolation.level` is `read_committed` unless it is given.
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Source)?;
@@ -108,7 +123,7 @@ impl KafkaSource {
             "timestamp" => Bound::Timestamp(timestamp(options, "scan.bounded.timestamp-millis")?),
             _ => Bound::Offsets(specific(options, "scan.bounded.specific-offsets", &topics)?),
         };
-        know_both_sides(options);
+        know_both_sides(options)?;
         format.decoder(&table.schema, columns)?;
         let schema = table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?;
         let columns = columns.to_vec();
@@ -249,6 +264,7 @@ impl Source for KafkaSource {
                 position: share.start,
                 share,
                 offsets: Vec::new(),
+                batch_bytes: 0,
                 trouble: None,
                 failed: None,
             }));
@@ -281,6 +297,8 @@ struct KafkaSplit {
     position: i64,
     /// The offsets of the last batch's rows.
     offsets: Vec<i64>,
+    /// The size of the last batch, as a guess at the next one's.
+    batch_bytes: usize,
     /// What keeps the partition from being read at the moment.
     trouble: Option<Code>,
     /// What will be said after the rows that came before it.
@@ -378,7 +396,8 @@ impl Split for KafkaSplit {
             return Ok(Polled::Ended);
         }
         self.listen()?;
-        let mut values = BinaryBuilder::with_capacity(rows_max.min(crate::batch::BATCH_ROWS), 0);
+        // made when there is something to put in: an idle split is asked often
+        let mut values = None;
         let mut bytes = 0;
         while self.offsets.len() < rows_max && bytes < BATCH_BYTES {
             let trouble = match self.queue.next() {
@@ -389,7 +408,8 @@ impl Split for KafkaSplit {
                 }
                 Some(Taken::Record { offset, value }) => {
                     bytes += value.map_or(0, <[u8]>::len);
-                    values.append_option(value);
+                    let room = || BinaryBuilder::with_capacity(rows_max.min(BATCH_ROWS), self.batch_bytes);
+                    values.get_or_insert_with(room).append_option(value);
                     self.offsets.push(offset);
                     self.position = offset + 1;
                     self.trouble = None;
@@ -407,14 +427,15 @@ impl Split for KafkaSplit {
                 break;
             }
         }
-        if !self.offsets.is_empty() {
+        if let Some(mut values) = values {
+            self.batch_bytes = bytes;
             let decoded = self.decoder.decode(&values.finish());
             let rows = decoded.map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
             return Ok(Polled::Rows { rows, bytes });
         }
         if self.share.end.is_some() {
             // Where aborted records never stop, neither a record nor the end is ever reported, but the position moves.
-            self.position = self.position.max(consumed(&self.consumer, &self.share).unwrap_or(0));
+            self.position = self.position.max(self.queue.position().unwrap_or(0));
         }
         match self.failed.take() {
             Some(error) => Err(error),
@@ -449,12 +470,6 @@ impl Split for KafkaSplit {
 
 fn gone() -> Error {
     Error::unavailable("it is gone").help("a topic must not be deleted while it is read")
-}
-
-/// The offset after everything that librdkafka has passed on or passed over.
-fn consumed(consumer: &BaseConsumer<Watch>, share: &Share) -> Option<i64> {
-    let positions = consumer.position().ok()?;
-    positions.find_partition(&share.topic, share.partition)?.offset().to_raw().filter(|offset| *offset >= 0)
 }
 
 /// For each partition the offset at `moment`: the first, the next to come, or the first record at that time in milliseconds,
