@@ -6,6 +6,7 @@ mod support;
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use highwater::batch::Batch;
+use highwater::broker::{Broker, Config};
 use highwater::connector::kafka::{KafkaSink, KafkaSource};
 use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, Table};
 use highwater::error::{Error, ErrorKind, Result};
@@ -37,10 +38,16 @@ fn a_real_broker_passes_the_suite() {
     );
 }
 
+#[test]
+fn the_development_broker_passes_the_suite() {
+    let broker = Broker::start(Config { listen: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
+    suite(&broker.address());
+}
+
 type Case = (&'static str, fn(&str));
 
 /// What any broker that Highwater runs on must do.
-pub fn suite(bootstrap: &str) {
+fn suite(bootstrap: &str) {
     run(
         bootstrap,
         &[
@@ -427,7 +434,7 @@ fn keys_and_values_have_formats_of_their_own(bootstrap: &str) {
     write(&[0, 1], &[("json.encode.nulls", "false")], Changes::Upsert);
     write(&[1], &[("key.format", "csv"), ("key.fields", "n;word"), ("key.csv.delimiter", "|")], Changes::Upsert);
     let read = KafkaSource::new(&table(&[], &[TO_THE_END]), &[2, 0]).unwrap();
-    let text: Vec<String> = open(&read).iter_mut().flat_map(|split| read_to_end(split)).collect();
+    let text: Vec<String> = open(&read).iter_mut().flat_map(read_to_end).collect();
     assert_eq!(text, ["NULL", "x"].repeat(4));
     let Some(seen) = read_back(bootstrap, &topic) else { return };
     let seen: Vec<String> = seen.into_iter().map(|seen| format!("{} {}", seen.key, seen.value)).collect();
@@ -665,13 +672,20 @@ fn a_definition_that_cannot_work_is_refused() {
     let offsets = |text| refused(&[("scan.bounded.mode", "specific-offsets"), ("scan.bounded.specific-offsets", text)]);
     assert!(offsets("0:1").contains("'0:1' does not read 'partition:0,offset:42'"));
     assert!(offsets("partition:0,offset:1;partition:0,offset:2").contains("partition 0 is given twice"));
+    assert!(refused(&[("topic", "a;b; a")]).contains("\"a\" is given twice"));
     assert!(refused(&[("topic", "a topic")]).contains("'a topic' is not a topic's name"));
     assert!(refused(&[("key.fields", "lime")]).ends_with("there is no column \"lime\" / did you mean \"line\"?"));
     assert!(refused(&[("key.format", "raw")]).contains("there is no key"));
+    // the build has no TLS, and says so
+    assert!(
+        refused(&[("properties.security.protocol", "SSL")]).contains("not supported"),
+        "{}",
+        refused(&[("properties.security.protocol", "SSL")])
+    );
     let number = table(
         &[("n", DataType::Int64)],
         &[],
         &[("topic", "t"), ("format", "raw"), ("properties.bootstrap.servers", "x")],
     );
-    assert!(KafkaSource::new(&number, &[0]).is_err(), "{:?}", Int64Array::from(vec![1]));
+    assert!(KafkaSource::new(&number, &[0]).is_err(), "raw records are text or bytes");
 }

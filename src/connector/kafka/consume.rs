@@ -100,8 +100,12 @@ impl PartitionQueue {
         (Code::from(error) == Code::NoError && low >= 0 && high >= 0).then_some((low, high))
     }
 
-    /// The offset after all that was taken or passed over: aborted records and markers move it, too.
+    /// The offset after all that was taken or passed over: aborted records and markers move it, too. None while records that
+    /// were taken are still to be given out.
     pub(super) fn position(&self) -> Option<i64> {
+        if self.next < self.taken.len() {
+            return None;
+        }
         let mut asked = TopicPartitionList::with_capacity(1);
         asked.add_partition(self.topic.to_str().ok()?, self.partition);
         // SAFETY: the client and the list are alive; the call writes the answer into the list before it returns.

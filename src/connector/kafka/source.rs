@@ -100,6 +100,9 @@ impl KafkaSource {
         let connection = Connection::read(options, Side::Source)?;
         let topics: Vec<String> =
             options.required("topic")?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
+        if let Some((_, topic)) = topics.iter().enumerate().find(|(at, topic)| topics[..*at].contains(topic)) {
+            return Err(options.wrong("topic", format!("\"{topic}\" is given twice")));
+        }
         let format = value_format(options)?;
         let start = match options.choice(
             "scan.startup.mode",
@@ -133,7 +136,7 @@ impl KafkaSource {
             start,
             bound,
             format,
-            table: table.schema.clone(),
+            table: Arc::clone(&table.schema),
             columns,
             schema: Arc::new(schema),
         })
@@ -243,6 +246,9 @@ impl Source for KafkaSource {
     }
 
     fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        if splits.is_empty() {
+            return Ok(Vec::new());
+        }
         let consumer = Arc::new(self.consumer(splits.len(), context)?);
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
         let mut assignment = TopicPartitionList::with_capacity(splits.len());
