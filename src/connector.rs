@@ -13,6 +13,7 @@ pub mod blackhole;
 pub mod builtin;
 pub mod datagen;
 pub mod file;
+pub mod kafka;
 pub mod memory;
 pub mod print;
 

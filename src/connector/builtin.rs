@@ -3,14 +3,15 @@
 use super::blackhole::Blackhole;
 use super::datagen::Datagen;
 use super::file::{FileSink, FileSource};
+use super::kafka::{KafkaSink, KafkaSource};
 use super::print::PrintSink;
 use super::{Connectors, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Result, nearest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const READ: [&str; 3] = ["file", "datagen", "memory"];
-const WRITTEN: [&str; 4] = ["file", "print", "blackhole", "memory"];
+const READ: [&str; 4] = ["file", "kafka", "datagen", "memory"];
+const WRITTEN: [&str; 5] = ["file", "kafka", "print", "blackhole", "memory"];
 
 /// Chooses by option `connector`. Options that no one asked for are left to the caller's
 /// [`Options::finish`](super::Options::finish), who may know of more.
@@ -39,6 +40,7 @@ impl Connectors for Builtin {
         Ok(match table.options.required("connector")? {
             "file" => Arc::new(FileSource::new(table, columns)?),
             "datagen" => Arc::new(Datagen::new(table, columns)?),
+            "kafka" => Arc::new(KafkaSource::new(table, columns)?),
             "memory" => handed_in(table, &self.sources)?,
             name => return Err(unknown(table, name, "read", &READ, &WRITTEN)),
         })
@@ -47,6 +49,7 @@ impl Connectors for Builtin {
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         Ok(match table.options.required("connector")? {
             "file" => Arc::new(FileSink::new(table)?),
+            "kafka" => Arc::new(KafkaSink::new(table)?),
             "print" => Arc::new(PrintSink::new(table, input)?),
             "blackhole" => Arc::new(Blackhole::default()),
             "memory" => handed_in(table, &self.sinks)?,

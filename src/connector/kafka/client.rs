@@ -1,0 +1,217 @@
+//! What consumers and producers share: listening to what librdkafka says, and the first questions to a cluster.
+
+use crate::connector::Context;
+use crate::error::{Error, Result, nearest};
+use rdkafka::Statistics;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// How long a cluster may take to answer when a pipeline starts.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a topic that the broker creates on demand may take to appear.
+const CREATION_WAIT: Duration = Duration::from_secs(5);
+
+/// How long one question waits: a refused password is noticed between two.
+pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(3);
+
+/// How long to wait between two questions.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Keeps what librdkafka reports on the side: calls alone say no more than "broker transport failure".
+#[derive(Debug, Default)]
+pub(super) struct Watch(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The newest reason for which a broker was not reached.
+    reason: Option<String>,
+    /// Brokers may be out of reach; whether they answer again is found in the statistics.
+    trouble: bool,
+    /// What no waiting will mend.
+    hopeless: Option<String>,
+    /// Something is wrong with a topic.
+    suspicion: bool,
+}
+
+impl Watch {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// True while a broker is known to be out of reach.
+    pub(super) fn trouble(&self) -> bool {
+        self.state().trouble
+    }
+
+    /// The newest reason for which a broker was not reached.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.state().reason.clone()
+    }
+
+    /// True once after librdkafka found fault with a topic. In a partition's own queue such an error is no message, and all
+    /// that is left of it is a line for the log, so what is wrong has to be asked.
+    pub(super) fn suspicion(&self) -> bool {
+        std::mem::take(&mut self.state().suspicion)
+    }
+
+    /// An error if waiting is of no use any more: the cluster refuses who we are.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.state().hopeless {
+            None => Ok(()),
+            Some(reason) => Err(Error::invalid(format!("the broker refuses this client: {reason}"))
+                .help("check 'properties.security.protocol', 'properties.sasl.mechanism', 'properties.sasl.username' and '….password'")),
+        }
+    }
+}
+
+impl ClientContext for Watch {
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut state = self.state();
+        match error.rdkafka_error_code() {
+            Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism) => {
+                state.hopeless = Some(reason.to_owned());
+            }
+            // librdkafka looks for the group's coordinator, which we never need
+            Some(Code::GroupAuthorizationFailed) => return,
+            // says nothing but that the others were the last
+            Some(Code::AllBrokersDown) if state.reason.is_some() => {}
+            _ => state.reason = Some(reason.to_owned()),
+        }
+        if !state.trouble {
+            state.trouble = true;
+            warn!(reason, "kafka: a broker is out of reach; waiting for it");
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Errors of brokers come to `error` too, with the same words and a code; those of topics come here alone.
+        if facility == "ERROR" {
+            self.state().suspicion = true;
+        }
+        debug!(?level, facility, "librdkafka: {message}");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if !self.trouble() {
+            return;
+        }
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        // Bootstrap addresses have negative ids; a broker without partitions of ours is not connected at all.
+        let mut brokers = statistics.brokers.values().filter(|broker| broker.nodeid >= 0).peekable();
+        if brokers.peek().is_some() && brokers.all(|broker| matches!(broker.state.as_str(), "UP" | "INIT")) {
+            self.state().trouble = false;
+            info!("kafka: the brokers answer again");
+        }
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+/// A client's ear, and the call that makes it hear.
+pub(super) struct Line<'a, C: ClientContext> {
+    /// The client.
+    pub client: &'a Client<C>,
+    /// What the client heard.
+    pub watch: &'a Watch,
+    /// Handles the events that wait.
+    pub serve: &'a dyn Fn(),
+}
+
+impl<C: ClientContext> Line<'_, C> {
+    /// The numbers of `topic`'s partitions, in order. With `creates`, asking may create the topic.
+    ///
+    /// # Errors
+    /// If nobody answers, with the newest reason; if there is no such topic, with the nearest name.
+    pub(super) fn partitions(&self, topic: &str, creates: bool, brokers: &str, context: &Context) -> Result<Vec<i32>> {
+        let start = context.clock.monotonic();
+        loop {
+            let metadata = self.answer(brokers, context, || self.client.fetch_metadata(Some(topic), QUESTION_WAIT))?;
+            let described = metadata.topics().iter().find(|described| described.name() == topic);
+            match described.and_then(|described| described.error()).map(Code::from) {
+                None => {
+                    let partitions = described.iter().flat_map(|described| described.partitions());
+                    let mut partitions: Vec<i32> = partitions.map(|partition| partition.id()).collect();
+                    partitions.sort_unstable();
+                    if !partitions.is_empty() {
+                        return Ok(partitions);
+                    }
+                }
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) if !creates => {
+                    return Err(self.missing(topic, brokers));
+                }
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::LeaderNotAvailable) => {}
+                Some(code) => return Err(refused(code)),
+            }
+            if context.clock.monotonic() - start >= CREATION_WAIT {
+                return Err(self.missing(topic, brokers));
+            }
+            std::thread::sleep(BREATH);
+        }
+    }
+
+    /// Asks until there is an answer.
+    ///
+    /// # Errors
+    /// If there is none within [`ANSWER_WAIT`], or the cluster refuses this client.
+    pub(super) fn answer<T>(&self, brokers: &str, context: &Context, ask: impl Fn() -> KafkaResult<T>) -> Result<T> {
+        let start = context.clock.monotonic();
+        loop {
+            let answer = ask();
+            (self.serve)();
+            self.watch.check()?;
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(_) if context.clock.monotonic() - start < ANSWER_WAIT => std::thread::sleep(BREATH),
+                Err(error) => return Err(self.unanswered(brokers, error)),
+            }
+        }
+    }
+
+    fn unanswered(&self, brokers: &str, error: KafkaError) -> Error {
+        let silent = matches!(
+            error.rdkafka_error_code(),
+            Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown | Code::Resolve)
+        );
+        let reason = self.watch.reason().filter(|_| silent).unwrap_or_else(|| error.to_string());
+        Error::unavailable(format!("{brokers} gave no answer within {} s: {reason}", ANSWER_WAIT.as_secs()))
+            .help("see that a broker listens there and that it advertises an address which can be reached from here")
+            .caused_by(error)
+    }
+
+    fn missing(&self, topic: &str, brokers: &str) -> Error {
+        let error = Error::invalid(format!("there is no such topic at {brokers}"));
+        let Ok(metadata) = self.client.fetch_metadata(None, QUESTION_WAIT) else { return error };
+        let names: Vec<&str> =
+            metadata.topics().iter().map(|described| described.name()).filter(|name| !name.starts_with("__")).collect();
+        error.help(match nearest(topic, names.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None if names.is_empty() => "create it; the cluster has no topics yet".to_owned(),
+            None => format!("create it, or name one of the {} that are there", names.len()),
+        })
+    }
+}
+
+/// What a broker refuses for good.
+pub(super) fn refused(code: Code) -> Error {
+    let error = Error::invalid(format!("the broker refuses: {code}"));
+    match code {
+        Code::TopicAuthorizationFailed => error.help("let this user read or write the topic (an ACL at the broker)"),
+        _ => error,
+    }
+}
+
+/// The error for a client that could not be made: properties that do not fit each other, or a feature that was left out.
+pub(super) fn not_created(error: KafkaError) -> Error {
+    let reason = match &error {
+        KafkaError::ClientCreation(reason) => reason.clone(),
+        KafkaError::ClientConfig(_, reason, name, _) => format!("'properties.{name}': {reason}"),
+        other => other.to_string(),
+    };
+    Error::invalid(format!("librdkafka does not accept this configuration: {reason}"))
+}

@@ -1,0 +1,299 @@
+//! The options that reach librdkafka: those on a list, and those that Highwater sets itself.
+//!
+//! The list is closed, because some of librdkafka's properties load code, run commands, write files or print secrets, and
+//! others would take back what the connector promises. Values are secrets until shown otherwise: nothing here prints one.
+
+use crate::connector::{Context, Options};
+use crate::error::{Error, Result, nearest};
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use std::collections::BTreeMap;
+
+/// What stands for the pipeline's own development broker.
+const EMBEDDED: &str = "embedded";
+
+/// Which side of a table the properties are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Source,
+    Sink,
+}
+
+impl Side {
+    fn own(self) -> &'static [&'static str] {
+        match self {
+            Side::Source => CONSUMER,
+            Side::Sink => PRODUCER,
+        }
+    }
+}
+
+/// How to reach a cluster. Not `Debug`: it holds passwords.
+#[derive(Clone)]
+pub(super) struct Connection {
+    bootstrap: String,
+    properties: BTreeMap<String, String>,
+}
+
+/// Properties for both sides.
+const COMMON: &[&str] = &[
+    "bootstrap.servers",
+    "broker.address.family",
+    "broker.address.ttl",
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "connections.max.idle.ms",
+    "metadata.max.age.ms",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "request.timeout.ms",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "socket.connection.setup.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.nagle.disable",
+    "socket.receive.buffer.bytes",
+    "socket.send.buffer.bytes",
+    "socket.timeout.ms",
+    "ssl.ca.pem",
+    "ssl.certificate.pem",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "topic.metadata.propagation.max.ms",
+    "topic.metadata.refresh.interval.ms",
+];
+
+/// Properties for sources alone.
+const CONSUMER: &[&str] = &[
+    "check.crcs",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.wait.max.ms",
+    "group.id",
+    "isolation.level",
+    "max.partition.fetch.bytes",
+    "receive.message.max.bytes",
+];
+
+/// Properties for sinks alone.
+const PRODUCER: &[&str] = &[
+    "batch.num.messages",
+    "batch.size",
+    "compression.level",
+    "delivery.timeout.ms",
+    "linger.ms",
+    "message.max.bytes",
+    "message.send.max.retries",
+    "message.timeout.ms",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "retries",
+];
+
+/// Why a property is not for users, by its name or the beginning or end of its name (`prefix*`, `*suffix`).
+const REFUSED: &[(&str, &str)] = &[
+    ("plugin.library.paths", "it loads code into the process"),
+    ("sasl.kerberos.*", "it runs commands on every worker's machine"),
+    ("sasl.oauthbearer.*", "tokens are not supported"),
+    (
+        "*.location",
+        "it names a file on every worker's machine; give the PEM text itself, as in 'properties.ssl.ca.pem'",
+    ),
+    (
+        "ssl.truststore.*",
+        "Java's key stores are not supported; give the authority's PEM text as 'properties.ssl.ca.pem'",
+    ),
+    (
+        "ssl.keystore.*",
+        "Java's key stores are not supported; give the PEM text as 'properties.ssl.certificate.pem' and '….key.pem'",
+    ),
+    ("sasl.jaas.config", "it is Java's; give 'properties.sasl.username' and 'properties.sasl.password'"),
+    ("debug", "it prints what passes the wire, passwords included"),
+    ("enable.ssl.certificate.verification", "an unverified broker may be anyone"),
+    ("enable.auto.commit", "offsets are kept by the pipeline, not by a consumer group"),
+    ("auto.commit.interval.ms", "offsets are kept by the pipeline, not by a consumer group"),
+    ("auto.offset.reset", "where to start is said by 'scan.startup.mode', and lost records are an error"),
+    ("group.instance.id", "partitions are dealt out by the pipeline, not by a consumer group"),
+    ("partition.assignment.strategy", "partitions are dealt out by the pipeline, not by a consumer group"),
+    ("fetch.queue.backoff.ms", "the source sets it, since the default starves a fast reader"),
+    ("queued.*", "the source sets it, to bound the memory of all partitions together"),
+    ("compression.*", "say 'sink.compression'"),
+    ("acks", "a row counts as written when all in-sync replicas have it"),
+    ("request.required.acks", "a row counts as written when all in-sync replicas have it"),
+    ("enable.idempotence", "without it a lost answer would double rows"),
+    ("max.in.flight*", "more than five requests at once would lose the order"),
+    ("transactional.id", "the sink opens no transactions"),
+    ("partitioner", "say 'sink.partitioner'"),
+];
+
+impl Connection {
+    /// Takes this side's `properties.…` of `options`, and checks their values. One definition may be read and written, so
+    /// those of the other side may stand there too.
+    pub(super) fn read(options: &Options, side: Side) -> Result<Self> {
+        let bootstrap = options.required("properties.bootstrap.servers")?.to_owned();
+        let mut properties = BTreeMap::new();
+        for (name, option) in options.with_prefix("properties.") {
+            allowed(name).map_err(|error| match option.place.is_empty() {
+                true => error,
+                false => error.within(option.place.clone()),
+            })?;
+            if COMMON.contains(&name) || side.own().contains(&name) {
+                properties.insert(name.to_owned(), option.text.clone());
+            }
+        }
+        properties.remove("bootstrap.servers");
+        let connection = Connection { bootstrap, properties };
+        for (name, value) in &connection.properties {
+            let checked = ClientConfig::new().set(name, value).create_native_config();
+            if let Err(KafkaError::ClientConfig(_, reason, ..)) = checked {
+                // librdkafka repeats the value, which must not be seen if it is a secret
+                let secret = ["password", ".pem"].iter().any(|part| name.contains(part));
+                let reason = if secret { "librdkafka does not accept its value".to_owned() } else { reason };
+                return Err(options.wrong(&format!("properties.{name}"), reason));
+            }
+        }
+        Ok(connection)
+    }
+
+    /// True if the broker is the one that the process brings.
+    pub(super) fn embedded(&self) -> bool {
+        self.bootstrap == EMBEDDED
+    }
+
+    /// The value that the user gives for `name`.
+    pub(super) fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).map(String::as_str)
+    }
+
+    /// The client's configuration: `ours` first, which the user may override only by what [`Connection::read`] let through.
+    pub(super) fn client(&self, context: &Context, ours: &[(&str, &str)]) -> Result<ClientConfig> {
+        let bootstrap = match (self.bootstrap.as_str(), &context.embedded_broker) {
+            (EMBEDDED, Some(address)) => address,
+            (EMBEDDED, None) => {
+                return Err(Error::invalid("'properties.bootstrap.servers' is 'embedded', but no development broker runs here")
+                    .help("start the pipeline on one machine, where it brings its own broker, or give the address of a cluster"));
+            }
+            (address, _) => address,
+        };
+        let mut config = ClientConfig::new();
+        config
+            .set("client.id", "highwater")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("log.connection.close", "false");
+        // how the client learns that a broker answers again: see `Watch`
+        config.set("statistics.interval.ms", "2000");
+        for (name, value) in
+            ours.iter().copied().chain(self.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", bootstrap);
+        Ok(config)
+    }
+
+    /// The address in words, for messages.
+    pub(super) fn address(&self, context: &Context) -> String {
+        match (self.bootstrap.as_str(), &context.embedded_broker) {
+            (EMBEDDED, Some(address)) => format!("the development broker at {address}"),
+            (address, _) => format!("the brokers at {address}"),
+        }
+    }
+}
+
+/// Refuses a property that is on no list, with the reason or the nearest name.
+fn allowed(name: &str) -> Result<()> {
+    let listed = || COMMON.iter().chain(CONSUMER).chain(PRODUCER).copied();
+    if listed().any(|known| known == name) {
+        return Ok(());
+    }
+    if let Some((_, reason)) = REFUSED.iter().find(|(pattern, _)| matches(pattern, name)) {
+        return Err(Error::invalid(format!("option 'properties.{name}' is not available: {reason}")));
+    }
+    let error = Error::invalid(format!("unknown option 'properties.{name}'"));
+    Err(match nearest(name, listed()) {
+        Some(near) => error.help(format!("did you mean 'properties.{near}'?")),
+        None => {
+            error.help("only properties of librdkafka that are safe in a pipeline are passed on; the manual lists them")
+        }
+    })
+}
+
+/// Whether `name` is `pattern`, in which a star at one end stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+        (Some(prefix), _) => name.starts_with(prefix),
+        (_, Some(suffix)) => name.ends_with(suffix),
+        _ => name == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::OptionText;
+    use crate::time::SystemClock;
+    use std::sync::Arc;
+
+    fn read(side: Side, given: &[(&str, &str)]) -> Result<Connection> {
+        let given = [("bootstrap.servers", "localhost:9092")].iter().chain(given);
+        let option = |text: &str| OptionText { text: text.into(), place: "p.sql:3:5".into() };
+        Connection::read(&Options::new(given.map(|(name, text)| (format!("properties.{name}"), option(text)))), side)
+    }
+
+    fn refusal(side: Side, name: &str, value: &str) -> String {
+        let error = read(side, &[(name, value)]).err().expect("refused");
+        format!("{error}{}", error.advice().map(|advice| format!(" / {advice}")).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_dangerous_property_is_refused_by_name_with_the_reason() {
+        assert_eq!(
+            refusal(Side::Source, "plugin.library.paths", "x.so"),
+            "p.sql:3:5: option 'properties.plugin.library.paths' is not available: it loads code into the process"
+        );
+        assert!(refusal(Side::Sink, "ssl.ca.location", "/x").contains("PEM text itself"));
+        assert!(refusal(Side::Source, "sasl.kerberos.kinit.cmd", "x").contains("runs commands"));
+        assert!(refusal(Side::Source, "debug", "all").contains("passwords"));
+        assert!(refusal(Side::Sink, "acks", "0").contains("in-sync replicas"));
+        assert!(refusal(Side::Source, "group.idd", "x").ends_with("/ did you mean 'properties.group.id'?"));
+    }
+
+    #[test]
+    fn each_side_takes_its_own_properties() {
+        let given = [("linger.ms", "1"), ("isolation.level", "read_uncommitted"), ("client.id", "x")];
+        let taken = |side| read(side, &given).unwrap().properties.into_keys().collect::<Vec<_>>();
+        assert_eq!(taken(Side::Source), ["client.id", "isolation.level"]);
+        assert_eq!(taken(Side::Sink), ["client.id", "linger.ms"]);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_and_a_secret_one_is_not_repeated() {
+        assert!(
+            refusal(Side::Source, "isolation.level", "sometimes")
+                .starts_with("p.sql:3:5: option 'properties.isolation.level': ")
+        );
+        assert!(!refusal(Side::Source, "ssl.key.pem", "hunter2").contains("hunter2"));
+    }
+
+    #[test]
+    fn embedded_needs_a_development_broker() {
+        let given =
+            [("properties.bootstrap.servers".to_owned(), OptionText { text: "embedded".into(), place: String::new() })];
+        let connection = Connection::read(&Options::new(given), Side::Source).unwrap();
+        let mut context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
+        let error = connection.client(&context, &[]).err().unwrap();
+        assert!(error.to_string().contains("no development broker runs here") && error.advice().is_some());
+        context.embedded_broker = Some("127.0.0.1:1".into());
+        assert_eq!(connection.client(&context, &[]).unwrap().get("bootstrap.servers"), Some("127.0.0.1:1"));
+    }
+}

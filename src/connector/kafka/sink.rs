@@ -1,0 +1,373 @@
+//! Rows as records of a topic.
+//!
+//! A row counts as written when all in-sync replicas acknowledged it; the producer is idempotent, so a lost answer doubles
+//! nothing. Records that librdkafka's queue does not take stay here, in order, until it does.
+
+use super::client::{Line, Watch, not_created, refused};
+use super::config::{Connection, Side};
+use super::partitioner::{Partitioner, Spread, grouped};
+use super::{know_both_sides, topic_name, value_format};
+use crate::batch::Batch;
+use crate::connector::{Changes, Context, Options, Shard, Sink, Table};
+use crate::error::{Error, Result, nearest};
+use crate::format::{Encode, Format};
+use crate::time::Clock;
+use arrow::array::{Array, BinaryArray};
+use arrow::datatypes::{DataType, SchemaRef};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the end of a pipeline waits for a broker that acknowledges nothing.
+const FINISH_WAIT: Duration = Duration::from_secs(60);
+
+/// A table over a topic.
+pub struct KafkaSink {
+    topic: String,
+    connection: Connection,
+    partitioner: Partitioner,
+    compression: &'static str,
+    schema: SchemaRef,
+    format: Format,
+    key: Option<Key>,
+    changes: Changes,
+}
+
+/// What makes a record's key.
+struct Key {
+    columns: Vec<usize>,
+    format: Format,
+    /// A row must have one: the newest row of each key stands.
+    required: bool,
+}
+
+impl KafkaSink {
+    /// The sink that `table` describes.
+    ///
+    /// | option | meaning |
+    /// |---|---|
+    /// | `topic` | the topic; it must exist, unless the broker creates topics on demand |
+    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
+    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
+    /// | `format` or `value.format` | how values are written; they hold all columns |
+    /// | `key.fields` | the columns of the key, with `;` between them; by default those of the PRIMARY KEY |
+    /// | `key.format` | how keys are written; by default `raw` for one STRING column, else `json` |
+    /// | `sink.partitioner` | `default`: by the key as Kafka's own clients do, else batch by batch; or `round-robin` |
+    /// | `sink.compression` | `none` (default), `lz4`, `snappy`, `zstd`, `gzip` |
+    ///
+    /// Keys are spread over the partitions that the topic has when the pipeline starts.
+    pub fn new(table: &Table) -> Result<Self> {
+        let options = &table.options;
+        let connection = Connection::read(options, Side::Sink)?;
+        let topic = topic_name(options, options.required("topic")?)?;
+        let format = value_format(options)?;
+        let key = Key::read(table)?;
+        let partitioner = match options.choice("sink.partitioner", &["default", "round-robin"])? {
+            "round-robin" => Partitioner::RoundRobin,
+            _ => Partitioner::Default,
+        };
+        let compression = options.choice("sink.compression", &["none", "lz4", "snappy", "zstd", "gzip"])?;
+        know_both_sides(options)?;
+        format.encoder(&table.schema)?;
+        let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
+        let schema = Arc::clone(&table.schema);
+        Ok(KafkaSink { topic, connection, partitioner, compression, schema, format, key, changes })
+    }
+}
+
+impl Key {
+    fn read(table: &Table) -> Result<Option<Self>> {
+        let (options, schema) = (&table.options, &table.schema);
+        let columns: Vec<usize> = match options.text("key.fields") {
+            None => table.primary_key.clone(),
+            Some(text) => text.split(';').map(|name| column(options, schema, name.trim())).collect::<Result<_>>()?,
+        };
+        let named = options.text("key.format").map(|_| options.format("key.")).transpose()?;
+        if columns.is_empty() {
+            return match named {
+                None => Ok(None),
+                Some(_) => {
+                    Err(options.wrong("key.format", "there is no key").help("give 'key.fields' or a PRIMARY KEY"))
+                }
+            };
+        }
+        if let Some(unique) = table.primary_key.iter().find(|unique| !columns.contains(unique)) {
+            let name = schema.field(*unique).name();
+            return Err(options.wrong("key.fields", format!("column \"{name}\" of the PRIMARY KEY is missing")));
+        }
+        let text = columns.len() == 1 && *schema.field(columns[0]).data_type() == DataType::Utf8;
+        let format = match named {
+            Some(format) => format,
+            None => Format::named(if text { "raw" } else { "json" })?,
+        };
+        let fields = schema.project(&columns).map_err(|error| Error::internal(error.to_string()))?;
+        format.encoder(&Arc::new(fields)).map_err(|error| error.within("the key"))?;
+        Ok(Some(Key { columns, format, required: !table.primary_key.is_empty() }))
+    }
+}
+
+fn column(options: &Options, schema: &SchemaRef, name: &str) -> Result<usize> {
+    schema.index_of(name).map_err(|_| {
+        let error = options.wrong("key.fields", format!("there is no column \"{name}\""));
+        match nearest(name, schema.fields().iter().map(|field| field.name().as_str())) {
+            Some(near) => error.help(format!("did you mean \"{near}\"?")),
+            None => error,
+        }
+    })
+}
+
+impl Sink for KafkaSink {
+    fn single(&self) -> bool {
+        false
+    }
+
+    fn changes(&self) -> Changes {
+        self.changes
+    }
+
+    fn embedded(&self) -> bool {
+        self.connection.embedded()
+    }
+
+    fn open(&self, shard: usize, _shards: usize, context: &Context) -> Result<Box<dyn Shard>> {
+        let place = |error: Error| error.within(format!("topic \"{}\"", self.topic));
+        let config = self.connection.client(
+            context,
+            &[
+                ("enable.idempotence", "true"),
+                ("acks", "all"),
+                ("linger.ms", "5"),
+                ("compression.type", self.compression),
+                ("queue.buffering.max.messages", "500000"),
+                ("queue.buffering.max.kbytes", "65536"),
+            ],
+        )?;
+        let producer: BaseProducer<Deliveries> =
+            config.create_with_context(Deliveries::default()).map_err(not_created)?;
+        let serve = || (0..32).for_each(|_| producer.poll(Duration::ZERO));
+        let line = Line { client: producer.client(), watch: &producer.context().watch, serve: &serve };
+        let partitions =
+            line.partitions(&self.topic, true, &self.connection.address(context), context).map_err(place)?;
+        let key = match &self.key {
+            None => None,
+            Some(key) => {
+                let schema = self.schema.project(&key.columns).map_err(|error| Error::internal(error.to_string()))?;
+                let encoder = key.format.encoder(&Arc::new(schema))?;
+                Some(KeyEncoder { columns: key.columns.clone(), encoder, required: key.required })
+            }
+        };
+        Ok(Box::new(KafkaShard {
+            topic: self.topic.clone(),
+            message_bytes_max: self.connection.property("message.max.bytes").unwrap_or("1000000").to_owned(),
+            producer,
+            partitions: partitions.len(),
+            spread: Spread::new(self.partitioner, partitions.len(), shard),
+            value: self.format.encoder(&self.schema)?,
+            key,
+            waiting: VecDeque::new(),
+            written: 0,
+            clock: Arc::clone(&context.clock),
+        }))
+    }
+}
+
+struct KeyEncoder {
+    columns: Vec<usize>,
+    encoder: Box<dyn Encode>,
+    required: bool,
+}
+
+/// A batch on its way into librdkafka.
+struct Outgoing {
+    values: BinaryArray,
+    keys: Option<BinaryArray>,
+    partition_of_row: Vec<u32>,
+    /// The rows by partition, and how many of them librdkafka has taken.
+    order: Vec<u32>,
+    taken: usize,
+}
+
+/// A worker's producer.
+struct KafkaShard {
+    topic: String,
+    message_bytes_max: String,
+    producer: BaseProducer<Deliveries>,
+    partitions: usize,
+    spread: Spread,
+    value: Box<dyn Encode>,
+    key: Option<KeyEncoder>,
+    /// What librdkafka's queue had no room for, in order.
+    waiting: VecDeque<Outgoing>,
+    written: u64,
+    clock: Arc<dyn Clock>,
+}
+
+impl KafkaShard {
+    fn outgoing(&mut self, rows: &Batch) -> Result<Outgoing> {
+        let values = self.value.encode(rows)?;
+        let keys = match &mut self.key {
+            None => None,
+            Some(key) => {
+                let columns = rows.project(&key.columns).map_err(|error| Error::internal(error.to_string()))?;
+                let keys = key.encoder.encode(&columns)?;
+                if key.required && keys.null_count() > 0 {
+                    return Err(
+                        Error::data("a row's PRIMARY KEY is NULL").help("filter such rows out: WHERE … IS NOT NULL")
+                    );
+                }
+                Some(keys)
+            }
+        };
+        let partition_of_row = self.spread.partitions_of(rows.num_rows(), keys.as_ref());
+        let order = grouped(&partition_of_row, self.partitions);
+        Ok(Outgoing { values, keys, partition_of_row, order, taken: 0 })
+    }
+
+    /// Gives librdkafka as much as it takes.
+    fn push_on(&mut self) -> Result<()> {
+        while let Some(outgoing) = self.waiting.front_mut() {
+            while let Some(&row) = outgoing.order.get(outgoing.taken) {
+                let row = row as usize;
+                let partition = outgoing.partition_of_row[row].cast_signed();
+                let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
+                record.payload = outgoing.values.is_valid(row).then(|| outgoing.values.value(row));
+                record.key = outgoing.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row));
+                match self.producer.send(record) {
+                    Ok(()) => outgoing.taken += 1,
+                    Err((KafkaError::MessageProduction(Code::QueueFull), _)) => return Ok(()),
+                    Err((error, record)) => {
+                        let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
+                        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+                        return Err(self.failure(code, partition, Some(bytes)).caused_by(error));
+                    }
+                }
+            }
+            self.waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Takes in the delivery reports that have come; one event holds those of one batch of one partition.
+    fn hear(&self) -> Result<()> {
+        loop {
+            let in_flight = self.producer.in_flight_count();
+            self.producer.poll(Duration::ZERO);
+            if self.producer.in_flight_count() >= in_flight {
+                break;
+            }
+        }
+        let deliveries = self.producer.context();
+        let failure = *deliveries.failure.lock().expect("nothing panics while it holds this lock");
+        match failure {
+            Some((code, partition)) => Err(self.failure(code, partition, None)),
+            None => deliveries.watch.check(),
+        }
+    }
+
+    /// Why a record for `partition` could not be written.
+    fn failure(&self, code: Code, partition: i32, bytes: Option<usize>) -> Error {
+        let error = match code {
+            Code::MessageSizeTooLarge => {
+                let size = bytes.map_or("a record".to_owned(), |bytes| format!("a record of {bytes} bytes"));
+                Error::data(format!("{size} is too large: this client sends {} at most", self.message_bytes_max))
+                    .help("raise 'properties.message.max.bytes' here and max.message.bytes of the topic")
+            }
+            Code::MessageTimedOut => {
+                let reason = self.producer.context().watch.reason().unwrap_or_else(|| "no broker answered".to_owned());
+                Error::unavailable(format!("not acknowledged in time: {reason}"))
+            }
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => refused(code),
+            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
+                Error::unavailable("it is gone").help("a topic must not be deleted while it is written")
+            }
+            _ => match self.producer.client().fatal_error() {
+                Some((_, reason)) => Error::unavailable(format!("librdkafka gave up: {reason}")),
+                None => Error::unavailable(format!("not written: {code}")),
+            },
+        };
+        error.within(format!("topic \"{}\", partition {partition}", self.topic))
+    }
+}
+
+impl Shard for KafkaShard {
+    fn write(&mut self, rows: Batch) -> Result<()> {
+        self.hear()?;
+        let outgoing = self.outgoing(&rows).map_err(|error| error.within(format!("topic \"{}\"", self.topic)))?;
+        self.written += rows.num_rows() as u64;
+        self.waiting.push_back(outgoing);
+        self.push_on()
+    }
+
+    fn flush(&mut self) -> Result<bool> {
+        self.hear()?;
+        self.push_on()?;
+        Ok(self.waiting.is_empty() && self.producer.context().acknowledged.load(Ordering::Relaxed) == self.written)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let mut progress = (self.clock.monotonic(), 0);
+        while !self.flush()? {
+            self.producer.poll(Duration::from_millis(10));
+            let acknowledged = self.producer.context().acknowledged.load(Ordering::Relaxed);
+            let now = self.clock.monotonic();
+            if acknowledged > progress.1 {
+                progress = (now, acknowledged);
+            } else if now - progress.0 > FINISH_WAIT {
+                let reason =
+                    self.producer.context().watch.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+                return Err(Error::unavailable(format!(
+                    "{} rows were not acknowledged within {} s{reason}",
+                    self.written - acknowledged,
+                    FINISH_WAIT.as_secs()
+                ))
+                .within(format!("topic \"{}\"", self.topic)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts what brokers acknowledge and keeps the first record that they did not take.
+#[derive(Debug, Default)]
+struct Deliveries {
+    watch: Watch,
+    acknowledged: AtomicU64,
+    failure: Mutex<Option<(Code, i32)>>,
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.watch.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.watch.log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.watch.stats_raw(statistics);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, (): ()) {
+        match delivery {
+            Ok(_) => {
+                self.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err((error, record)) => {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+                let mut failure = self.failure.lock().expect("nothing panics while it holds this lock");
+                failure.get_or_insert((code, record.partition()));
+            }
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! A topic, or several, as rows.
+//!
+//! A split is one partition between two offsets, both of them numbers that were looked up once; it gives each record in
+//! between once, in order, and none outside. It ends when the end offset is *passed*, not when the record before it was
+//! seen: that one may be a transaction's marker, an aborted record, or compacted away.
+
+use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
+use super::config::{Connection, Side};
+use super::consume::{PartitionQueue, Taken};
+use super::{know_both_sides, topic_name, value_format};
+use crate::batch::BATCH_ROWS;
+use crate::connector::{Context, Options, Polled, Source, Split, Table};
+use crate::error::{Error, Result};
+use crate::format::{Decode, Format};
+use arrow::array::BinaryBuilder;
+use arrow::datatypes::SchemaRef;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Payload bytes after which a batch is full, however few its rows are.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What librdkafka may fetch ahead, for each partition and for all partitions of one worker. One answer of the broker (1 MiB
+/// a partition) may come on top.
+const AHEAD_KIB: usize = 16 << 10;
+const AHEAD_KIB_TOTAL: usize = 64 << 10;
+
+/// Records fetched ahead, likewise: a small record costs librdkafka some 200 bytes more than its own.
+const AHEAD_RECORDS: usize = 100_000;
+const AHEAD_RECORDS_TOTAL: usize = 400_000;
+
+/// A table over topics.
+pub struct KafkaSource {
+    topics: Vec<String>,
+    connection: Connection,
+    start: Start,
+    bound: Bound,
+    format: Format,
+    /// What the records hold, and the columns of it that are read.
+    table: SchemaRef,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+}
+
+/// Offsets that are given one by one: partition to offset.
+type Offsets = BTreeMap<i32, i64>;
+
+/// Where to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Start {
+    Earliest,
+    Latest,
+    Timestamp(i64),
+    Offsets(Offsets),
+}
+
+/// Where to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Bound {
+    Never,
+    Latest,
+    Timestamp(i64),
+    Offsets(Offsets),
+}
+
+/// One partition and what to read of it: a split's name, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Share {
+    topic: String,
+    partition: i32,
+    start: i64,
+    /// The first offset that is not read; none: all that will ever come.
+    end: Option<i64>,
+}
+
+impl KafkaSource {
+    /// The source that `table` describes, reading `columns` of it.
+    ///
+    /// | option | meaning |
+    /// |---|---|
+    /// | `topic` | the topic, or several with `;` between them |
+    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
+    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
+    /// | `format` or `value.format` | how values are written |
+    /// | `scan.startup.mode` | `earliest-offset` (default), `latest-offset`, `timestamp`, `specific-offsets` |
+    /// | `scan.startup.timestamp-millis` | the first record at or after this time, in milliseconds since 1970 |
+    /// | `scan.startup.specific-offsets` | `partition:0,offset:42;partition:1,offset:300`, for every partition |
+    /// | `scan.bounded.mode` | `unbounded` (default), `latest-offset`, `timestamp`, `specific-offsets` |
+    /// | `scan.bounded.timestamp-millis`, `scan.bounded.specific-offsets` | the first record that is not read |
+    ///
+    /// `properties.isolation.level` is `read_committed` unless it is given.
+    pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
+        let options = &table.options;
+        let connection = Connection::read(options, Side::Source)?;
+        let topics: Vec<String> =
+            options.required("topic")?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
+        if let Some((_, topic)) = topics.iter().enumerate().find(|(at, topic)| topics[..*at].contains(topic)) {
+            return Err(options.wrong("topic", format!("\"{topic}\" is given twice")));
+        }
+        let format = value_format(options)?;
+        let start = match options.choice(
+            "scan.startup.mode",
+            &["earliest-offset", "latest-offset", "timestamp", "specific-offsets", "group-offsets"],
+        )? {
+            "earliest-offset" => Start::Earliest,
+            "latest-offset" => Start::Latest,
+            "timestamp" => Start::Timestamp(timestamp(options, "scan.startup.timestamp-millis")?),
+            "specific-offsets" => Start::Offsets(specific(options, "scan.startup.specific-offsets", &topics)?),
+            _ => {
+                let error = options
+                    .wrong("scan.startup.mode", "'group-offsets' is not available: offsets are kept by the pipeline");
+                return Err(error.help("say 'earliest-offset', or give the offsets with 'specific-offsets'"));
+            }
+        };
+        let bound = match options
+            .choice("scan.bounded.mode", &["unbounded", "latest-offset", "timestamp", "specific-offsets"])?
+        {
+            "unbounded" => Bound::Never,
+            "latest-offset" => Bound::Latest,
+            "timestamp" => Bound::Timestamp(timestamp(options, "scan.bounded.timestamp-millis")?),
+            _ => Bound::Offsets(specific(options, "scan.bounded.specific-offsets", &topics)?),
+        };
+        know_both_sides(options)?;
+        format.decoder(&table.schema, columns)?;
+        let schema = table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?;
+        let columns = columns.to_vec();
+        Ok(KafkaSource {
+            topics,
+            connection,
+            start,
+            bound,
+            format,
+            table: Arc::clone(&table.schema),
+            columns,
+            schema: Arc::new(schema),
+        })
+    }
+
+    /// A consumer for `partitions` partitions.
+    fn consumer(&self, partitions: usize, context: &Context) -> Result<BaseConsumer<Watch>> {
+        let ahead_kib = AHEAD_KIB.min(AHEAD_KIB_TOTAL / partitions.max(1)).max(64).to_string();
+        let ahead_records = AHEAD_RECORDS.min(AHEAD_RECORDS_TOTAL / partitions.max(1)).max(1000).to_string();
+        let config = self.connection.client(
+            context,
+            &[
+                // `assign` wants a name, though nothing is ever committed under it
+                ("group.id", "highwater"),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "error"),
+                ("enable.partition.eof", "true"),
+                ("isolation.level", "read_committed"),
+                // `splits` has seen the topics, so one that is unknown for this long is gone
+                ("topic.metadata.propagation.max.ms", "10000"),
+                ("fetch.queue.backoff.ms", "10"),
+                ("queued.max.messages.kbytes", &ahead_kib),
+                ("queued.min.messages", &ahead_records),
+            ],
+        )?;
+        config.create_with_context(Watch::default()).map_err(not_created)
+    }
+
+    /// The share of each partition of `topic`.
+    fn shares(&self, topic: &str, consumer: &BaseConsumer<Watch>, context: &Context) -> Result<Vec<Share>> {
+        let brokers = self.connection.address(context);
+        // the call gives at most one event, and says nothing if it was a log line
+        let serve = || (0..32).for_each(|_| drop(consumer.poll(Duration::ZERO)));
+        let line = Line { client: consumer.client(), watch: consumer.context(), serve: &serve };
+        let partitions = line.partitions(topic, false, &brokers, context)?;
+        let look_up = |moment| line.answer(&brokers, context, || look_up(consumer, topic, &partitions, moment));
+        let (low, high) = (look_up(Offset::Beginning)?, look_up(Offset::End)?);
+        let (low, high) = (known(&low)?, known(&high)?);
+        let at = |millis| -> Result<Vec<i64>> {
+            let found = look_up(Offset::Offset(millis))?;
+            Ok(found.iter().zip(&high).map(|(found, high)| found.unwrap_or(*high)).collect())
+        };
+        let given = |offsets: &Offsets, option: &str| -> Result<Vec<i64>> {
+            if let Some(partition) = offsets.keys().find(|partition| !partitions.contains(partition)) {
+                let last = partitions.len() - 1;
+                return Err(Error::invalid(format!(
+                    "option '{option}': there is no partition {partition}; the last one is {last}"
+                )));
+            }
+            let offset_of = |partition| {
+                let missing = || Error::invalid(format!("option '{option}' says nothing of partition {partition}"));
+                offsets.get(partition).copied().ok_or_else(missing)
+            };
+            partitions.iter().map(offset_of).collect()
+        };
+        let starts = match &self.start {
+            Start::Earliest => low.clone(),
+            Start::Latest => high.clone(),
+            Start::Timestamp(millis) => at(*millis)?,
+            Start::Offsets(offsets) => given(offsets, "scan.startup.specific-offsets")?,
+        };
+        let ends = match &self.bound {
+            Bound::Never => None,
+            Bound::Latest => Some(high.clone()),
+            Bound::Timestamp(millis) => Some(at(*millis)?),
+            Bound::Offsets(offsets) => Some(given(offsets, "scan.bounded.specific-offsets")?),
+        };
+        let share = |index: usize| {
+            let (partition, start, end) = (partitions[index], starts[index], ends.as_ref().map(|ends| ends[index]));
+            if start < low[index] || start > high[index] {
+                let (low, high) = (low[index], high[index]);
+                return Err(Error::invalid(format!(
+                    "offset {start} is not in the partition, which holds {low} up to {high}"
+                ))
+                .help("correct 'scan.startup.specific-offsets', or start at 'earliest-offset'")
+                .within(format!("partition {partition}")));
+            }
+            Ok(Share { topic: topic.to_owned(), partition, start, end })
+        };
+        (0..partitions.len()).map(share).collect()
+    }
+}
+
+impl Source for KafkaSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn bounded(&self) -> bool {
+        self.bound != Bound::Never
+    }
+
+    fn embedded(&self) -> bool {
+        self.connection.embedded()
+    }
+
+    fn splits(&self, context: &Context) -> Result<Vec<String>> {
+        let consumer = self.consumer(1, context)?;
+        let mut names = Vec::new();
+        for topic in &self.topics {
+            let shares =
+                self.shares(topic, &consumer, context).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
+            for share in shares {
+                let name = serde_json::to_string(&share).map_err(|error| Error::internal(error.to_string()))?;
+                info!(split = name, "kafka: reads");
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        if splits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let consumer = Arc::new(self.consumer(splits.len(), context)?);
+        let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
+        let mut assignment = TopicPartitionList::with_capacity(splits.len());
+        for name in splits {
+            let share: Share = serde_json::from_str(name)
+                .map_err(|error| Error::internal(format!("split {name:?} is not one of a topic: {error}")))?;
+            let wrong = |reason: String| Error::invalid(reason).within(share.place());
+            let queue = PartitionQueue::new(&consumer, &share.topic, share.partition)
+                .ok_or_else(|| wrong("librdkafka knows no such partition".into()))?;
+            if !share.passed(share.start) {
+                assignment
+                    .add_partition_offset(&share.topic, share.partition, Offset::Offset(share.start))
+                    .map_err(|error| wrong(error.to_string()))?;
+            }
+            opened.push(Box::new(KafkaSplit {
+                consumer: Arc::clone(&consumer),
+                queue,
+                decoder: self.format.decoder(&self.table, &self.columns)?,
+                position: share.start,
+                share,
+                offsets: Vec::new(),
+                batch_bytes: 0,
+                trouble: None,
+                failed: None,
+            }));
+        }
+        consumer
+            .assign(&assignment)
+            .map_err(|error| Error::internal(format!("librdkafka does not take its partitions: {error}")))?;
+        Ok(opened)
+    }
+}
+
+impl Share {
+    fn place(&self) -> String {
+        format!("topic \"{}\", partition {}", self.topic, self.partition)
+    }
+
+    /// True if all was read when the next record has at least offset `position`.
+    fn passed(&self, position: i64) -> bool {
+        self.end.is_some_and(|end| position >= end)
+    }
+}
+
+/// A partition that is being read.
+struct KafkaSplit {
+    consumer: Arc<BaseConsumer<Watch>>,
+    queue: PartitionQueue,
+    decoder: Box<dyn Decode>,
+    share: Share,
+    /// No record before this offset is still to come.
+    position: i64,
+    /// The offsets of the last batch's rows.
+    offsets: Vec<i64>,
+    /// The size of the last batch, as a guess at the next one's.
+    batch_bytes: usize,
+    /// What keeps the partition from being read at the moment.
+    trouble: Option<Code>,
+    /// What will be said after the rows that came before it.
+    failed: Option<Error>,
+}
+
+impl KafkaSplit {
+    /// Lets librdkafka deliver what it has to say, and stops if there is no hope.
+    fn listen(&self) -> Result<()> {
+        match self.consumer.poll(Duration::ZERO) {
+            Some(Ok(_)) => Err(Error::internal("a record came outside its partition's queue")),
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                let reason =
+                    self.consumer.client().fatal_error().map_or_else(|| code.to_string(), |(_, reason)| reason);
+                Err(Error::unavailable(format!("librdkafka gave up: {reason}")))
+            }
+            // the watch has heard the others, too
+            _ => {
+                let watch = self.consumer.context();
+                watch.check()?;
+                if watch.suspicion() { self.look_after_topics() } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Asks whether the topics of this worker are still there; nothing is wrong if nobody answers.
+    fn look_after_topics(&self) -> Result<()> {
+        let Ok(assignment) = self.consumer.assignment() else { return Ok(()) };
+        let topics: BTreeSet<String> = assignment.elements().iter().map(|element| element.topic().to_owned()).collect();
+        for topic in topics {
+            let Ok(metadata) = self.consumer.fetch_metadata(Some(&topic), QUESTION_WAIT) else { continue };
+            let code = metadata.topics().iter().find_map(|described| described.error()).map(Code::from);
+            let error = match code {
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => gone(),
+                Some(code @ Code::TopicAuthorizationFailed) => refused(code),
+                _ => continue,
+            };
+            return Err(error.within(format!("topic \"{topic}\"")));
+        }
+        Ok(())
+    }
+
+    /// Says what a partition's error means: nothing if it may pass.
+    fn consider(&mut self, code: Code, reason: String) -> Option<Error> {
+        let error = match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => self.out_of_range(),
+            Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => gone(),
+            Code::TopicAuthorizationFailed => refused(code),
+            Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::NotImplemented => {
+                Error::data(format!("the broker sent records that cannot be read: {reason}"))
+            }
+            Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
+                Error::invalid(format!("the next record does not fit: {reason}"))
+                    .help("raise 'properties.fetch.message.max.bytes' and 'properties.receive.message.max.bytes'")
+            }
+            _ => {
+                if self.trouble != Some(code) {
+                    warn!(
+                        topic = self.share.topic,
+                        partition = self.share.partition,
+                        reason,
+                        "kafka: cannot be read now; waiting"
+                    );
+                }
+                self.trouble = Some(code);
+                return None;
+            }
+        };
+        Some(error.within(format!("{}, offset {}", self.share.place(), self.position)))
+    }
+
+    /// The error for a position that the partition does not have any more.
+    fn out_of_range(&self) -> Error {
+        let (topic, partition) = (&self.share.topic, self.share.partition);
+        match self.consumer.fetch_watermarks(topic, partition, QUESTION_WAIT) {
+            Ok((low, _)) if low > self.position => Error::unavailable(format!(
+                "{} records were deleted before they could be read: the partition begins at offset {low} now",
+                low - self.position
+            ))
+            .help("let the topic keep its records for longer, or start again at 'earliest-offset'"),
+            Ok((_, high)) => Error::unavailable(format!("the partition ends at offset {high}, before the next record"))
+                .help("was the topic deleted and created again, or did a broker lose records?"),
+            Err(error) => Error::unavailable("the partition does not have this offset").caused_by(error),
+        }
+    }
+}
+
+impl Split for KafkaSplit {
+    fn poll(&mut self, rows_max: usize) -> Result<Polled> {
+        self.offsets.clear();
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.share.passed(self.position) {
+            return Ok(Polled::Ended);
+        }
+        self.listen()?;
+        // made when there is something to put in: an idle split is asked often
+        let mut values = None;
+        let mut bytes = 0;
+        while self.offsets.len() < rows_max && bytes < BATCH_BYTES {
+            let trouble = match self.queue.next() {
+                None => break,
+                Some(Taken::Record { offset, .. }) if self.share.passed(offset) => {
+                    self.position = offset;
+                    break;
+                }
+                Some(Taken::Record { offset, value }) => {
+                    bytes += value.map_or(0, <[u8]>::len);
+                    let room = || BinaryBuilder::with_capacity(rows_max.min(BATCH_ROWS), self.batch_bytes);
+                    values.get_or_insert_with(room).append_option(value);
+                    self.offsets.push(offset);
+                    self.position = offset + 1;
+                    self.trouble = None;
+                    continue;
+                }
+                Some(Taken::End { offset }) => {
+                    self.position = self.position.max(offset);
+                    self.trouble = None;
+                    continue;
+                }
+                Some(Taken::Trouble { code, reason }) => (code, reason),
+            };
+            self.failed = self.consider(trouble.0, trouble.1);
+            if self.failed.is_some() {
+                break;
+            }
+        }
+        if let Some(mut values) = values {
+            self.batch_bytes = bytes;
+            let decoded = self.decoder.decode(&values.finish());
+            let rows = decoded.map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
+            return Ok(Polled::Rows { rows, bytes });
+        }
+        if self.share.end.is_some() {
+            // Where aborted records never stop, neither a record nor the end is ever reported, but the position moves.
+            self.position = self.position.max(self.queue.position().unwrap_or(0));
+        }
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None if self.share.passed(self.position) => Ok(Polled::Ended),
+            None => Ok(Polled::Pending),
+        }
+    }
+
+    fn position(&self) -> u64 {
+        u64::try_from(self.position).unwrap_or(0)
+    }
+
+    fn place(&self, row: usize) -> String {
+        match self.offsets.get(row) {
+            Some(offset) => format!("{}, offset {offset}", self.share.place()),
+            None => self.share.place(),
+        }
+    }
+
+    fn caught_up(&self) -> bool {
+        // Under read_committed the position stays below the high watermark while a transaction is open.
+        let reached = self.queue.watermarks().is_some_and(|(_, high)| self.position >= high);
+        reached && self.trouble.is_none() && !self.consumer.context().trouble()
+    }
+
+    fn lag_rows(&self) -> Option<u64> {
+        let (_, high) = self.queue.watermarks()?;
+        let end = self.share.end.map_or(high, |end| end.min(high));
+        Some(u64::try_from(end - self.position).unwrap_or(0))
+    }
+}
+
+fn gone() -> Error {
+    Error::unavailable("it is gone").help("a topic must not be deleted while it is read")
+}
+
+/// For each partition the offset at `moment`: the first, the next to come, or the first record at that time in milliseconds,
+/// none if there is none so late.
+fn look_up(
+    consumer: &BaseConsumer<Watch>,
+    topic: &str,
+    partitions: &[i32],
+    moment: Offset,
+) -> KafkaResult<Vec<Option<i64>>> {
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for &partition in partitions {
+        asked.add_partition_offset(topic, partition, moment)?;
+    }
+    let answer = consumer.offsets_for_times(asked, QUESTION_WAIT)?;
+    let offset = |&partition: &i32| {
+        let found = answer.find_partition(topic, partition).ok_or(KafkaError::MetadataFetch(Code::UnknownPartition))?;
+        found.error()?;
+        Ok(match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        })
+    };
+    partitions.iter().map(offset).collect()
+}
+
+fn known(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
+    let unknown = || Error::unavailable("the broker does not say which offsets the topic has");
+    offsets.iter().map(|offset| offset.ok_or_else(unknown)).collect()
+}
+
+/// Option `name`: milliseconds since 1970.
+fn timestamp(options: &Options, name: &str) -> Result<i64> {
+    let text = options.required(name)?;
+    let millis = text.parse().ok().filter(|millis: &i64| *millis >= 0);
+    millis.ok_or_else(|| options.wrong(name, format!("'{text}' is not a number of milliseconds since 1970")))
+}
+
+/// Option `name`: `partition:0,offset:42;partition:1,offset:300`.
+fn specific(options: &Options, name: &str, topics: &[String]) -> Result<Offsets> {
+    let text = options.required(name)?;
+    if topics.len() > 1 {
+        return Err(options.wrong(name, "which topic's partitions? it works with one topic only"));
+    }
+    let mut offsets = Offsets::new();
+    for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+        let numbers = part.split_once(',').and_then(|(partition, offset)| {
+            let partition: i32 = partition.trim().strip_prefix("partition:")?.trim().parse().ok()?;
+            let offset: i64 = offset.trim().strip_prefix("offset:")?.trim().parse().ok()?;
+            (partition >= 0 && offset >= 0).then_some((partition, offset))
+        });
+        let Some((partition, offset)) = numbers else {
+            return Err(options.wrong(name, format!("'{part}' does not read 'partition:0,offset:42'")));
+        };
+        if offsets.insert(partition, offset).is_some() {
+            return Err(options.wrong(name, format!("partition {partition} is given twice")));
+        }
+    }
+    Ok(offsets)
+}
