@@ -16,6 +16,7 @@ mod refuse;
 mod settings;
 mod statements;
 mod types;
+mod unnest;
 mod windows;
 
 pub use place::Text;
@@ -86,7 +87,7 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
     for statement in statements {
         match statement.kind {
             Kind::Set { .. } => {}
-            Kind::CreateTable(table) => session.create_table(table, statement.start)?,
+            Kind::CreateTable(table) => session.create_table(*table, statement.start)?,
             Kind::CreateView(view) => session.create_view(view, statement.start)?,
             Kind::Insert(insert) => {
                 let query = session.insert(insert, inserts.len())?;
@@ -318,17 +319,19 @@ impl<'a> Session<'a> {
         let schema = Arc::new(plan.schema().as_arrow().clone());
         let name = normal(&view.name);
         let shared = self.reads.get(&name).is_some_and(|reads| *reads > 1) && !has_open_windows(&plan);
-        self.catalog.views.insert(name.clone(), Arc::new(ViewDef { plan, schema, shared }));
+        self.catalog.views.insert(name.clone(), Arc::new(ViewDef { plan, schema, shared, start }));
         self.views.push(name);
         Ok(())
     }
 
     /// A query's logical plan, as it is written.
     fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
-        if let Some((error, at)) = refuse::refuse(query, &self.catalog) {
+        let mut query = Box::new(query.clone());
+        unnest::rewrite(&mut query);
+        if let Some((error, at)) = refuse::refuse(&query, &self.catalog) {
             return Err(self.text.error_at(error, at));
         }
-        let statement = ast::Statement::Query(Box::new(query.clone()));
+        let statement = ast::Statement::Query(query);
         self.sql().sql_statement_to_plan(statement).map_err(|error| self.text.datafusion_error(error, start))
     }
 
@@ -337,7 +340,7 @@ impl<'a> Session<'a> {
         let start = insert.start;
         let plan = self.query(&insert.query, start)?;
         let (plan, table) = match &insert.table {
-            Some(name) => self.into_table(plan, name, &insert)?,
+            Some(name) => self.cast_to_table(plan, name, &insert)?,
             None => {
                 let table = Rc::new(printed(&plan, number));
                 (plan, table)
@@ -356,7 +359,7 @@ impl<'a> Session<'a> {
     }
 
     /// Casts a query's columns to those of the table that it goes into.
-    fn into_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, Rc<connector::Table>)> {
+    fn cast_to_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, Rc<connector::Table>)> {
         let key = normal(name);
         let Some(table) = self.catalog.tables.get(&key) else {
             let error = match self.catalog.views.contains_key(&key) {
@@ -469,7 +472,8 @@ impl<'a> Session<'a> {
             }
         }
         for (name, plan, needed, width, lasts) in views.iter().rev() {
-            planner.read_view(name, plan, needed, *width, lasts).map_err(|error| error.within(format!("view \"{name}\"")))?;
+            let start = self.catalog.views[*name].start;
+            planner.read_view(name, plan, needed, *width, lasts, &|error, at| self.text.error_at(error, at.unwrap_or(start)))?;
         }
         let mut targets: Vec<Target> = Vec::new();
         for query in queries {

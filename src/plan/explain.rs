@@ -44,7 +44,7 @@ impl Plan {
     /// What is said of a step below its name.
     fn details(&self, id: StepId) -> Vec<String> {
         let step = &self.steps[id];
-        let mut lines = does(step);
+        let mut lines = self.does(id);
         lines.push(format!("columns {}", columns_text(&step.schema)));
         let mut about = vec![format!("emits {}", emit_text(step.emit))];
         if let Some(watermark) = self.watermark_text(id) {
@@ -53,6 +53,27 @@ impl Plan {
         about.push(format!("state {}", self.state_text(id)));
         lines.push(about.join(", "));
         lines
+    }
+
+    /// What a step does, one line a stage.
+    fn does(&self, id: StepId) -> Vec<String> {
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Source(source) => {
+                let bounded = if source.source.bounded() { ", bounded" } else { "" };
+                let mut lines = vec![format!("connector {}{bounded}", source.connector)];
+                let computed = source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
+                lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
+                lines
+            }
+            Action::Transform(stages) => {
+                let inputs = step.inputs.iter().map(|input| &self.steps[input.from].schema).chain(stages.iter().map(|stage| &stage.schema));
+                inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
+            }
+            Action::PreAggregate(aggregation) => aggregation_text(aggregation),
+            Action::Aggregate(_) | Action::Union => Vec::new(),
+            Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
+        }
     }
 
     /// Whose watermark a step goes by.
@@ -125,7 +146,7 @@ impl Plan {
             "id": id,
             "name": step.name,
             "kind": kind(&step.action),
-            "does": does(step),
+            "does": self.does(id),
             "inputs": inputs.collect::<Vec<_>>(),
             "columns": columns.collect::<Vec<_>>(),
             "emit": emit_text(step.emit),
@@ -180,27 +201,7 @@ fn emit_text(emit: Emit) -> &'static str {
     }
 }
 
-/// What a step does, one line a stage.
-fn does(step: &Step) -> Vec<String> {
-    match &step.action {
-        Action::Source(source) => {
-            let bounded = if source.source.bounded() { ", bounded" } else { "" };
-            let mut lines = vec![format!("connector {}{bounded}", source.connector)];
-            let computed = source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
-            lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
-            lines
-        }
-        Action::Transform(stages) => {
-            let inputs = std::iter::once(None).chain(stages.iter().map(Some));
-            inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
-        }
-        Action::PreAggregate(aggregation) => aggregation_text(aggregation),
-        Action::Aggregate(_) | Action::Union => Vec::new(),
-        Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
-    }
-}
-
-fn stage_text(before: Option<&Stage>, stage: &Stage) -> String {
+fn stage_text(before: &Schema, stage: &Stage) -> String {
     match &stage.transform {
         Transform::Filter(keep) => format!("filter {keep}"),
         Transform::Project(values) => {
@@ -211,8 +212,8 @@ fn stage_text(before: Option<&Stage>, stage: &Stage) -> String {
             format!("project {}", values.collect::<Vec<_>>().join(", "))
         }
         Transform::Unnest { column } => {
-            let schema = before.map_or(&stage.schema, |before| &before.schema);
-            format!("unnest {}", schema.field(*column).name())
+            let (list, element) = (before.field(*column).name(), stage.schema.field(*column).name());
+            if list == element { format!("unnest {list}") } else { format!("unnest {list} AS {element}") }
         }
         Transform::AssignWindows { time, windows } => {
             format!("assign to {} by {}", describe_windows(windows).trim_start_matches("in "), stage.schema.field(*time).name())

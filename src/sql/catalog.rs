@@ -11,6 +11,7 @@ use datafusion_common::{Result, TableReference, plan_err};
 use datafusion_expr::logical_plan::LogicalPlan;
 use datafusion_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
+use sqlparser::tokenizer::Location;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub(super) struct ViewDef {
     pub schema: SchemaRef,
     /// True if it is planned once for all its readers, not into each of them.
     pub shared: bool,
+    /// Where its statement starts.
+    pub start: Location,
 }
 
 /// A table, as DataFusion's planner sees it.

@@ -37,7 +37,7 @@ pub(super) enum ColumnKind {
     /// From outside.
     Physical { data_type: DataType, nullable: bool },
     /// From the other columns of its row.
-    Computed { value: Expr, at: Location },
+    Computed { value: Box<Expr>, at: Location },
 }
 
 /// `WATERMARK FOR column AS value`.
@@ -118,7 +118,7 @@ fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Re
     }
     if parser.parse_keyword(Keyword::AS) {
         let value_at = parser.peek_token().span.start;
-        let value = parser.parse_expr()?;
+        let value = Box::new(parser.parse_expr()?);
         table.columns.push(ColumnText { name, kind: ColumnKind::Computed { value, at: value_at } });
         return Ok(());
     }
@@ -160,7 +160,7 @@ fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Re
                 array: false,
                 format: None,
             };
-            ColumnKind::Computed { value, at }
+            ColumnKind::Computed { value: Box::new(value), at }
         }
         None => ColumnKind::Physical { data_type: data_type.1, nullable },
     };

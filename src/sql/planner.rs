@@ -93,7 +93,10 @@ pub(super) struct Planner<'a> {
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
     lowered: HashMap<(LogicalPlan, bool), Stream>,
+    /// How many windows have been told apart.
     windows: usize,
+    /// Where in the text the last error comes from, if something closer than its statement is known.
+    blame: Option<Location>,
 }
 
 /// A table or shared view that can be read.
@@ -179,6 +182,7 @@ impl<'a> Planner<'a> {
             uses: HashMap::new(),
             lowered: HashMap::new(),
             windows: 0,
+            blame: None,
         }
     }
 
@@ -277,9 +281,10 @@ impl<'a> Planner<'a> {
         needed: &BTreeSet<usize>,
         width: usize,
         lasts: &BTreeSet<bool>,
+        locate: &dyn Fn(Error, Option<Location>) -> Error,
     ) -> Result<()> {
         for last in lasts {
-            let mut stream = self.lower(plan, *last)?;
+            let mut stream = self.lower(plan, *last).map_err(|error| locate(error, self.blame))?;
             assign_windows(self, &mut stream);
             self.materialise(&mut stream);
             let mut columns = vec![None; width];
@@ -304,7 +309,7 @@ impl<'a> Planner<'a> {
         let Target { table, queries } = target;
         let mut streams = Vec::new();
         for query in &queries {
-            let stream = self.insert(query).map_err(|error| locate(error, query.at))?;
+            let stream = self.insert(query).map_err(|error| locate(error, self.blame.unwrap_or(query.at)))?;
             streams.push(stream);
         }
         let mut stream = match streams.len() {
@@ -548,6 +553,7 @@ impl<'a> Planner<'a> {
             Place::Row(row) if matches!(stream.roles[row], Role::Time | Role::Window(_, Bound::Time | Bound::End)) => row,
             _ => {
                 let name = &assign.time.name;
+                self.blame = assign.time.spans.first().map(|span| Location::new(span.start.line, span.start.column));
                 return Err(Error::invalid(format!("a window goes by event time, but column '{name}' has no watermark")).help(format!(
                     "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
                      over the results of a window, go by its window_time"
@@ -555,6 +561,7 @@ impl<'a> Planner<'a> {
             }
         };
         stream.pending = Some(PendingWindows { time, windows: assign.windows });
+        stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
         Ok(stream)
     }
@@ -894,7 +901,9 @@ impl ProjectBuilder {
 
 /// Assigns pending windows to the rows, because something reads their bounds.
 fn assign_windows(planner: &mut Planner, stream: &mut Stream) {
-    stream.compact();
+    if stream.pending.is_some() {
+        stream.compact();
+    }
     let Some(PendingWindows { time, windows }) = stream.pending.take() else { return };
     let width = stream.rows.fields().len();
     let bound = |name: &str| Arc::new(Field::new(name, event_time_type(), false));

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 /// The first thing in a query or an expression that cannot be planned.
 pub(super) fn refuse(query: &impl Visit, catalog: &Catalog) -> Option<(Error, Location)> {
-    match query.visit(&mut Refusal { catalog, rows: Vec::new() }) {
+    match query.visit(&mut Refusal { catalog, rows: Vec::new(), tables: Vec::new() }) {
         ControlFlow::Break(found) => Some(found),
         ControlFlow::Continue(()) => None,
     }
@@ -20,6 +20,8 @@ struct Refusal<'a> {
     catalog: &'a Catalog,
     /// Where the queries stand that a window function in FROM goes over.
     rows: Vec<Location>,
+    /// Where the table functions stand that are written as TABLE(function(…)): whoever plans FROM knows them.
+    tables: Vec<Location>,
 }
 
 type Found = ControlFlow<(Error, Location)>;
@@ -109,7 +111,8 @@ impl Visitor for Refusal<'_> {
             TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
             TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
             TableFactor::Table { args: Some(args), .. } => self.allow_rows(&args.args),
-            TableFactor::TableFunction { expr: Expr::Function(Function { args: FunctionArguments::List(list), .. }), .. } => {
+            TableFactor::TableFunction { expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }), .. } => {
+                self.tables.push(name.span().start);
                 self.allow_rows(&list.args)
             }
             TableFactor::Table { .. } | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
@@ -164,12 +167,15 @@ impl Refusal<'_> {
         if function.over.is_some() {
             return no(&function.name, "OVER is", "");
         }
+        if self.tables.contains(&function.name.span().start) {
+            return ControlFlow::Continue(());
+        }
         let reason = match name.as_str() {
             "now" | "current_timestamp" | "current_date" | "current_time" | "today" | "localtimestamp" => {
                 "it gives the time of the run, not of the row, so a replay would give another answer"
             }
             "random" | "rand" | "uuid" | "gen_random_uuid" => "it gives another value each time, so a replay would give another answer",
-            "tumble" | "hop" | "session" | "cumulate" | "descriptor" | "unnest" | "grouping" => return ControlFlow::Continue(()),
+            "descriptor" | "unnest" | "grouping" => return ControlFlow::Continue(()),
             "unnest_outer" => return no(&function.name, "unnest_outer is", "unnest drops rows without elements"),
             name if self.catalog.has_function(name) => return ControlFlow::Continue(()),
             name => {

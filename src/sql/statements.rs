@@ -29,7 +29,7 @@ pub(super) struct Statement {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// `CREATE TABLE`.
-    CreateTable(CreateTable),
+    CreateTable(Box<CreateTable>),
     /// `CREATE VIEW`.
     CreateView(CreateView),
     /// `INSERT INTO`, or a SELECT on its own.
@@ -163,7 +163,7 @@ fn parse_kind(
         let _ = parser.parse_keyword(Keyword::TEMPORARY) || parser.parse_keyword(Keyword::TEMP);
         if parser.parse_keyword(Keyword::TABLE) {
             no_emit("CREATE TABLE")?;
-            return Ok(Kind::CreateTable(parse_create_table(text, parser)?));
+            return Ok(Kind::CreateTable(Box::new(parse_create_table(text, parser)?)));
         }
         if parser.parse_keyword(Keyword::VIEW) {
             no_emit("CREATE VIEW")?;

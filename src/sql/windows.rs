@@ -22,22 +22,28 @@ use std::sync::Arc;
 /// The columns that a window function adds.
 pub(super) const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
 
-/// The rows of `input`, each once for every window that its `time` lies in.
+/// The rows of `input`, each once for every window that its `time` lies in. Windows that the rows already carry are hidden by the new
+/// ones, which have their names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct WindowAssign {
     pub input: Arc<LogicalPlan>,
     pub time: Column,
     pub windows: Windows,
+    /// The columns of the input that are not hidden.
+    pub kept: Vec<usize>,
     schema: DFSchemaRef,
 }
 
 impl WindowAssign {
     pub fn new(input: LogicalPlan, time: Column, windows: Windows) -> Result<Self> {
         let bound = |name: &str| (None, Arc::new(Field::new(name, event_time_type(), false)));
-        let fields = input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
+        let hidden = |index: &usize| WINDOW_COLUMNS.contains(&input.schema().field(*index).name().as_str());
+        let kept: Vec<usize> = (0..input.schema().fields().len()).filter(|index| !hidden(index)).collect();
+        let fields = kept.iter().map(|index| input.schema().qualified_field(*index));
+        let fields = fields.map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
         let fields: Vec<(Option<TableReference>, _)> = fields.chain(WINDOW_COLUMNS.map(bound)).collect();
         let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        Ok(WindowAssign { input: Arc::new(input), time, windows, schema })
+        Ok(WindowAssign { input: Arc::new(input), time, windows, kept, schema })
     }
 }
 
@@ -80,9 +86,8 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        let columns = self.input.schema();
-        let mut needed: Vec<usize> = output_columns.iter().copied().filter(|index| *index < columns.fields().len()).collect();
-        needed.push(columns.maybe_index_of_column(&self.time)?);
+        let mut needed: Vec<usize> = output_columns.iter().filter_map(|index| self.kept.get(*index).copied()).collect();
+        needed.push(self.input.schema().maybe_index_of_column(&self.time)?);
         needed.sort_unstable();
         needed.dedup();
         Some(vec![needed])
