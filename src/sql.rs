@@ -84,13 +84,16 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
     }
     let mut inserts = Vec::new();
     let mut explains = Vec::new();
+    // SELECTs on their own are told apart by their number.
+    let mut printed = 0;
     for statement in statements {
         match statement.kind {
             Kind::Set { .. } => {}
             Kind::CreateTable(table) => session.create_table(*table, statement.start)?,
             Kind::CreateView(view) => session.create_view(view, statement.start)?,
             Kind::Insert(insert) => {
-                let query = session.insert(insert, inserts.len())?;
+                let query = session.insert(insert, printed)?;
+                printed += usize::from(query.printed);
                 inserts.push(query);
             }
             Kind::Explain(insert) => {
@@ -353,6 +356,7 @@ impl<'a> Session<'a> {
             plan,
             table,
             at: start,
+            printed: insert.table.is_none(),
             last: emit == Some(EmitClause::Final),
             windows_only: emit == Some(EmitClause::OnWindowClose),
         })

@@ -2,9 +2,10 @@
 
 use arrow::datatypes::{Schema, SchemaRef};
 use highwater::connector::{Changes, Connectors, Context, Shard, Sink, SinkInput, Source, Split, Table};
-use highwater::error::Result;
+use highwater::error::{ErrorKind, Result};
 use highwater::plan::Tick;
 use highwater::sql::{self, Text};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::Arc;
 
 /// Connectors that read and write nothing: `bounded`, `single` and `changes` are options.
@@ -354,4 +355,40 @@ fn mistakes_have_a_place_and_advice() {
     check_error("SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))", "1:21", "TUMBLE: the argument size is missing", "INTERVAL '1' MINUTE");
     check_error("CREATE VIEW v AS SELECT line FROM lines EMIT FINAL", "1:41", "EMIT does not belong to CREATE VIEW", "INSERT");
     check_error("BEGIN STATEMENT SET; SELECT line FROM lines", "1:1", "this statement set is not closed", "END");
+}
+
+/// Texts with a word missing, doubled or in another's place are planned or refused, with a place; nothing panics.
+#[test]
+fn broken_texts_are_refused_and_never_panic() {
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let texts = [
+        "INSERT INTO counts SELECT word, count(*) FROM (SELECT unnest(string_to_array(line, ' ')) AS word FROM lines) WHERE word <> '' GROUP BY word EMIT FINAL ;",
+        "INSERT INTO by_window SELECT window_end , auction , count(*) FROM TABLE( TUMBLE( TABLE bids , DESCRIPTOR( ts ) , INTERVAL '10' MINUTES ) ) WHERE price > 5 GROUP BY window_start , window_end , auction ;",
+        "SELECT w.window_end , max( auction ) FROM TABLE( HOP( DATA => TABLE bids , TIMECOL => DESCRIPTOR( ts ) , SLIDE => INTERVAL '1' MINUTE , SIZE => INTERVAL '5' MINUTE ) ) AS w GROUP BY window_end EMIT ON WINDOW CLOSE ;",
+        "CREATE TABLE clicks ( ms BIGINT NOT NULL , page ROW< url STRING , tags MAP< STRING , ARRAY< INT >>> , at AS to_timestamp_millis( ms ) , WATERMARK FOR at AS at - INTERVAL '1' SECOND , PRIMARY KEY ( ms ) NOT ENFORCED ) WITH ( connector = 'kafka' ) ; SELECT page['url'] , at FROM clicks ;",
+        "CREATE VIEW v ( a , b ) AS SELECT bidder , tag FROM bids CROSS JOIN UNNEST( tags ) AS u ( tag ) ; SELECT DISTINCT a FROM v UNION ALL SELECT upper( b ) FROM v ;",
+        "SET 'tick' = '10 rows' ; EXECUTE STATEMENT SET BEGIN INSERT INTO latest SELECT line , 1 FROM lines ; END ;",
+    ];
+    for round in 0..400 {
+        let mut words: Vec<&str> = texts[round % texts.len()].split(' ').collect();
+        for _ in 0..random.random_range(1..4) {
+            let (at, other) = (random.random_range(0..words.len()), random.random_range(0..words.len()));
+            match random.random_range(0..4) {
+                0 => drop(words.remove(at)),
+                1 => words.insert(at, words[other]),
+                2 => words.swap(at, other),
+                _ => words.truncate(at.max(1)),
+            }
+            if words.is_empty() {
+                words.push(";");
+            }
+        }
+        let text = format!("{TABLES}{}", words.join(" "));
+        if let Err(error) = sql::script(Text { name: "p.sql", sql: &text }, &[], &Stub) {
+            assert!(error.to_string().starts_with("p.sql"), "seed {seed}: no place in {error}\n{}", words.join(" "));
+            assert_ne!(error.kind(), ErrorKind::Internal, "seed {seed}: {error}\n{}", words.join(" "));
+        }
+    }
 }

@@ -24,7 +24,7 @@ impl Text<'_> {
     /// `error` at `at`: the place in front, the line and a caret below the advice.
     pub(super) fn error_at(&self, error: Error, at: Location) -> Error {
         if at.line == 0 {
-            return error;
+            return error.within(self.name);
         }
         let line = usize::try_from(at.line).ok().and_then(|line| self.sql.lines().nth(line - 1)).unwrap_or_default();
         let margin = " ".repeat(at.line.to_string().len());

@@ -45,6 +45,8 @@ pub(super) struct Query {
     pub table: Rc<connector::Table>,
     /// Where the INSERT starts.
     pub at: Location,
+    /// True for a SELECT on its own.
+    pub printed: bool,
     /// True if its aggregates without windows speak once, at the end of the input.
     pub last: bool,
     /// True if every aggregate must have windows.
