@@ -165,12 +165,21 @@ impl fmt::Display for AggregateCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, ordered) = self.arguments.split_at(self.function.expressions().len());
         let exact = f.alternate();
-        let list = |exprs: &[Expr]| exprs.iter().map(|e| if exact { format!("{e:#}") } else { e.to_string() }).collect::<Vec<_>>();
+        let list = |exprs: &[Expr]| {
+            exprs.iter().map(|e| if exact { format!("{e:#}") } else { e.to_string() }).collect::<Vec<_>>()
+        };
         let arguments = if self.counts_rows() && !exact { "*".to_owned() } else { list(first).join(", ") };
-        write!(f, "{}({}{arguments}", self.function.fun().name(), if self.function.is_distinct() { "DISTINCT " } else { "" })?;
+        write!(
+            f,
+            "{}({}{arguments}",
+            self.function.fun().name(),
+            if self.function.is_distinct() { "DISTINCT " } else { "" }
+        )?;
         if !ordered.is_empty() {
             let sorts = self.function.order_bys().iter().zip(list(ordered));
-            let sorts: Vec<String> = sorts.map(|(sort, expr)| format!("{expr}{}", if sort.options.descending { " DESC" } else { "" })).collect();
+            let sorts: Vec<String> = sorts
+                .map(|(sort, expr)| format!("{expr}{}", if sort.options.descending { " DESC" } else { "" }))
+                .collect();
             write!(f, " ORDER BY {}", sorts.join(", "))?;
         }
         f.write_str(")")?;

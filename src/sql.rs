@@ -63,7 +63,8 @@ pub struct Script {
 /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for the first mistake, with its place and advice; whatever a connector says.
 pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Plan> {
     let script = script(text, overrides, connectors)?;
-    let nothing = || Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name);
+    let nothing =
+        || Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name);
     script.plan.ok_or_else(nothing)
 }
 
@@ -80,7 +81,8 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
         }
     }
     for (key, value) in overrides {
-        settings::set(&mut session.settings, key, value).map_err(|error| error.within(format!("--set {key}={value}")))?;
+        settings::set(&mut session.settings, key, value)
+            .map_err(|error| error.within(format!("--set {key}={value}")))?;
     }
     let mut inserts = Vec::new();
     let mut explains = Vec::new();
@@ -236,13 +238,19 @@ impl<'a> Session<'a> {
         for column in &table.primary_key {
             match physical.index_of(&normal(column)) {
                 Ok(index) => primary_key.push(index),
-                Err(_) => return Err(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start)),
+                Err(_) => {
+                    return Err(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start));
+                }
             }
         }
         let name = normal(&table.name);
         let place = self.text.place(start);
-        let definition =
-            connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options: Options::new(table.options) };
+        let definition = connector::Table {
+            name: name.clone(),
+            schema: Arc::clone(&physical),
+            primary_key,
+            options: Options::new(table.options),
+        };
         self.definitions.insert(name.clone(), Rc::new(definition));
         self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, place }));
         Ok(())
@@ -250,7 +258,8 @@ impl<'a> Session<'a> {
 
     /// The value of a computed column over `fields`, and its column.
     fn computed(&self, value: &ast::Expr, name: &str, fields: &[FieldRef], at: Location) -> Result<(Expr, FieldRef)> {
-        let schema = DFSchema::from_unqualified_fields(fields.to_vec().into(), Default::default()).map_err(from_datafusion)?;
+        let schema =
+            DFSchema::from_unqualified_fields(fields.to_vec().into(), Default::default()).map_err(from_datafusion)?;
         let value = self.value(value, &schema, at)?;
         let data_type = value.get_type(&schema).map_err(|error| self.text.datafusion_error(error, at))?;
         let value = match data_type {
@@ -312,11 +321,14 @@ impl<'a> Session<'a> {
         if !view.columns.is_empty() {
             let width = plan.schema().fields().len();
             if width != view.columns.len() {
-                let error = Error::invalid(format!("the view names {} columns, but its query has {width}", view.columns.len()));
+                let error =
+                    Error::invalid(format!("the view names {} columns, but its query has {width}", view.columns.len()));
                 return Err(self.text.error_at(error, view.columns[0].span.start));
             }
-            let renamed: Vec<Expr> =
-                columns_of(&plan).zip(&view.columns).map(|(column, name)| Expr::Column(column).alias(normal(name))).collect();
+            let renamed: Vec<Expr> = columns_of(&plan)
+                .zip(&view.columns)
+                .map(|(column, name)| Expr::Column(column).alias(normal(name)))
+                .collect();
             plan = project(plan, renamed).map_err(|error| self.text.datafusion_error(error, start))?;
         }
         let schema = Arc::new(plan.schema().as_arrow().clone());
@@ -363,7 +375,12 @@ impl<'a> Session<'a> {
     }
 
     /// Casts a query's columns to those of the table that it goes into.
-    fn cast_to_table(&self, plan: LogicalPlan, name: &Ident, insert: &Insert) -> Result<(LogicalPlan, Rc<connector::Table>)> {
+    fn cast_to_table(
+        &self,
+        plan: LogicalPlan,
+        name: &Ident,
+        insert: &Insert,
+    ) -> Result<(LogicalPlan, Rc<connector::Table>)> {
         let key = normal(name);
         let Some(table) = self.catalog.tables.get(&key) else {
             let error = match self.catalog.views.contains_key(&key) {
@@ -379,13 +396,16 @@ impl<'a> Session<'a> {
             for column in &insert.columns {
                 let refuse = |error| Err(self.text.error_at(error, column.span.start));
                 match target.index_of(&normal(column)) {
-                    Ok(index) if targets.contains(&index) => return refuse(Error::invalid(format!("column '{column}' is named twice"))),
+                    Ok(index) if targets.contains(&index) => {
+                        return refuse(Error::invalid(format!("column '{column}' is named twice")));
+                    }
                     Ok(index) => targets.push(index),
                     Err(_) => return refuse(unknown_column(&normal(column), target)),
                 }
             }
         }
-        let given: Vec<(Column, DataType)> = columns_of(&plan).zip(plan.schema().fields().iter().map(|f| f.data_type().clone())).collect();
+        let given: Vec<(Column, DataType)> =
+            columns_of(&plan).zip(plan.schema().fields().iter().map(|f| f.data_type().clone())).collect();
         if given.len() != targets.len() {
             let error = Error::invalid(format!(
                 "the query gives {} column{}, but {} of '{key}' are written",
@@ -403,18 +423,28 @@ impl<'a> Session<'a> {
                     let (column, data_type) = &given[position];
                     if !assignable(data_type, field.data_type()) {
                         let (have, want) = (type_name(data_type), type_name(field.data_type()));
-                        let error = Error::invalid(format!("column '{}' of '{key}' is {want}, but the query gives {have}", field.name()))
-                            .help(format!("write CAST(… AS {want})"));
-                        return Err(self.text.error_at(error, item_place(&insert.query, position).unwrap_or(insert.start)));
+                        let error = Error::invalid(format!(
+                            "column '{}' of '{key}' is {want}, but the query gives {have}",
+                            field.name()
+                        ))
+                        .help(format!("write CAST(… AS {want})"));
+                        return Err(self
+                            .text
+                            .error_at(error, item_place(&insert.query, position).unwrap_or(insert.start)));
                     }
                     match data_type == field.data_type() {
                         true => Expr::Column(column.clone()),
-                        false => Expr::Cast(Cast::new(Box::new(Expr::Column(column.clone())), field.data_type().clone())),
+                        false => {
+                            Expr::Cast(Cast::new(Box::new(Expr::Column(column.clone())), field.data_type().clone()))
+                        }
                     }
                 }
                 None if field.is_nullable() => planner::null_of(field.data_type())?,
                 None => {
-                    let error = Error::invalid(format!("column '{}' of '{key}' is NOT NULL, but the INSERT leaves it out", field.name()));
+                    let error = Error::invalid(format!(
+                        "column '{}' of '{key}' is NOT NULL, but the INSERT leaves it out",
+                        field.name()
+                    ));
                     return Err(self.text.error_at(error, insert.start));
                 }
             };
@@ -427,7 +457,8 @@ impl<'a> Session<'a> {
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
         let options: &ConfigOptions = self.catalog.options();
         let plan = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
-        let context = OptimizerContext::new_with_config_options(Arc::new(options.clone())).without_query_execution_start_time();
+        let context =
+            OptimizerContext::new_with_config_options(Arc::new(options.clone())).without_query_execution_start_time();
         Optimizer::with_rules(rules()).optimize(plan, &context, |_, _| {})
     }
 
@@ -458,7 +489,8 @@ impl<'a> Session<'a> {
             }
             let columns: Vec<Column> = columns_of(&view.plan).collect();
             let wanted = needed.iter().map(|index| Expr::Column(columns[*index].clone())).collect();
-            let plan = project(view.plan.clone(), wanted).and_then(|plan| self.optimise(plan)).map_err(from_datafusion)?;
+            let plan =
+                project(view.plan.clone(), wanted).and_then(|plan| self.optimise(plan)).map_err(from_datafusion)?;
             let lasts = known.get(name).cloned().unwrap_or_default();
             known = note(&plan, &lasts, &mut needs);
             views.push((name, plan, needed, columns.len(), lasts));
@@ -472,12 +504,16 @@ impl<'a> Session<'a> {
         }
         for table in self.catalog.tables.values() {
             if let Some(needed) = needs.get(&table.name) {
-                planner.read_table(table, &self.definitions[&table.name], needed).map_err(|error| within_table(error, table))?;
+                planner
+                    .read_table(table, &self.definitions[&table.name], needed)
+                    .map_err(|error| within_table(error, table))?;
             }
         }
         for (name, plan, needed, width, lasts) in views.iter().rev() {
             let start = self.catalog.views[*name].start;
-            planner.read_view(name, plan, needed, *width, lasts, &|error, at| self.text.error_at(error, at.unwrap_or(start)))?;
+            planner.read_view(name, plan, needed, *width, lasts, &|error, at| {
+                self.text.error_at(error, at.unwrap_or(start))
+            })?;
         }
         let mut targets: Vec<Target> = Vec::new();
         for query in queries {
@@ -561,7 +597,10 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
         || (text(to) && !nested(from) && !bytes(from))
         || (bytes(to) && (bytes(from) || text(from)))
         || (nested(from) && nested(to) && arrow::compute::can_cast_types(from, to))
-        || (matches!((from, to), (DataType::Time32(_) | DataType::Time64(_), DataType::Time32(_) | DataType::Time64(_))))
+        || (matches!(
+            (from, to),
+            (DataType::Time32(_) | DataType::Time64(_), DataType::Time32(_) | DataType::Time64(_))
+        ))
         || (matches!((from, to), (DataType::Interval(_), DataType::Interval(_))))
 }
 

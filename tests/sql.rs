@@ -90,7 +90,8 @@ CREATE TABLE by_window (window_end TIMESTAMP, auction BIGINT, n BIGINT) WITH ('c
 /// Compares the plan of `sql`, after [`TABLES`], with tests/plans/`name`.txt. `UPDATE_PLANS=1` writes it instead.
 fn check_plan(name: &str, sql: &str) {
     let text = format!("{TABLES}{sql}");
-    let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    let plan =
+        sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap_or_else(|error| panic!("{name}: {error:?}"));
     let path = format!("{}/tests/plans/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     let found = format!("{}\n\n{}", sql.trim(), plan.explain_text());
     if std::env::var_os("UPDATE_PLANS").is_some() {
@@ -103,7 +104,6 @@ fn check_plan(name: &str, sql: &str) {
         assert_eq!(again.fingerprint(), plan.fingerprint(), "{name} is planned in two ways");
     }
 }
-
 
 #[test]
 fn word_count() {
@@ -256,7 +256,9 @@ fn json_and_mermaid() {
 
 #[test]
 fn settings_come_from_set_and_from_the_command_line() {
-    let text = format!("SET 'tick' = '500 rows'; SET inflight_epochs = 9; SET 'idle_timeout' = 'off'; {TABLES} SELECT line FROM lines;");
+    let text = format!(
+        "SET 'tick' = '500 rows'; SET inflight_epochs = 9; SET 'idle_timeout' = 'off'; {TABLES} SELECT line FROM lines;"
+    );
     let set = [("inflight_epochs".to_owned(), "3".to_owned())];
     let plan = sql::plan(Text { name: "p.sql", sql: &text }, &set, &Stub).unwrap();
     let settings = &plan.settings;
@@ -265,7 +267,9 @@ fn settings_come_from_set_and_from_the_command_line() {
 
 #[test]
 fn explain_gives_plans_and_no_pipeline() {
-    let text = format!("{TABLES} EXPLAIN SELECT line FROM lines; EXPLAIN PLAN FOR INSERT INTO counts SELECT line, 1 FROM lines;");
+    let text = format!(
+        "{TABLES} EXPLAIN SELECT line FROM lines; EXPLAIN PLAN FOR INSERT INTO counts SELECT line, 1 FROM lines;"
+    );
     let script = sql::script(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
     assert!(script.plan.is_none());
     assert_eq!(script.explains.len(), 2);
@@ -295,11 +299,31 @@ fn unknown_names_are_refused_with_near_ones() {
     check_error("SELECT lin FROM lines", "1:8", "unknown column 'lin'", "did you mean 'line'?");
     check_error("SELECT line\nFROM liness", "2:6", "unknown table 'liness'", "did you mean 'lines'?");
     check_error("SELECT lenght(line) FROM lines", "1:8", "unknown function 'lenght'", "did you mean 'length'?");
-    check_error("INSERT INTO count SELECT line, 1 FROM lines", "1:13", "unknown table 'count'", "did you mean 'counts'?");
-    check_error("INSERT INTO counts (wrd, n) SELECT line, 1 FROM lines", "1:21", "unknown column 'wrd'", "did you mean 'word'?");
+    check_error(
+        "INSERT INTO count SELECT line, 1 FROM lines",
+        "1:13",
+        "unknown table 'count'",
+        "did you mean 'counts'?",
+    );
+    check_error(
+        "INSERT INTO counts (wrd, n) SELECT line, 1 FROM lines",
+        "1:21",
+        "unknown column 'wrd'",
+        "did you mean 'word'?",
+    );
     check_error("SET 'tik' = '1s'", "1:1", "unknown setting 'tik'", "did you mean 'tick'?");
-    check_error("SELECT * FROM TABLE(TUMBEL(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))", "1:21", "unknown table function 'TUMBEL'", "did you mean tumble?");
-    check_error("CREATE TABLE t (a INT, PRIMARY KEY (zebra)) WITH ('connector' = 'x')", "1:37", "unknown column 'zebra'", "the columns are a");
+    check_error(
+        "SELECT * FROM TABLE(TUMBEL(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
+        "1:21",
+        "unknown table function 'TUMBEL'",
+        "did you mean tumble?",
+    );
+    check_error(
+        "CREATE TABLE t (a INT, PRIMARY KEY (zebra)) WITH ('connector' = 'x')",
+        "1:37",
+        "unknown column 'zebra'",
+        "the columns are a",
+    );
 }
 
 #[test]
@@ -311,11 +335,31 @@ fn what_is_not_supported_is_refused_by_name() {
     check_error("SELECT row_number() OVER (PARTITION BY line) FROM lines", "1:8", "OVER is not yet supported", "");
     check_error("SELECT DISTINCT ON (line) line FROM lines", "1:21", "DISTINCT ON is not yet supported", "first_value");
     check_error("SELECT line FROM lines EXCEPT SELECT bidder FROM bids", "1:31", "EXCEPT is not yet supported", "");
-    check_error("SELECT line FROM lines WHERE line IN (SELECT bidder FROM bids)", "1:30", "IN with a query is not yet supported", "");
-    check_error("SELECT (SELECT max(price) FROM bids) FROM lines", "1:9", "a query as a value is not yet supported", "");
+    check_error(
+        "SELECT line FROM lines WHERE line IN (SELECT bidder FROM bids)",
+        "1:30",
+        "IN with a query is not yet supported",
+        "",
+    );
+    check_error(
+        "SELECT (SELECT max(price) FROM bids) FROM lines",
+        "1:9",
+        "a query as a value is not yet supported",
+        "",
+    );
     check_error("WITH RECURSIVE a AS (SELECT 1) SELECT * FROM a", "1:1", "WITH RECURSIVE is not yet supported", "");
-    check_error("SELECT 1 FROM TABLE(SESSION(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))", "1:21", "SESSION windows are not yet supported", "TUMBLE and HOP are");
-    check_error("CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')", "1:33", "METADATA columns are not yet supported", "");
+    check_error(
+        "SELECT 1 FROM TABLE(SESSION(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
+        "1:21",
+        "SESSION windows are not yet supported",
+        "TUMBLE and HOP are",
+    );
+    check_error(
+        "CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')",
+        "1:33",
+        "METADATA columns are not yet supported",
+        "",
+    );
     check_error("SELECT now() FROM lines", "1:8", "now() is refused: it is not a function of the rows", "replay");
     check_error("SELECT random() FROM lines", "1:8", "random() is refused: it is not a function of the rows", "replay");
     check_error("INSERT INTO counts VALUES ('a', 1)", "1:27", "VALUES is not yet supported", "");
@@ -332,12 +376,42 @@ fn mistakes_have_a_place_and_advice() {
     check_error("SELECT line FROM", "1:17", "expected identifier, but the statement ends here", "");
     check_error("SELEC line FROM lines", "1:1", "a statement cannot start with SELEC", "CREATE TABLE");
     check_error("SELECT 'a FROM lines", "1:8", "unterminated string literal", "");
-    check_error("INSERT INTO counts SELECT line FROM lines", "1:1", "the query gives 1 column, but 2 of 'counts' are written", "word, n");
-    check_error("INSERT INTO counts SELECT 1, line FROM lines", "1:30", "column 'n' of 'counts' is BIGINT, but the query gives STRING", "CAST(… AS BIGINT)");
-    check_error("INSERT INTO counts SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT FINAL", "1:1", "EMIT FINAL waits for the end of the input, but table 'bids' does not end", "bounded");
-    check_error("SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT ON WINDOW CLOSE", "1:1", "EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none", "TUMBLE");
-    check_error("CREATE TABLE t (a TIMESTAMP(9)) WITH ('connector' = 'x')", "1:19", "a precision of 9 is not supported: time is kept in microseconds, so 6 at most", "");
-    check_error("CREATE TABLE t (a INT, WATERMARK FOR a AS a) WITH ('connector' = 'x')", "1:38", "column 'a' cannot be event time: it is INT", "TIMESTAMP");
+    check_error(
+        "INSERT INTO counts SELECT line FROM lines",
+        "1:1",
+        "the query gives 1 column, but 2 of 'counts' are written",
+        "word, n",
+    );
+    check_error(
+        "INSERT INTO counts SELECT 1, line FROM lines",
+        "1:30",
+        "column 'n' of 'counts' is BIGINT, but the query gives STRING",
+        "CAST(… AS BIGINT)",
+    );
+    check_error(
+        "INSERT INTO counts SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT FINAL",
+        "1:1",
+        "EMIT FINAL waits for the end of the input, but table 'bids' does not end",
+        "bounded",
+    );
+    check_error(
+        "SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT ON WINDOW CLOSE",
+        "1:1",
+        "EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none",
+        "TUMBLE",
+    );
+    check_error(
+        "CREATE TABLE t (a TIMESTAMP(9)) WITH ('connector' = 'x')",
+        "1:19",
+        "a precision of 9 is not supported: time is kept in microseconds, so 6 at most",
+        "",
+    );
+    check_error(
+        "CREATE TABLE t (a INT, WATERMARK FOR a AS a) WITH ('connector' = 'x')",
+        "1:38",
+        "column 'a' cannot be event time: it is INT",
+        "TIMESTAMP",
+    );
     check_error("CREATE TABLE t (a INT, A STRING) WITH ('connector' = 'x')", "1:24", "column 'a' is there twice", "");
     check_error("CREATE TABLE lines (a INT) WITH ('connector' = 'x')", "1:1", "'lines' is declared twice", "");
     check_error(
@@ -352,8 +426,18 @@ fn mistakes_have_a_place_and_advice() {
         "HOP's slide is longer than its size, so rows between windows would vanish",
         "the slide comes first",
     );
-    check_error("SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))", "1:21", "TUMBLE: the argument size is missing", "INTERVAL '1' MINUTE");
-    check_error("CREATE VIEW v AS SELECT line FROM lines EMIT FINAL", "1:41", "EMIT does not belong to CREATE VIEW", "INSERT");
+    check_error(
+        "SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))",
+        "1:21",
+        "TUMBLE: the argument size is missing",
+        "INTERVAL '1' MINUTE",
+    );
+    check_error(
+        "CREATE VIEW v AS SELECT line FROM lines EMIT FINAL",
+        "1:41",
+        "EMIT does not belong to CREATE VIEW",
+        "INSERT",
+    );
     check_error("BEGIN STATEMENT SET; SELECT line FROM lines", "1:1", "this statement set is not closed", "END");
 }
 

@@ -1,6 +1,8 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
-use super::{Action, Aggregation, Emit, Grouping, Input, Plan, Route, Stage, Step, StepId, Tick, Transform, describe_windows};
+use super::{
+    Action, Aggregation, Emit, Grouping, Input, Plan, Route, Stage, Step, StepId, Tick, Transform, describe_windows,
+};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -62,12 +64,17 @@ impl Plan {
             Action::Source(source) => {
                 let bounded = if source.source.bounded() { ", bounded" } else { "" };
                 let mut lines = vec![format!("connector {}{bounded}", source.connector)];
-                let computed = source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
+                let computed =
+                    source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
                 lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
                 lines
             }
             Action::Transform(stages) => {
-                let inputs = step.inputs.iter().map(|input| &self.steps[input.from].schema).chain(stages.iter().map(|stage| &stage.schema));
+                let inputs = step
+                    .inputs
+                    .iter()
+                    .map(|input| &self.steps[input.from].schema)
+                    .chain(stages.iter().map(|stage| &stage.schema));
                 inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
@@ -102,7 +109,9 @@ impl Plan {
     fn state_text(&self, id: StepId) -> String {
         match &self.steps[id].action {
             Action::Aggregate(aggregation) => match aggregation.grouping {
-                Grouping::Windowed { .. } | Grouping::Attached { .. } => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Grouping::Windowed { .. } | Grouping::Attached { .. } => {
+                    format!("by watermark of {}", self.watermark_tables(id).join(", "))
+                }
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
@@ -157,7 +166,8 @@ impl Plan {
 
     /// The plan as a Mermaid flowchart, rows flowing down.
     pub fn explain_mermaid(&self) -> String {
-        let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+        let escape =
+            |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
         let mut text = String::from("flowchart TD\n");
         for (id, step) in self.steps.iter().enumerate() {
             let (open, close) = match step.action {
@@ -216,7 +226,11 @@ fn stage_text(before: &Schema, stage: &Stage) -> String {
             if list == element { format!("unnest {list}") } else { format!("unnest {list} AS {element}") }
         }
         Transform::AssignWindows { time, windows } => {
-            format!("assign to {} by {}", describe_windows(windows).trim_start_matches("in "), stage.schema.field(*time).name())
+            format!(
+                "assign to {} by {}",
+                describe_windows(windows).trim_start_matches("in "),
+                stage.schema.field(*time).name()
+            )
         }
     }
 }

@@ -39,7 +39,10 @@ fn describe(plan: &Plan, out: &mut impl Write) -> fmt::Result {
 }
 
 fn fields(schema: &arrow::datatypes::Schema, out: &mut impl Write) -> fmt::Result {
-    schema.fields().iter().try_for_each(|f| writeln!(out, "  column {:?} {} {}", f.name(), f.data_type(), f.is_nullable()))
+    schema
+        .fields()
+        .iter()
+        .try_for_each(|f| writeln!(out, "  column {:?} {} {}", f.name(), f.data_type(), f.is_nullable()))
 }
 
 fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
@@ -57,7 +60,10 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::PreAggregate(aggregation) | Action::Aggregate(aggregation) => {
             let half = if matches!(step.action, Action::Aggregate(_)) { "results" } else { "partial results" };
             writeln!(out, "  {half} {:?} {:?}", aggregation.grouping, aggregation.output)?;
-            aggregation.keys.iter().try_for_each(|(key, field)| writeln!(out, "  key {key:#} {}", field.data_type()))?;
+            aggregation
+                .keys
+                .iter()
+                .try_for_each(|(key, field)| writeln!(out, "  key {key:#} {}", field.data_type()))?;
             for call in aggregation.calls.iter() {
                 writeln!(out, "  call {call:#} {}", call.field().data_type())?;
                 for state in call.state_fields().map_err(|_| fmt::Error)? {
@@ -68,7 +74,14 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         }
         Action::Union => writeln!(out, "  union"),
         Action::Sink(sink) => {
-            writeln!(out, "  sink {:?} {:?} {:?} single {}", sink.table, sink.connector, sink.sink.changes(), sink.sink.single())
+            writeln!(
+                out,
+                "  sink {:?} {:?} {:?} single {}",
+                sink.table,
+                sink.connector,
+                sink.sink.changes(),
+                sink.sink.single()
+            )
         }
     }
 }

@@ -52,8 +52,14 @@ pub(super) struct WatermarkText {
 pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<CreateTable, Failure> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parse_name(text, parser)?;
-    let mut table =
-        CreateTable { name, if_not_exists, columns: Vec::new(), watermark: None, primary_key: Vec::new(), options: BTreeMap::new() };
+    let mut table = CreateTable {
+        name,
+        if_not_exists,
+        columns: Vec::new(),
+        watermark: None,
+        primary_key: Vec::new(),
+        options: BTreeMap::new(),
+    };
     parser.expect_token(&Token::LParen)?;
     loop {
         parse_element(text, parser, &mut table)?;
@@ -69,7 +75,11 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
     if let Token::Word(word) = &found.token
         && matches!(word.keyword, Keyword::PARTITIONED | Keyword::LIKE | Keyword::AS)
     {
-        return refuse(text, found.span.start, format!("{} after a table's columns is not supported", word.value.to_uppercase()));
+        return refuse(
+            text,
+            found.span.start,
+            format!("{} after a table's columns is not supported", word.value.to_uppercase()),
+        );
     }
     parser.expect_keyword_is(Keyword::WITH)?;
     parser.expect_token(&Token::LParen)?;

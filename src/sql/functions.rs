@@ -8,7 +8,9 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringArray};
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion_common::{Result, ScalarValue};
-use datafusion_expr::{ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use std::sync::Arc;
 
 /// All of them; one with a name that DataFusion has takes its place.
@@ -81,7 +83,8 @@ impl ScalarUDFImpl for StringToArray {
     }
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if let [ColumnarValue::Array(texts), ColumnarValue::Scalar(ScalarValue::Utf8(Some(delimiter)))] = call.args.as_slice()
+        if let [ColumnarValue::Array(texts), ColumnarValue::Scalar(ScalarValue::Utf8(Some(delimiter)))] =
+            call.args.as_slice()
             && let (&[delimiter], Some(texts)) = (delimiter.as_bytes(), texts.as_string_opt::<i32>())
         {
             return Ok(ColumnarValue::Array(split_at(texts, delimiter)?));
@@ -96,7 +99,9 @@ fn element() -> FieldRef {
 
 /// For each text the list of its words.
 fn split_words(texts: &StringArray) -> Result<ArrayRef> {
-    let white_space = |chunk| [b' ', b'\t', b'\n', b'\x0c', b'\r'].into_iter().fold(0, |found, byte| found | equal_bytes(chunk, byte));
+    let white_space = |chunk| {
+        [b' ', b'\t', b'\n', b'\x0c', b'\r'].into_iter().fold(0, |found, byte| found | equal_bytes(chunk, byte))
+    };
     // A word has a byte, and another one separates it from the next word of its row.
     let words_max = bytes_of(texts).len() / 2 + texts.len();
     split(texts, white_space, Empty::Dropped, words_max)
@@ -264,7 +269,8 @@ mod tests {
         const ALPHABET: [&str; 9] = [" ", " ", ",", "a", "b", "ß", "\t", "\n", "日本"];
         let rows = random.random_range(2..40);
         let texts = (0..rows).map(|_| {
-            let length = if random.random_bool(0.1) { random.random_range(60..140) } else { random.random_range(0..12) };
+            let length =
+                if random.random_bool(0.1) { random.random_range(60..140) } else { random.random_range(0..12) };
             let text: String = (0..length).map(|_| ALPHABET[random.random_range(0..ALPHABET.len())]).collect();
             random.random_bool(0.9).then_some(text)
         });
@@ -287,7 +293,11 @@ mod tests {
                     vec![ColumnarValue::Array(texts), ColumnarValue::Scalar(ScalarValue::from(delimiter))]
                 };
                 let (ours, rows) = (named("string_to_array"), texts.len());
-                assert_eq!(&call(&ours, arguments(), rows), &call(&theirs, arguments(), rows), "seed {seed}: {texts:?} at {delimiter:?}");
+                assert_eq!(
+                    &call(&ours, arguments(), rows),
+                    &call(&theirs, arguments(), rows),
+                    "seed {seed}: {texts:?} at {delimiter:?}"
+                );
             }
         }
     }
@@ -302,7 +312,8 @@ mod tests {
             let texts_array: ArrayRef = Arc::new(texts.clone());
             let lists = call(&named("split_words"), vec![ColumnarValue::Array(texts_array)], texts.len());
             for (row, list) in lists.as_list::<i32>().iter().enumerate() {
-                let words = list.map(|list| list.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>());
+                let words =
+                    list.map(|list| list.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>());
                 let text = texts.is_valid(row).then(|| texts.value(row));
                 let expected = text.map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>());
                 assert_eq!(words, expected, "seed {seed}: {text:?}");

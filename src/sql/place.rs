@@ -105,14 +105,16 @@ fn say(error: &DataFusionError) -> (String, Option<String>) {
                 };
                 (format!("unknown column '{}'", field.flat_name()), Some(help))
             }
-            SchemaError::AmbiguousReference { field } => {
-                (format!("column '{}' is ambiguous", field.name()), Some("put the table's name or alias before it".into()))
-            }
+            SchemaError::AmbiguousReference { field } => (
+                format!("column '{}' is ambiguous", field.name()),
+                Some("put the table's name or alias before it".into()),
+            ),
             other => (lower_first(&other.to_string()), None),
         },
         root => {
             let text = root.strip_backtrace();
-            let text = text.split_once(": ").filter(|(kind, _)| kind.contains("rror")).map_or(text.as_str(), |(_, rest)| rest);
+            let text =
+                text.split_once(": ").filter(|(kind, _)| kind.contains("rror")).map_or(text.as_str(), |(_, rest)| rest);
             let text = text.trim().trim_end_matches('.');
             // Some messages list every candidate below the first line.
             let (first, rest) = text.split_once('\n').map_or((text, ""), |(first, rest)| (first.trim(), rest.trim()));

@@ -11,8 +11,8 @@ use crate::connector::{self, Changes, Connectors, SinkInput};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep, Stage, Step, StepId,
-    TimeAttribute, Transform, Windows, event_time_type, type_name,
+    Action, Aggregation, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep, Stage, Step,
+    StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
 };
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
@@ -66,7 +66,10 @@ pub(super) type Needs = BTreeMap<String, BTreeSet<usize>>;
 pub(super) fn collect_needs(plan: &LogicalPlan, needs: &mut Needs) {
     if let LogicalPlan::TableScan(scan) = plan {
         let all = || (0..scan.source.schema().fields().len()).collect();
-        needs.entry(scan.table_name.table().to_owned()).or_default().extend(scan.projection.clone().unwrap_or_else(all));
+        needs
+            .entry(scan.table_name.table().to_owned())
+            .or_default()
+            .extend(scan.projection.clone().unwrap_or_else(all));
     }
     for input in plan.inputs() {
         collect_needs(input, needs);
@@ -194,7 +197,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds the source of `table`, of which `needed` columns are read.
-    pub fn read_table(&mut self, table: &TableDef, definition: &connector::Table, needed: &BTreeSet<usize>) -> Result<()> {
+    pub fn read_table(
+        &mut self,
+        table: &TableDef,
+        definition: &connector::Table,
+        needed: &BTreeSet<usize>,
+    ) -> Result<()> {
         let mut needed = needed.clone();
         if let Some((time, watermark)) = &table.time {
             needed.insert(*time);
@@ -208,7 +216,9 @@ impl<'a> Planner<'a> {
                 ColumnDef::Physical(index) => drop(physical.insert(*index)),
                 ColumnDef::Computed(value) => {
                     for column in value.column_refs() {
-                        physical.insert(table.physical.index_of(column.name()).map_err(|e| Error::internal(e.to_string()))?);
+                        physical.insert(
+                            table.physical.index_of(column.name()).map_err(|e| Error::internal(e.to_string()))?,
+                        );
                     }
                 }
             }
@@ -216,11 +226,15 @@ impl<'a> Planner<'a> {
         let physical: Vec<usize> = physical.into_iter().collect();
         let options = &definition.options;
         let idle_timeout = match options.text(IDLE_TIMEOUT) {
-            Some(text) => settings::duration_or_off(text).map_err(|error| options.wrong(IDLE_TIMEOUT, error.to_string()))?,
+            Some(text) => {
+                settings::duration_or_off(text).map_err(|error| options.wrong(IDLE_TIMEOUT, error.to_string()))?
+            }
             None => self.settings.idle_timeout,
         };
         let when_all_idle = match options.text(WHEN_ALL_IDLE) {
-            Some(text) => settings::when_all_idle(text).map_err(|error| options.wrong(WHEN_ALL_IDLE, error.to_string()))?,
+            Some(text) => {
+                settings::when_all_idle(text).map_err(|error| options.wrong(WHEN_ALL_IDLE, error.to_string()))?
+            }
             None => self.settings.when_all_idle,
         };
         let max_future = options.duration(MAX_FUTURE, self.settings.max_future)?;
@@ -241,7 +255,8 @@ impl<'a> Planner<'a> {
                 ColumnDef::Computed(value) => compile(value, &given_df, &given)?,
             });
         }
-        let fields: Fields = places.iter().zip(table.schema.fields()).filter_map(|(p, field)| p.map(|_| Arc::clone(field))).collect();
+        let fields: Fields =
+            places.iter().zip(table.schema.fields()).filter_map(|(p, field)| p.map(|_| Arc::clone(field))).collect();
         let schema = Arc::new(Schema::new(fields));
         let mut roles = vec![Role::None; columns.len()];
         let time = match &table.time {
@@ -334,7 +349,13 @@ impl<'a> Planner<'a> {
         };
         let connector = connector_name(&table).to_owned();
         let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink });
-        self.step(format!("sink {}", table.name), action, vec![Input { from: stream.base, route }], stream.rows, stream.emit);
+        self.step(
+            format!("sink {}", table.name),
+            action,
+            vec![Input { from: stream.base, route }],
+            stream.rows,
+            stream.emit,
+        );
         Ok(())
     }
 
@@ -432,8 +453,10 @@ impl<'a> Planner<'a> {
                 None => Err(Error::internal(format!("no step for {}", extension.node.name()))),
             },
             LogicalPlan::Distinct(Distinct::All(_)) => Err(Error::internal("DISTINCT is left by the optimiser")),
-            LogicalPlan::EmptyRelation(_) => Err(Error::invalid("a query without rows: it reads no table, or its WHERE is never true")
-                .help("read a table in FROM")),
+            LogicalPlan::EmptyRelation(_) => {
+                Err(Error::invalid("a query without rows: it reads no table, or its WHERE is never true")
+                    .help("read a table in FROM"))
+            }
             other => Err(Error::invalid(format!("not yet supported: {}", other.display()))),
         }
     }
@@ -473,7 +496,9 @@ impl<'a> Planner<'a> {
         if exprs.iter().filter(computed).any(|expr| stream.reads_windows(expr, schema)) {
             assign_windows(self, stream);
         }
-        let place = |expr: &Logical, stream: &Stream| bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i]);
+        let place = |expr: &Logical, stream: &Stream| {
+            bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i])
+        };
         let places: Vec<Option<Place>> = exprs.iter().map(|expr| place(expr, stream)).collect();
         if let Some(places) = places.iter().copied().collect::<Option<Vec<_>>>() {
             stream.columns = places;
@@ -503,12 +528,17 @@ impl<'a> Planner<'a> {
     fn unnest(&mut self, mut stream: Stream, unnest: &Unnest) -> Result<Stream> {
         let [(column, list)] = unnest.list_type_columns.as_slice() else {
             return Err(match unnest.struct_type_columns.is_empty() {
-                false => Error::invalid("unnest of a ROW is not yet supported").help("select its fields: value['name']"),
-                true => Error::invalid("two unnests in one SELECT are not yet supported").help("put one of them into a query in FROM"),
+                false => {
+                    Error::invalid("unnest of a ROW is not yet supported").help("select its fields: value['name']")
+                }
+                true => Error::invalid("two unnests in one SELECT are not yet supported")
+                    .help("put one of them into a query in FROM"),
             });
         };
         if !unnest.struct_type_columns.is_empty() || unnest.options.preserve_nulls() {
-            return Err(Error::invalid("this form of unnest is not yet supported").help("unnest one list in each SELECT"));
+            return Err(
+                Error::invalid("this form of unnest is not yet supported").help("unnest one list in each SELECT")
+            );
         }
         stream.compact();
         let Place::Row(row) = stream.columns[*column] else {
@@ -526,7 +556,9 @@ impl<'a> Planner<'a> {
         }
         for _ in 0..list.depth {
             let element = match stream.rows.field(row).data_type() {
-                DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _) => element.data_type().clone(),
+                DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _) => {
+                    element.data_type().clone()
+                }
                 other => return Err(Error::invalid(format!("unnest takes a list, not {}", type_name(other)))),
             };
             let mut fields: Vec<FieldRef> = stream.rows.fields().to_vec();
@@ -552,11 +584,16 @@ impl<'a> Planner<'a> {
             assign_windows(self, &mut stream);
         }
         let time = match stream.columns[column] {
-            Place::Row(row) if matches!(stream.roles[row], Role::Time | Role::Window(_, Bound::Time | Bound::End)) => row,
+            Place::Row(row) if matches!(stream.roles[row], Role::Time | Role::Window(_, Bound::Time | Bound::End)) => {
+                row
+            }
             _ => {
                 let name = &assign.time.name;
                 self.blame = assign.time.spans.first().map(|span| Location::new(span.start.line, span.start.column));
-                return Err(Error::invalid(format!("a window goes by event time, but column '{name}' has no watermark")).help(format!(
+                return Err(Error::invalid(format!(
+                    "a window goes by event time, but column '{name}' has no watermark"
+                ))
+                .help(format!(
                     "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
                      over the results of a window, go by its window_time"
                 )));
@@ -575,9 +612,13 @@ impl<'a> Planner<'a> {
                 .help("give the inner GROUP BY a window, or end the INSERT with EMIT FINAL if the input ends"));
         }
         if aggregate.group_expr.iter().any(|expr| matches!(expr, Logical::GroupingSet(_))) {
-            return Err(Error::invalid("GROUP BY of several sets is not yet supported").help("write one INSERT for each"));
+            return Err(
+                Error::invalid("GROUP BY of several sets is not yet supported").help("write one INSERT for each")
+            );
         }
-        let place = |expr: &Logical, stream: &Stream| bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i]);
+        let place = |expr: &Logical, stream: &Stream| {
+            bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i])
+        };
         let by_window = aggregate.group_expr.iter().any(|expr| matches!(place(expr, &stream), Some(Place::Window(_))));
         let computes_with_windows = (aggregate.group_expr.iter().filter(|expr| bare(expr).is_none()))
             .chain(&aggregate.aggr_expr)
@@ -622,8 +663,10 @@ impl<'a> Planner<'a> {
                 match (find(Bound::Start), find(Bound::End)) {
                     (Some(start), Some(end)) => Grouping::Attached { start, end },
                     _ => {
-                        return Err(Error::invalid("this GROUP BY goes by one bound of windows whose other bound is not in its input")
-                            .help("GROUP BY window_start, window_end in the inner query and select both"));
+                        return Err(Error::invalid(
+                            "this GROUP BY goes by one bound of windows whose other bound is not in its input",
+                        )
+                        .help("GROUP BY window_start, window_end in the inner query and select both"));
                     }
                 }
             }
@@ -638,8 +681,13 @@ impl<'a> Planner<'a> {
         self.materialise(&mut stream);
 
         let name = aggregate_name(aggregate, &output, &keys, &grouping);
-        let aggregation =
-            Arc::new(Aggregation { input: Arc::clone(&stream.rows), keys, calls: calls.into(), grouping, output: output.clone() });
+        let aggregation = Arc::new(Aggregation {
+            input: Arc::clone(&stream.rows),
+            keys,
+            calls: calls.into(),
+            grouping,
+            output: output.clone(),
+        });
         let partial = Arc::new(aggregation.partial_schema()?.as_ref().clone());
         let forward = Input { from: stream.base, route: Route::Forward };
         let action = Action::PreAggregate(Arc::clone(&aggregation));
@@ -652,7 +700,13 @@ impl<'a> Planner<'a> {
             Grouping::Windowed { .. } | Grouping::Attached { .. } => Emit::Append,
         };
         let rows = Arc::new(Schema::new(aggregate.schema.fields().clone()));
-        let base = self.step(name, Action::Aggregate(aggregation), vec![Input { from: first, route }], Arc::clone(&rows), emit);
+        let base = self.step(
+            name,
+            Action::Aggregate(aggregation),
+            vec![Input { from: first, route }],
+            Arc::clone(&rows),
+            emit,
+        );
         let mut stream = Stream::of_step(base, rows, emit);
         if windowed {
             self.windows += 1;
@@ -686,13 +740,14 @@ impl<'a> Planner<'a> {
         let mut roles = Vec::new();
         for column in 0..schema.fields().len() {
             let here: Vec<Role> = streams.iter().map(|stream| stream.roles[column]).collect();
-            let same: Option<(Bound, Vec<usize>)> = here.iter().try_fold((Bound::Start, Vec::new()), |(first, mut all), role| match role {
-                Role::Window(id, bound) if all.is_empty() || *bound == first => {
-                    all.push(*id);
-                    Some((*bound, all))
-                }
-                _ => None,
-            });
+            let same: Option<(Bound, Vec<usize>)> =
+                here.iter().try_fold((Bound::Start, Vec::new()), |(first, mut all), role| match role {
+                    Role::Window(id, bound) if all.is_empty() || *bound == first => {
+                        all.push(*id);
+                        Some((*bound, all))
+                    }
+                    _ => None,
+                });
             roles.push(match same {
                 _ if here.iter().all(|role| *role == Role::Time) => Role::Time,
                 Some((bound, all)) => {
@@ -774,7 +829,16 @@ impl Stream {
     fn of_step(base: StepId, rows: SchemaRef, emit: Emit) -> Self {
         let width = rows.fields().len();
         let columns = (0..width).map(Place::Row).collect();
-        Stream { base, stages: Vec::new(), rows, roles: vec![Role::None; width], columns, pending: None, emit, own: true }
+        Stream {
+            base,
+            stages: Vec::new(),
+            rows,
+            roles: vec![Role::None; width],
+            columns,
+            pending: None,
+            emit,
+            own: true,
+        }
     }
 
     /// True if `expr` reads a bound of windows that are not assigned yet.
@@ -831,7 +895,8 @@ impl Stream {
 
     /// The rows' columns under the names that the query's expressions use.
     fn bind(&mut self, schema: &DFSchema) -> Result<DFSchema> {
-        let unread = |row: usize| (None, Arc::new(self.rows.field(row).clone().with_name(format!("unread column {row}"))));
+        let unread =
+            |row: usize| (None, Arc::new(self.rows.field(row).clone().with_name(format!("unread column {row}"))));
         let mut fields: Vec<(Option<TableReference>, FieldRef)> = (0..self.rows.fields().len()).map(unread).collect();
         let mut named = vec![false; fields.len()];
         for (place, (qualifier, field)) in self.columns.iter().zip(schema.iter()) {
@@ -947,7 +1012,9 @@ fn compile(expr: &Logical, schema: &DFSchema, rows: &Schema) -> Result<Expr> {
 
 fn compile_call(expr: &Logical, schema: &DFSchema) -> Result<AggregateCall> {
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-    let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context).build().map_err(from_datafusion)?;
+    let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context)
+        .build()
+        .map_err(from_datafusion)?;
     Ok(AggregateCall::new(lowered.aggregate, lowered.filter.map(Expr::new)))
 }
 
@@ -965,7 +1032,12 @@ fn stage_word(stage: &Stage) -> &'static str {
 }
 
 /// What a person calls the aggregate: `count, sum by word in windows of 1m`.
-fn aggregate_name(aggregate: &Aggregate, output: &[OutputColumn], keys: &[(Expr, FieldRef)], grouping: &Grouping) -> String {
+fn aggregate_name(
+    aggregate: &Aggregate,
+    output: &[OutputColumn],
+    keys: &[(Expr, FieldRef)],
+    grouping: &Grouping,
+) -> String {
     let mut functions: Vec<String> = Vec::new();
     for expr in &aggregate.aggr_expr {
         let mut expr = expr;

@@ -3,7 +3,8 @@
 use super::catalog::Catalog;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Query, Select,
+    SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
 };
 use sqlparser::tokenizer::Location;
 use std::ops::ControlFlow;
@@ -68,7 +69,9 @@ impl Visitor for Refusal<'_> {
         }
         if let Some(join) = select.from.iter().find_map(|table| table.joins.first()) {
             return match &join.relation {
-                TableFactor::UNNEST { .. } => no(&join.relation, "this form of UNNEST is", "write SELECT unnest(list) AS element FROM …"),
+                TableFactor::UNNEST { .. } => {
+                    no(&join.relation, "this form of UNNEST is", "write SELECT unnest(list) AS element FROM …")
+                }
                 relation => no(relation, "JOIN is", ""),
             };
         }
@@ -111,14 +114,19 @@ impl Visitor for Refusal<'_> {
             TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
             TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
             TableFactor::Table { args: Some(args), .. } => self.allow_rows(&args.args),
-            TableFactor::TableFunction { expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }), .. } => {
+            TableFactor::TableFunction {
+                expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }),
+                ..
+            } => {
                 self.tables.push(name.span().start);
                 self.allow_rows(&list.args)
             }
             TableFactor::Table { .. } | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
             TableFactor::Derived { lateral: false, .. } => ControlFlow::Continue(()),
             TableFactor::Derived { .. } => no(table, "LATERAL is", ""),
-            TableFactor::UNNEST { .. } => no(table, "UNNEST of a constant is", "write SELECT unnest(list) AS element FROM …"),
+            TableFactor::UNNEST { .. } => {
+                no(table, "UNNEST of a constant is", "write SELECT unnest(list) AS element FROM …")
+            }
             TableFactor::MatchRecognize { .. } => no(table, "MATCH_RECOGNIZE is", ""),
             _ => no(table, "this form of FROM is", ""),
         }
@@ -174,7 +182,9 @@ impl Refusal<'_> {
             "now" | "current_timestamp" | "current_date" | "current_time" | "today" | "localtimestamp" => {
                 "it gives the time of the run, not of the row, so a replay would give another answer"
             }
-            "random" | "rand" | "uuid" | "gen_random_uuid" => "it gives another value each time, so a replay would give another answer",
+            "random" | "rand" | "uuid" | "gen_random_uuid" => {
+                "it gives another value each time, so a replay would give another answer"
+            }
             "descriptor" | "unnest" | "grouping" => return ControlFlow::Continue(()),
             "unnest_outer" => return no(&function.name, "unnest_outer is", "unnest drops rows without elements"),
             name if self.catalog.has_function(name) => return ControlFlow::Continue(()),

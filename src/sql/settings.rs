@@ -30,7 +30,8 @@ pub(super) fn set(settings: &mut Settings, key: &str, value: &str) -> Result<()>
 }
 
 fn name(value: &str) -> Result<String> {
-    let good = (1..=64).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let good =
+        (1..=64).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     match good {
         true => Ok(value.to_owned()),
         false => Err(Error::invalid(format!("'{value}' cannot be a pipeline's name"))
@@ -56,8 +57,9 @@ fn number(value: &str, what: &str) -> Result<usize> {
 }
 
 fn duration(value: &str) -> Result<Duration> {
-    humantime::parse_duration(value)
-        .map_err(|error| Error::invalid(format!("'{value}' is not a duration: {error}")).help("write one such as '5s' or '100 ms'"))
+    humantime::parse_duration(value).map_err(|error| {
+        Error::invalid(format!("'{value}' is not a duration: {error}")).help("write one such as '5s' or '100 ms'")
+    })
 }
 
 /// A duration, or none for `off`.

@@ -97,9 +97,10 @@ pub(super) fn parse(text: Text) -> Result<Vec<Statement>> {
         }
     }
     match open_set {
-        Some(start) => {
-            Err(text.error_at(Error::invalid("this statement set is not closed").help("add END; after its last INSERT"), start))
-        }
+        Some(start) => Err(text.error_at(
+            Error::invalid("this statement set is not closed").help("add END; after its last INSERT"),
+            start,
+        )),
         None => Ok(statements),
     }
 }
@@ -129,7 +130,10 @@ fn parse_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Stateme
     let rest = parser.peek_token();
     match rest.token {
         Token::EOF => Ok(Statement { start, kind }),
-        other => Err(text.error_at(Error::invalid(format!("expected the end of the statement, found {other}")), rest.span.start)),
+        other => {
+            Err(text
+                .error_at(Error::invalid(format!("expected the end of the statement, found {other}")), rest.span.start))
+        }
     }
 }
 
@@ -154,7 +158,8 @@ fn parse_kind(
 ) -> Result<Kind, Failure> {
     let no_emit = |what: &str| match emit {
         Some((_, at)) => {
-            let error = Error::invalid(format!("EMIT does not belong to {what}")).help("write it at the end of the INSERT");
+            let error =
+                Error::invalid(format!("EMIT does not belong to {what}")).help("write it at the end of the INSERT");
             Err(Failure::Ours(text.error_at(error, at)))
         }
         None => Ok(()),
@@ -213,7 +218,9 @@ pub(super) fn parse_name(text: Text, parser: &mut Parser) -> Result<Ident, Failu
     let ObjectName(parts) = parser.parse_object_name(false)?;
     match <[_; 1]>::try_from(parts).ok().and_then(|[part]| part.as_ident().cloned()) {
         Some(name) => Ok(name),
-        None => Err(Failure::Ours(text.error_at(Error::invalid("a name has one part here: there are no catalogs or schemas"), at))),
+        None => Err(Failure::Ours(
+            text.error_at(Error::invalid("a name has one part here: there are no catalogs or schemas"), at),
+        )),
     }
 }
 
@@ -282,7 +289,10 @@ fn word(token: &TokenWithSpan) -> Option<&str> {
 /// True if `tokens` start with these words.
 fn is_words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
     tokens.len() >= words.len()
-        && words.iter().zip(tokens).all(|(expected, token)| word(token).is_some_and(|w| w.eq_ignore_ascii_case(expected)))
+        && words
+            .iter()
+            .zip(tokens)
+            .all(|(expected, token)| word(token).is_some_and(|w| w.eq_ignore_ascii_case(expected)))
 }
 
 /// Takes a trailing `EMIT …` off the statement: sqlparser would read it as an alias.
@@ -312,7 +322,11 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         let next = tokens.peek().map(|next| next.token.clone());
         let in_arguments = matches!(out.last().map(|t| &t.token), Some(Token::LParen | Token::Comma | Token::RArrow));
         match &token.token {
-            Token::Word(word) if word.keyword == Keyword::TABLE && in_arguments && matches!(next, Some(Token::Word(_))) => continue,
+            Token::Word(word)
+                if word.keyword == Keyword::TABLE && in_arguments && matches!(next, Some(Token::Word(_))) =>
+            {
+                continue;
+            }
             Token::Word(word) if next == Some(Token::Lt) && is_type_word(word) => {
                 let map = word.keyword == Keyword::MAP;
                 if word.keyword == Keyword::ROW {

@@ -96,7 +96,9 @@ fn is_ltz(name: &str) -> bool {
 /// Time is kept in microseconds: any precision up to that will do.
 fn micros(precision: &Option<u64>) -> Result<(), String> {
     match precision {
-        Some(digits) if *digits > 6 => Err(format!("a precision of {digits} is not supported: time is kept in microseconds, so 6 at most")),
+        Some(digits) if *digits > 6 => {
+            Err(format!("a precision of {digits} is not supported: time is kept in microseconds, so 6 at most"))
+        }
         _ => Ok(()),
     }
 }
@@ -109,6 +111,8 @@ fn decimal(number: &ExactNumberInfo) -> Result<DataType, String> {
     };
     match (u8::try_from(precision), i8::try_from(scale)) {
         (Ok(p @ 1..=38), Ok(s)) if s >= 0 && s.unsigned_abs() <= p => Ok(DataType::Decimal128(p, s)),
-        _ => Err(format!("DECIMAL({precision}, {scale}) is not supported: the precision is 1 to 38, the scale 0 to the precision")),
+        _ => Err(format!(
+            "DECIMAL({precision}, {scale}) is not supported: the precision is 1 to 38, the scale 0 to the precision"
+        )),
     }
 }

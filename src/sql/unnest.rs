@@ -4,8 +4,8 @@
 use super::normal;
 use super::statements::DIALECT;
 use sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableAlias,
-    TableFactor, TableWithJoins, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, JoinOperator, Query, Select, SelectItem, SetExpr,
+    Statement, TableAlias, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 use sqlparser::parser::Parser;
 use std::ops::ControlFlow;
@@ -57,7 +57,9 @@ fn joins(from: &[TableWithJoins]) -> impl Iterator<Item = &TableFactor> + Clone 
 
 /// True if the tables are joined by commas and CROSS JOIN, those with commas last.
 fn only_cross(from: &[TableWithJoins]) -> bool {
-    let cross = |table: &TableWithJoins| table.joins.iter().all(|join| matches!(join.join_operator, JoinOperator::CrossJoin(_)));
+    let cross = |table: &TableWithJoins| {
+        table.joins.iter().all(|join| matches!(join.join_operator, JoinOperator::CrossJoin(_)))
+    };
     from.iter().all(cross) && from.iter().skip(1).all(|table| table.joins.is_empty())
 }
 
@@ -75,7 +77,8 @@ fn nest(table: &mut TableWithJoins, value: Expr, element: &Ident) {
         TableFactor::Table { name, args: None, .. } => name.0.last().and_then(|part| part.as_ident().cloned()),
         _ => None,
     };
-    let template = Parser::parse_sql(&DIALECT, "SELECT *, unnest(x) AS y FROM z").map(|mut statements| statements.pop());
+    let template =
+        Parser::parse_sql(&DIALECT, "SELECT *, unnest(x) AS y FROM z").map(|mut statements| statements.pop());
     let Ok(Some(Statement::Query(mut query))) = template else { unreachable!("the template is a query") };
     if let SetExpr::Select(select) = query.body.as_mut()
         && let Some(SelectItem::ExprWithAlias { expr: Expr::Function(function), alias }) = select.projection.last_mut()

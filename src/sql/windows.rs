@@ -7,10 +7,12 @@ use super::place::through;
 use crate::error::{Error, nearest};
 use crate::plan::{Windows, event_time_type};
 use arrow::datatypes::Field;
-use datafusion_common::{Column, DFSchema, DFSchemaRef, Diagnostic, Result, ScalarValue, Span, TableReference, internal_err};
+use datafusion_common::{
+    Column, DFSchema, DFSchemaRef, Diagnostic, Result, ScalarValue, Span, TableReference, internal_err,
+};
+use datafusion_expr::Expr;
 use datafusion_expr::logical_plan::{Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 use datafusion_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion_expr::Expr;
 use sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart, Spanned, TableFactor,
 };
@@ -99,7 +101,11 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
 pub(super) struct WindowFunctions;
 
 impl RelationPlanner for WindowFunctions {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
         let (name, arguments, alias) = match relation {
             TableFactor::Table { name, alias, args: Some(args), .. } => (name, args.args, alias),
             TableFactor::TableFunction { expr: ast::Expr::Function(function), alias } => match function.args {
@@ -112,8 +118,11 @@ impl RelationPlanner for WindowFunctions {
         let input = context.plan(call.data)?;
         let time = context.sql_to_expr(call.time.clone(), input.schema())?;
         let Expr::Column(time) = time else {
-            return Err(at(&call.time, Error::invalid(format!("{} goes by a column, not by an expression", call.function))
-                .help("compute it in a column of the table and declare a WATERMARK for that")));
+            return Err(at(
+                &call.time,
+                Error::invalid(format!("{} goes by a column, not by an expression", call.function))
+                    .help("compute it in a column of the table and declare a WATERMARK for that"),
+            ));
         };
         let mut intervals = Vec::new();
         for (what, interval) in &call.intervals {
@@ -123,8 +132,11 @@ impl RelationPlanner for WindowFunctions {
             [size] => Windows { size, slide: size },
             [slide, size] if slide <= size => Windows { size, slide },
             _ => {
-                return Err(at(&call.intervals[0].1, Error::invalid("HOP's slide is longer than its size, so rows between windows would vanish")
-                    .help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)")));
+                return Err(at(
+                    &call.intervals[0].1,
+                    Error::invalid("HOP's slide is longer than its size, so rows between windows would vanish")
+                        .help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
+                ));
             }
         };
         let node = WindowAssign::new(input, time, windows)?;
@@ -146,7 +158,9 @@ impl Call {
     fn new(name: &ObjectName, arguments: Vec<FunctionArg>) -> Result<Self> {
         let spelled = name.to_string();
         let (function, names, usage): (_, &[&'static str], _) = match spelled.to_ascii_lowercase().as_str() {
-            "tumble" => ("TUMBLE", &["data", "timecol", "size"], "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)"),
+            "tumble" => {
+                ("TUMBLE", &["data", "timecol", "size"], "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)")
+            }
             "hop" => ("HOP", &["data", "timecol", "slide", "size"], "HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
             window @ ("session" | "cumulate") => {
                 let error = Error::invalid(format!("{} windows are not yet supported", window.to_uppercase()));
@@ -154,7 +168,8 @@ impl Call {
             }
             _ => return Err(unknown(name)),
         };
-        let wrong = |reason: String| at(name, Error::invalid(format!("{function}: {reason}")).help(format!("write {usage}")));
+        let wrong =
+            |reason: String| at(name, Error::invalid(format!("{function}: {reason}")).help(format!("write {usage}")));
         let count = arguments.len();
         let mut values: Vec<Option<ast::Expr>> = vec![None; names.len()];
         for (position, argument) in arguments.into_iter().enumerate() {
@@ -190,7 +205,9 @@ fn relation(value: ast::Expr) -> Result<TableFactor, String> {
     let name = match value {
         ast::Expr::Identifier(name) => vec![name],
         ast::Expr::CompoundIdentifier(names) => names,
-        ast::Expr::Subquery(subquery) => return Ok(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None }),
+        ast::Expr::Subquery(subquery) => {
+            return Ok(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None });
+        }
         other => return Err(format!("{other} is not a table")),
     };
     Ok(TableFactor::Table {
@@ -224,7 +241,9 @@ fn descriptor(value: ast::Expr) -> Result<ast::Expr, String> {
 
 /// A constant interval above 0, in microseconds.
 fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
-    let wrong = |reason: &str| at(interval, Error::invalid(format!("{what} {reason}")).help("write a constant such as INTERVAL '1' MINUTE"));
+    let wrong = |reason: &str| {
+        at(interval, Error::invalid(format!("{what} {reason}")).help("write a constant such as INTERVAL '1' MINUTE"))
+    };
     let value = match context.sql_to_expr(interval.clone(), &DFSchema::empty())? {
         Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => value,
         _ => return Err(wrong("is not an interval")),
@@ -235,7 +254,8 @@ fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerCon
     if value.nanoseconds % 1000 != 0 {
         return Err(wrong("is finer than a microsecond"));
     }
-    match i64::from(value.days).checked_mul(86_400_000_000).and_then(|days| days.checked_add(value.nanoseconds / 1000)) {
+    match i64::from(value.days).checked_mul(86_400_000_000).and_then(|days| days.checked_add(value.nanoseconds / 1000))
+    {
         Some(micros) if micros > 0 => Ok(micros),
         _ => Err(wrong("is not above 0")),
     }
@@ -243,10 +263,13 @@ fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerCon
 
 fn unknown(name: &ObjectName) -> datafusion_common::DataFusionError {
     let error = Error::invalid(format!("unknown table function '{name}'"));
-    at(name, match nearest(&name.to_string(), ["tumble", "hop"]) {
-        Some(near) => error.help(format!("did you mean {near}?")),
-        None => error.help("the table functions are TUMBLE and HOP; for lists there is SELECT unnest(…)"),
-    })
+    at(
+        name,
+        match nearest(&name.to_string(), ["tumble", "hop"]) {
+            Some(near) => error.help(format!("did you mean {near}?")),
+            None => error.help("the table functions are TUMBLE and HOP; for lists there is SELECT unnest(…)"),
+        },
+    )
 }
 
 /// Our error with the place of a piece of syntax.
