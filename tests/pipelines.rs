@@ -4,13 +4,17 @@
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use highwater::connector::builtin::Builtin;
-use highwater::connector::memory::MemorySink;
-use pipeline::{Row, SECOND, SHAPES, Shape, Table, assert_same, expected, for_seeds, run, run_with, sorted, windows};
+use highwater::connector::memory::{MemorySink, MemorySource};
+use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split};
+use highwater::error::Result;
+use pipeline::{Row, SECOND, SHAPES, Shape, Table, assert_same, expected, for_seeds, run, run_with, sorted, texts, windows};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Runs `insert` into `out`, which has `columns`, everywhere, and expects `rows` and so many `late` ones.
 fn check(rng: &mut StdRng, table: &Table, columns: &str, insert: &str, rows: Vec<String>, late: usize) {
@@ -316,6 +320,209 @@ fn a_bounded_run_ends_whatever_its_budget() {
             assert_same(&run(&text, &table, shape).0, &rows, &text);
             let by_time = text.replace(&format!("'{} rows'", table.tick), "'2 ms'");
             assert_same(&run(&by_time, &table, shape).0, &rows, &by_time);
+        }
+    });
+}
+
+/// What happened while an updating pipeline ran, in the order in which it happened, on all workers.
+type Log = Arc<Mutex<Vec<Happened>>>;
+
+enum Happened {
+    /// A split gave rows of this epoch.
+    Read(usize),
+    /// A shard was given these rows, their weight last.
+    Wrote(RecordBatch),
+}
+
+/// A source that logs when it is read.
+struct Watched {
+    source: Arc<MemorySource>,
+    tick: usize,
+    log: Log,
+}
+
+struct WatchedSplit {
+    split: Box<dyn Split>,
+    tick: usize,
+    log: Log,
+}
+
+impl Source for Watched {
+    fn schema(&self) -> SchemaRef {
+        self.source.schema()
+    }
+
+    fn bounded(&self) -> bool {
+        true
+    }
+
+    fn splits(&self, context: &Context) -> Result<Vec<String>> {
+        self.source.splits(context)
+    }
+
+    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let watched = |split| Box::new(WatchedSplit { split, tick: self.tick, log: Arc::clone(&self.log) }) as Box<dyn Split>;
+        Ok(self.source.open(splits, context)?.into_iter().map(watched).collect())
+    }
+}
+
+impl Split for WatchedSplit {
+    fn poll(&mut self, rows_max: usize) -> Result<Polled> {
+        let epoch = self.split.position() as usize / self.tick;
+        let polled = self.split.poll(rows_max)?;
+        if let Polled::Rows { .. } = polled {
+            self.log.lock().unwrap().push(Happened::Read(epoch));
+        }
+        Ok(polled)
+    }
+
+    fn position(&self) -> u64 {
+        self.split.position()
+    }
+
+    fn place(&self, row: usize) -> String {
+        self.split.place(row)
+    }
+}
+
+/// A sink that logs what it is given.
+#[derive(Clone)]
+struct Logged(Log, Changes);
+
+impl Sink for Logged {
+    fn single(&self) -> bool {
+        false
+    }
+
+    fn open(&self, _: usize, _: usize, _: &Context) -> Result<Box<dyn Shard>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn changes(&self) -> Changes {
+        self.1
+    }
+}
+
+impl Shard for Logged {
+    fn write(&mut self, rows: RecordBatch) -> Result<()> {
+        self.0.lock().unwrap().push(Happened::Wrote(rows));
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Runs `insert` with one epoch in flight, so that the log tells the epochs apart: what is written before a row of an epoch is
+/// read belongs to the epochs before it.
+fn logged(table: &Table, columns: &str, insert: &str, changes: Changes, shape: Shape) -> Vec<Happened> {
+    let log = Log::default();
+    let watched = Watched { source: table.source(), tick: table.tick, log: Arc::clone(&log) };
+    let connectors = Builtin::default().with_source("t", Arc::new(watched)).with_sink("out", Arc::new(Logged(Arc::clone(&log), changes)));
+    let text = format!(
+        "{}SET 'inflight_epochs' = '1'; CREATE TABLE out ({columns}) WITH ('connector' = 'memory');\nINSERT INTO out {insert};",
+        table.ddl()
+    );
+    let (_, result) = run_with(&text, &connectors, shape);
+    result.unwrap_or_else(|error| panic!("{error:?}: {text}"));
+    std::mem::take(&mut *log.lock().unwrap())
+}
+
+/// Expects that after every epoch the changes so far sum to the `answer` over the rows so far.
+fn check_updating(rng: &mut StdRng, table: &Table, columns: &str, insert: &str, answer: impl Fn(&[&Row]) -> Vec<String>) {
+    for shape in SHAPES {
+        let what = format!("{shape:?}, {} splits, tick {}: {insert}", table.splits.len(), table.tick);
+        let mut live: BTreeMap<String, i64> = BTreeMap::new();
+        let mut epoch = 0;
+        let rows_up_to = |epoch: usize| (0..=epoch).flat_map(|epoch| table.epoch(epoch)).collect::<Vec<_>>();
+        let table_of = |live: &BTreeMap<String, i64>| {
+            live.iter().flat_map(|(row, count)| vec![row.clone(); *count as usize]).collect::<Vec<_>>()
+        };
+        for happened in logged(&table.shuffled(rng), columns, insert, Changes::All, shape) {
+            match happened {
+                Happened::Read(now) if now > epoch => {
+                    // an epoch without rows may lie between, but none that changes anything
+                    assert_same(&table_of(&live), &expected(answer(&rows_up_to(now - 1))), &format!("after epoch {epoch}, {what}"));
+                    epoch = now;
+                }
+                Happened::Read(_) => {}
+                Happened::Wrote(rows) => {
+                    for row in texts(&rows) {
+                        let (row, weight) = row.rsplit_once(' ').expect("the weight is the last column");
+                        let weight: i64 = weight.parse().expect("a weight is a number");
+                        assert!(weight == 1 || weight == -1, "{what}: weight {weight}");
+                        let count = live.entry(row.to_owned()).or_default();
+                        *count += weight;
+                        assert!(*count >= 0, "{what}: {row} is taken back, but was not said");
+                                                live.retain(|_, count| *count > 0);
+                    }
+                }
+            }
+        }
+        assert_same(&table_of(&live), &expected(answer(&table.rows().collect::<Vec<_>>())), &format!("at the end, {what}"));
+    }
+}
+
+#[test]
+fn changes_sum_to_the_answer_after_every_epoch() {
+    for_seeds(3, |rng| {
+        let table = Table::random(rng);
+        let groups = |rows: &[&Row]| by_word(rows.iter().copied()).into_iter().map(|(w, rows)| (w, rows.into_iter().cloned().collect())).collect::<Vec<(_, Vec<Row>)>>();
+        let columns = "word STRING, c BIGINT, s BIGINT, least DECIMAL(12, 2), most STRING, d BIGINT, mean DOUBLE";
+        let insert = "SELECT word, count(*), sum(n), min(price), max(again), count(DISTINCT n), avg(ratio) \
+                      FROM (SELECT *, word AS again FROM t) GROUP BY word";
+        check_updating(rng, &table, columns, insert, |rows| {
+            let row = |(word, rows): (Option<String>, Vec<Row>)| {
+                let ratios: Vec<f64> = rows.iter().filter_map(|row| row.ratio).collect();
+                row!(
+                    word,
+                    rows.len() as i64,
+                    sum(rows.iter().map(|row| row.n)),
+                    rows.iter().filter_map(|row| row.price).min(),
+                    word,
+                    rows.iter().filter_map(|row| row.n).collect::<BTreeSet<_>>().len() as i64,
+                    (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
+                )
+            };
+            groups(rows).into_iter().map(row).collect()
+        });
+        // results that often stay the same, and groups that come and go
+        let insert = "SELECT word, count(*) / 4 FROM t GROUP BY word HAVING count(*) % 3 <> 0";
+        check_updating(rng, &table, "word STRING, c BIGINT", insert, |rows| {
+            let kept = groups(rows).into_iter().filter(|(_, rows)| rows.len() % 3 != 0);
+            kept.map(|(word, rows)| row!(word, rows.len() as i64 / 4)).collect()
+        });
+        let insert = "SELECT count(*), array_agg(n ORDER BY n) FROM t UNION ALL SELECT max(n), array_agg(DISTINCT n % 2 ORDER BY n % 2) FROM t";
+        check_updating(rng, &table, "c BIGINT, a ARRAY<BIGINT>", insert, |rows| {
+            let mut all: Vec<Option<i64>> = rows.iter().map(|row| row.n).collect();
+            all.sort_by_key(|n| (n.is_none(), *n));
+            let mut halves: Vec<Option<i64>> = rows.iter().map(|row| row.n.map(|n| n % 2)).collect();
+            halves.sort_by_key(|n| (n.is_none(), *n));
+            halves.dedup();
+            let most = rows.iter().filter_map(|row| row.n).max();
+            if rows.is_empty() { Vec::new() } else { vec![row!(rows.len() as i64, all), row!(most, halves)] }
+        });
+    });
+}
+
+#[test]
+fn an_upsert_sink_ends_with_the_answer() {
+    for_seeds(2, |rng| {
+        let table = Table::random(rng);
+        let columns = "word STRING, n BIGINT, PRIMARY KEY (word) NOT ENFORCED";
+        for shape in SHAPES {
+            let mut newest = BTreeMap::new();
+            let insert = "SELECT word, count(*) FROM t WHERE word IS NOT NULL GROUP BY word";
+            for happened in logged(&table.shuffled(rng), columns, insert, Changes::Upsert, shape) {
+                if let Happened::Wrote(rows) = happened {
+                    assert_eq!(rows.num_columns(), 2, "an upsert has no weight");
+                    newest.extend(texts(&rows).into_iter().map(|row| (row[..row.rfind(' ').unwrap()].to_owned(), row)));
+                }
+            }
+            let counts = by_word(table.rows().filter(|row| row.word.is_some()));
+            let counts = expected(counts.into_iter().map(|(word, rows)| row!(word, rows.len() as i64)));
+            assert_same(&expected(newest.into_values()), &counts, &format!("{shape:?}"));
         }
     });
 }

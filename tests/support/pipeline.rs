@@ -39,10 +39,12 @@ pub enum Shape {
 /// Where every pipeline must say the same.
 pub const SHAPES: [Shape; 3] = [Shape::Threads(1), Shape::Threads(3), Shape::Processes(2, 2)];
 
-/// Runs `check` for some random seeds, or for the one in HIGHWATER_SEED; a failure says its seed.
+/// Runs `check` for `runs` random seeds, or as many as HIGHWATER_RUNS says, or for the one in HIGHWATER_SEED; a failure says its seed.
 pub fn for_seeds(runs: usize, check: impl Fn(&mut StdRng)) {
-    let given = std::env::var("HIGHWATER_SEED").ok().map(|text| text.parse::<u64>().expect("HIGHWATER_SEED is a number"));
-    for _ in 0..if given.is_some() { 1 } else { runs } {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a seed and a number of runs are numbers"));
+    let given = number("HIGHWATER_SEED");
+    let runs = if given.is_some() { 1 } else { number("HIGHWATER_RUNS").unwrap_or(runs as u64) };
+    for _ in 0..runs {
         let seed = given.unwrap_or_else(|| rand::rng().random());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&mut StdRng::seed_from_u64(seed)))) {
             eprintln!("to see this again: HIGHWATER_SEED={seed}");
