@@ -93,7 +93,7 @@ pub fn run_with(text: &str, connectors: &Builtin, shape: Shape) -> (Snapshot, Re
                 let identity = Identity {
                     pipeline: "test".into(),
                     generation: 1,
-                    fingerprint: plan.fingerprint().into(),
+                    fingerprint: plan.fingerprint(),
                     secret: secret.clone(),
                 };
                 let rendezvous = coordinate.take().unwrap_or(Rendezvous::Dial(address));
