@@ -253,7 +253,8 @@ impl Reader {
                     open.rows_in_epoch += rows.num_rows() as u64;
                     open.silent_since = None;
                     self.local.metrics.steps[self.id].read(rows.num_rows(), bytes);
-                    let rows = shape(&self.step, &self.schema, rows)?;
+                    let rows = shape(&self.step, &self.schema, &rows)
+                        .map_err(|error| first_bad(&self.step, &self.schema, &rows, open).unwrap_or(error))?;
                     advance(&self.step, &self.local, open, &rows)?;
                     outbox.push(Event::Rows(rows));
                 }
@@ -298,9 +299,15 @@ impl Reader {
 }
 
 /// The step's columns from what the connector read.
-fn shape(step: &SourceStep, schema: &SchemaRef, rows: Batch) -> Result<Batch> {
-    let columns = step.columns.iter().map(|column| column.evaluate(&rows)).collect::<Result<Vec<_>>>()?;
+fn shape(step: &SourceStep, schema: &SchemaRef, rows: &Batch) -> Result<Batch> {
+    let columns = step.columns.iter().map(|column| column.evaluate(rows)).collect::<Result<Vec<_>>>()?;
     batch_of(Arc::clone(schema), columns, rows.num_rows())
+}
+
+/// The first of `rows`, which cannot be shaped together, that cannot be shaped alone: what is wrong with it, and where it came from.
+fn first_bad(step: &SourceStep, schema: &SchemaRef, rows: &Batch, open: &Open) -> Option<Error> {
+    let bad = |row: usize| Some(shape(step, schema, &rows.slice(row, 1)).err()?.within(open.split.place(row)));
+    (0..rows.num_rows()).find_map(bad)
 }
 
 /// Moves the split's watermark on, and refuses rows without event time or from too far ahead.
