@@ -176,7 +176,7 @@ impl Output {
 }
 
 fn closed() -> Error {
-    Error::unavailable("output is closed")
+    Error::unavailable("output is closed").caused_by(io::Error::from(ErrorKind::BrokenPipe))
 }
 
 /// Makes text of rows.

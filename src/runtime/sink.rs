@@ -2,11 +2,13 @@
 //!
 //! Its output carries no rows, only progress: an epoch leaves it when everything written of it is acknowledged. That is what
 //! the probe sees, what the sources' budget counts, and what "written" means.
+//!
+//! A reader that has seen enough (`highwater run … | head`) is no failure but a wish to stop: what else is written is completed.
 
 use super::exchange::Packet;
 use super::steps::{Rows, Site};
 use crate::connector::{Changes, Shard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::transform::insertions;
 use crate::plan::{Emit, SinkStep, StepId};
 use crate::time::Epoch;
@@ -55,21 +57,26 @@ pub fn sink<'scope>(
         let mut dirty = false;
         move |frontiers| {
             let Some(capability) = held.as_mut() else { return };
-            let fail = |error: crate::error::Error| site.local.fate.fail(error.within(format!("table \"{table}\"")));
+            let fail = |error: Error| match closed_by_reader(&error) {
+                true => site.local.fate.stop(),
+                false => site.local.fate.fail(error.within(format!("table \"{table}\""))),
+            };
             batches.for_each(|_, packet| {
                 if site.local.fate.failed() {
                     return;
                 }
                 let mut write = || -> Result<()> {
                     let mut rows = packet.take(&site.input)?;
+                    let Some(shard) = shard.as_mut() else { return Ok(()) };
                     if only_insertions {
                         rows = insertions(&rows, &schema)?;
                     }
                     site.local.metrics.steps[site.id].rows.fetch_add(rows.num_rows() as u64, Relaxed);
                     dirty = true;
-                    shard.as_mut().map_or(Ok(()), |shard| shard.write(rows))
+                    shard.write(rows)
                 };
                 if let Err(error) = write() {
+                    shard = None;
                     fail(error);
                 }
             });
@@ -81,12 +88,13 @@ pub fn sink<'scope>(
             if next.is_some_and(|next| next <= *capability.time()) {
                 return;
             }
-            if let (true, Some(shard)) = (dirty, shard.as_mut()) {
-                match shard.flush() {
-                    Ok(true) => dirty = false,
-                    Ok(false) => return activator.activate_after(NAP),
-                    Err(error) => {
-                        fail(error);
+            match shard.as_mut().filter(|_| dirty).map_or(Ok(true), |shard| shard.flush()) {
+                Ok(true) => dirty = false,
+                Ok(false) => return activator.activate_after(NAP),
+                Err(error) => {
+                    shard = None;
+                    fail(error);
+                    if site.local.fate.failed() {
                         held = None;
                         return;
                     }
@@ -104,4 +112,10 @@ pub fn sink<'scope>(
         }
     });
     done
+}
+
+/// True if the output's reader has gone.
+fn closed_by_reader(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -130,7 +130,8 @@ struct Open {
     watermark: Watermark,
     ended: bool,
     rows_in_epoch: u64,
-    last_row: Duration,
+    /// Since when it has had nothing to give whenever it was asked. A split that is not asked, because the sinks are slow, is not silent.
+    silent_since: Option<Duration>,
 }
 
 impl Reader {
@@ -198,8 +199,7 @@ impl Reader {
     fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
         let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
         let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
-        let last_row = self.local.context.clock.monotonic();
-        let open = |(number, split)| Open { number, split, watermark: Watermark::NONE, ended: false, rows_in_epoch: 0, last_row };
+        let open = |(number, split)| Open { number, split, watermark: Watermark::NONE, ended: false, rows_in_epoch: 0, silent_since: None };
         self.splits = Some(numbers.into_iter().zip(splits).map(open).collect());
         Ok(())
     }
@@ -224,6 +224,9 @@ impl Reader {
         let Some(splits) = self.splits.as_mut() else { return Ok(false) };
         let now = self.local.context.clock.monotonic();
         let (mut turn_bytes, mut without_data) = (0, 0);
+        if self.in_flight_bytes >= budget {
+            splits.iter_mut().for_each(|open| open.silent_since = None);
+        }
         while turn_bytes < TURN_BYTES && without_data < splits.len() && self.in_flight_bytes < budget {
             let turn = self.next % splits.len();
             self.next = turn + 1;
@@ -234,7 +237,7 @@ impl Reader {
                 continue;
             }
             match open.split.poll(room)? {
-                Polled::Pending => {}
+                Polled::Pending => drop(open.silent_since.get_or_insert(now)),
                 Polled::Ended => {
                     open.ended = true;
                     open.watermark = Watermark::END;
@@ -248,9 +251,10 @@ impl Reader {
                         _ => self.in_flight.push_back((self.epoch, bytes)),
                     }
                     open.rows_in_epoch += rows.num_rows() as u64;
-                    open.last_row = now;
+                    open.silent_since = None;
                     self.local.metrics.steps[self.id].read(rows.num_rows(), bytes);
-                    let rows = shape(&self.step, &self.schema, rows)?;
+                    let rows = shape(&self.step, &self.schema, &rows)
+                        .map_err(|error| first_bad(&self.step, &self.schema, &rows, open).unwrap_or(error))?;
                     advance(&self.step, &self.local, open, &rows)?;
                     outbox.push(Event::Rows(rows));
                 }
@@ -262,10 +266,13 @@ impl Reader {
     /// Ends the open epoch and says where every split stands.
     fn close(&mut self, ended: bool) -> Report {
         let now = self.local.context.clock.monotonic();
-        let idle_timeout = self.step.idle_timeout;
+        // epochs that end by their rows wait for them: there no split is idle, and the binding stays the same every time
+        let by_rows = matches!(self.local.plan.settings.tick, Tick::Rows(_));
+        let idle_timeout = self.step.idle_timeout.filter(|_| !by_rows);
         let splits = self.splits.iter_mut().flatten().map(|open| {
             open.rows_in_epoch = 0;
-            let silent = idle_timeout.is_some_and(|timeout| now.saturating_sub(open.last_row) >= timeout);
+            let silence = open.silent_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            let silent = idle_timeout.is_some_and(|timeout| silence >= timeout);
             SplitReport {
                 split: open.number,
                 position: open.split.position(),
@@ -292,9 +299,15 @@ impl Reader {
 }
 
 /// The step's columns from what the connector read.
-fn shape(step: &SourceStep, schema: &SchemaRef, rows: Batch) -> Result<Batch> {
-    let columns = step.columns.iter().map(|column| column.evaluate(&rows)).collect::<Result<Vec<_>>>()?;
+fn shape(step: &SourceStep, schema: &SchemaRef, rows: &Batch) -> Result<Batch> {
+    let columns = step.columns.iter().map(|column| column.evaluate(rows)).collect::<Result<Vec<_>>>()?;
     batch_of(Arc::clone(schema), columns, rows.num_rows())
+}
+
+/// The first of `rows`, which cannot be shaped together, that cannot be shaped alone: what is wrong with it, and where it came from.
+fn first_bad(step: &SourceStep, schema: &SchemaRef, rows: &Batch, open: &Open) -> Option<Error> {
+    let bad = |row: usize| Some(shape(step, schema, &rows.slice(row, 1)).err()?.within(open.split.place(row)));
+    (0..rows.num_rows()).find_map(bad)
 }
 
 /// Moves the split's watermark on, and refuses rows without event time or from too far ahead.
