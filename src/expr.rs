@@ -6,7 +6,7 @@
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::time::format_micros;
-use arrow::array::{ArrayRef, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
@@ -49,6 +49,20 @@ impl Expr {
     pub fn evaluate(&self, batch: &Batch) -> Result<ArrayRef> {
         let value = self.0.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
         value.map_err(|error| from_datafusion(error).within(format!("expression {self}")))
+    }
+
+    /// As [`Expr::evaluate`], but a literal is spread over rows only when there are more than ever before; `kept` is its memory.
+    fn evaluate_once(&self, batch: &Batch, kept: &mut Option<ArrayRef>) -> Result<ArrayRef> {
+        if !self.0.is::<datafusion_physical_expr::expressions::Literal>() {
+            return self.evaluate(batch);
+        }
+        let rows = batch.num_rows();
+        if let Some(values) = kept.as_ref().filter(|values| values.len() >= rows) {
+            return Ok(values.slice(0, rows));
+        }
+        let values = self.evaluate(batch)?;
+        *kept = Some(Arc::clone(&values));
+        Ok(values)
     }
 
     /// The type of the value for batches of `schema`.
@@ -255,23 +269,37 @@ impl Groups {
 /// One accumulator for each aggregate of a GROUP BY, over the same groups.
 pub struct Accumulators {
     calls: Arc<[AggregateCall]>,
-    inner: Vec<Box<dyn GroupsAccumulator>>,
+    inner: Vec<Accumulator>,
+}
+
+struct Accumulator {
+    groups: Box<dyn GroupsAccumulator>,
+    /// How many columns its state has.
+    width: usize,
+    /// The values of arguments that are the same for every row, as many as the longest batch so far had rows.
+    constants: Vec<Option<ArrayRef>>,
 }
 
 impl Accumulators {
     /// Accumulators without a group yet.
     pub fn new(calls: &Arc<[AggregateCall]>) -> Result<Self> {
-        let inner = calls.iter().map(AggregateCall::accumulator).collect::<Result<_>>()?;
+        let accumulator = |call: &AggregateCall| {
+            let constants = vec![None; call.arguments.len()];
+            Ok(Accumulator { groups: call.accumulator()?, width: call.state_fields()?.len(), constants })
+        };
+        let inner = calls.iter().map(accumulator).collect::<Result<_>>()?;
         Ok(Accumulators { calls: Arc::clone(calls), inner })
     }
 
     /// Adds input rows: row r of `batch` to group `numbers[r]`, of `groups` groups in all.
     pub fn update(&mut self, batch: &Batch, numbers: &[usize], groups: usize) -> Result<()> {
         for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
-            let arguments = call.arguments.iter().map(|a| a.evaluate(batch)).collect::<Result<Vec<_>>>()?;
+            let arguments = call.arguments.iter().zip(&mut accumulator.constants);
+            let arguments = arguments.map(|(argument, constant)| argument.evaluate_once(batch, constant)).collect::<Result<Vec<_>>>()?;
             let filter = call.filter.as_ref().map(|filter| filter.evaluate(batch)).transpose()?;
             let filter: Option<&BooleanArray> = filter.as_ref().map(|filter| filter.as_boolean());
             accumulator
+                .groups
                 .update_batch(&arguments, numbers, filter, groups)
                 .map_err(|error| from_datafusion(error).within(format!("aggregate {call}")))?;
         }
@@ -281,9 +309,9 @@ impl Accumulators {
     /// Adds partial results: the state columns of all calls in order, row r to group `numbers[r]`.
     pub fn merge(&mut self, states: &[ArrayRef], numbers: &[usize], groups: usize) -> Result<()> {
         let mut rest = states;
-        for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
-            let (own, others) = rest.split_at(call.state_fields()?.len());
-            accumulator.merge_batch(own, numbers, groups).map_err(from_datafusion)?;
+        for accumulator in &mut self.inner {
+            let (own, others) = rest.split_at(accumulator.width);
+            accumulator.groups.merge_batch(own, numbers, groups).map_err(from_datafusion)?;
             rest = others;
         }
         Ok(())
@@ -291,17 +319,17 @@ impl Accumulators {
 
     /// The results of all groups in order, one column a call; afterwards there are no groups.
     pub fn results(&mut self) -> Result<Vec<ArrayRef>> {
-        self.inner.iter_mut().map(|a| a.evaluate(EmitTo::All).map_err(from_datafusion)).collect()
+        self.inner.iter_mut().map(|a| a.groups.evaluate(EmitTo::All).map_err(from_datafusion)).collect()
     }
 
     /// The partial results of all groups in order, as [`AggregateCall::state_fields`]; afterwards there are no groups.
     pub fn states(&mut self) -> Result<Vec<ArrayRef>> {
-        let states = self.inner.iter_mut().map(|a| a.state(EmitTo::All).map_err(from_datafusion));
+        let states = self.inner.iter_mut().map(|a| a.groups.state(EmitTo::All).map_err(from_datafusion));
         Ok(states.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.inner.iter().map(|accumulator| accumulator.size()).sum()
+        self.inner.iter().map(|accumulator| accumulator.groups.size()).sum()
     }
 }

@@ -5,14 +5,16 @@
 //! ```
 //! Decoding copies nothing where the bytes are aligned to 8.
 
-use super::{Batch, from_arrow};
+use super::{Batch, batch_of, from_arrow};
 use crate::error::{Error, Result};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc::reader::read_record_batch;
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow::ipc::{MetadataVersion, root_as_message};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Encodes batches, reusing its buffers.
 #[derive(Default)]
@@ -27,9 +29,10 @@ impl Encoder {
     /// # Errors
     /// Only dictionary columns cannot travel; no front end makes them.
     pub fn encode(&mut self, batch: &Batch) -> Result<Vec<u8>> {
+        let batch = compact_views(batch)?;
         let mut tracker = DictionaryTracker::new(false);
         let (dictionaries, encoded) = IpcDataGenerator::default()
-            .encode(batch, &mut tracker, &self.options, &mut self.context)
+            .encode(&batch, &mut tracker, &self.options, &mut self.context)
             .map_err(from_arrow)?;
         if !dictionaries.is_empty() {
             return Err(Error::internal("a dictionary column cannot travel between workers"));
@@ -43,6 +46,18 @@ impl Encoder {
         bytes.extend_from_slice(&encoded.arrow_data);
         Ok(bytes)
     }
+}
+
+/// IPC sends the buffers behind views whole, also for a slice that shows little of them: views are given buffers of their own.
+fn compact_views(batch: &Batch) -> Result<Batch> {
+    let compact = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView if !column.as_binary_view().data_buffers().is_empty() => Arc::new(column.as_binary_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    batch_of(batch.schema(), batch.columns().iter().map(compact).collect(), batch.num_rows())
 }
 
 /// The batch of `schema` that `bytes` holds.
@@ -63,14 +78,23 @@ pub fn decode(bytes: Buffer, schema: SchemaRef) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
-    use std::sync::Arc;
+    use arrow::array::{Int64Array, StringArray, StringViewArray};
 
     #[test]
     fn a_slice_travels_without_the_rest_of_its_batch() {
         let words: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|n| format!("word {n}"))));
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..10_000).map(|n| (n % 3 > 0).then_some(n))));
         let batch = Batch::try_from_iter([("word", words), ("n", numbers)]).unwrap();
+        let slice = batch.slice(5000, 10);
+        let bytes = Encoder::default().encode(&slice).unwrap();
+        assert!(bytes.len() < 1500, "{} bytes", bytes.len());
+        assert_eq!(decode(Buffer::from(bytes), batch.schema()).unwrap(), slice);
+    }
+
+    #[test]
+    fn a_slice_of_views_travels_without_the_buffers_of_the_rest() {
+        let words: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..10_000).map(|n| format!("a rather long word {n}"))));
+        let batch = Batch::try_from_iter([("word", words)]).unwrap();
         let slice = batch.slice(5000, 10);
         let bytes = Encoder::default().encode(&slice).unwrap();
         assert!(bytes.len() < 1500, "{} bytes", bytes.len());
