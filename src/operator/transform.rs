@@ -4,7 +4,7 @@
 
 use super::panes::{Span, event_times};
 use super::{Operator, Output};
-use crate::batch::{Batch, batch_of, from_arrow, take_rows};
+use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow, take_rows};
 use crate::error::{Error, Result};
 use crate::plan::{Stage, Transform, WEIGHT, Windows};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, TimestampMicrosecondArray, UInt32Array};
@@ -12,16 +12,35 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
+/// Rows that are taken at a time where each becomes several, so that what they become stays in the processor's cache.
+const ROWS_TO_UNNEST: usize = BATCH_ROWS / 8;
+
 /// The stages of one step.
 pub struct Transforms {
     stages: Vec<Stage>,
+    rows_at_a_time: usize,
 }
 
 impl Transforms {
     /// Runs `stages` in order. If the input is `updating`, its last column is the weight, and so is the output's.
     pub fn new(stages: &[Stage], updating: bool) -> Self {
         let weighted = |stage: &Stage| Stage { schema: with_weight(&stage.schema), ..stage.clone() };
-        Transforms { stages: stages.iter().map(|stage| if updating { weighted(stage) } else { stage.clone() }).collect() }
+        let grows = |stage: &Stage| matches!(stage.transform, Transform::Unnest { .. } | Transform::AssignWindows { .. });
+        Transforms {
+            stages: stages.iter().map(|stage| if updating { weighted(stage) } else { stage.clone() }).collect(),
+            rows_at_a_time: if stages.iter().any(grows) { ROWS_TO_UNNEST } else { usize::MAX },
+        }
+    }
+
+    fn pass(&self, mut rows: Batch, out: &mut Output) -> Result<()> {
+        for stage in &self.stages {
+            if rows.num_rows() == 0 {
+                return Ok(());
+            }
+            rows = run(stage, rows)?;
+        }
+        out.push(rows);
+        Ok(())
     }
 }
 
@@ -33,15 +52,10 @@ pub fn with_weight(schema: &Schema) -> SchemaRef {
 
 impl Operator for Transforms {
     fn on_batch(&mut self, batch: Batch, out: &mut Output) -> Result<()> {
-        let mut rows = batch;
-        for stage in &self.stages {
-            if rows.num_rows() == 0 {
-                return Ok(());
-            }
-            rows = run(stage, rows)?;
-        }
-        out.push(rows);
-        Ok(())
+        let count = batch.num_rows();
+        (0..count)
+            .step_by(self.rows_at_a_time)
+            .try_for_each(|from| self.pass(batch.slice(from, self.rows_at_a_time.min(count - from)), out))
     }
 }
 
