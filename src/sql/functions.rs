@@ -200,6 +200,17 @@ struct Words {
 /// The longest word that a view holds itself.
 const INLINE_MAX: usize = 12;
 
+/// For each length of a word that a view holds itself: which bits of the first four bytes and of the other eight are the word's.
+const KEPT: [(u64, u64); INLINE_MAX + 1] = {
+    let mut kept = [(0, 0); INLINE_MAX + 1];
+    let mut length = 1;
+    while length <= INLINE_MAX {
+        kept[length] = if length <= 4 { (u64::MAX >> (64 - 8 * length), 0) } else { (u32::MAX as u64, u64::MAX >> (64 - 8 * (length - 4))) };
+        length += 1;
+    }
+    kept
+};
+
 impl Words {
     fn new(texts: &StringArray) -> Self {
         const USUAL_BYTES_A_WORD: usize = 6;
@@ -217,21 +228,23 @@ impl Words {
         if length == 0 && empty == Empty::Dropped {
             return;
         }
-        let head = match bytes[start..].first_chunk::<16>() {
-            Some(chunk) => u128::from_le_bytes(*chunk),
+        let head = match bytes[start..].first_chunk::<INLINE_MAX>() {
+            Some(head) => *head,
             None => {
-                let mut chunk = [0; 16];
+                let mut head = [0; INLINE_MAX];
                 let rest = &bytes[start..];
-                chunk[..rest.len()].copy_from_slice(rest);
-                u128::from_le_bytes(chunk)
+                head[..rest.len()].copy_from_slice(rest);
+                head
             }
         };
+        let [a, b, c, d, rest @ ..] = head;
+        let (first, rest) = (u64::from(u32::from_le_bytes([a, b, c, d])), u64::from_le_bytes(rest));
         // the buffer is number 0; offsets and lengths fit: those of the text have 31 bits
-        self.views.push(if length <= INLINE_MAX {
-            (head & ((1 << (8 * length)) - 1)) << 32 | length as u128
-        } else {
-            (start as u128) << 96 | (head & 0xffff_ffff) << 32 | length as u128
-        });
+        let (low, high) = match KEPT.get(length) {
+            Some(&(kept_first, kept_rest)) => (first & kept_first, rest & kept_rest),
+            None => (first, (start as u64) << 32),
+        };
+        self.views.push(u128::from(high) << 64 | u128::from(low << 32 | length as u64));
     }
 
     fn end_row(&mut self) {
