@@ -131,7 +131,7 @@ impl<C: ClientContext> Line<'_, C> {
     pub(super) fn partitions(&self, topic: &str, creates: bool, brokers: &str, context: &Context) -> Result<Vec<i32>> {
         let start = context.clock.monotonic();
         loop {
-            let metadata = self.answer(brokers, context, || self.client.fetch_metadata(Some(topic), QUESTION_WAIT))?;
+            let metadata = self.answer(brokers, context, |wait| self.client.fetch_metadata(Some(topic), wait))?;
             let described = metadata.topics().iter().find(|described| described.name() == topic);
             match described.and_then(|described| described.error()).map(Code::from) {
                 None => {
@@ -155,19 +155,25 @@ impl<C: ClientContext> Line<'_, C> {
         }
     }
 
-    /// Asks until there is an answer.
+    /// Asks, each time with so much patience, until there is an answer.
     ///
     /// # Errors
     /// If there is none within [`ANSWER_WAIT`], or the cluster refuses this client.
-    pub(super) fn answer<T>(&self, brokers: &str, context: &Context, ask: impl Fn() -> KafkaResult<T>) -> Result<T> {
+    pub(super) fn answer<T>(
+        &self,
+        brokers: &str,
+        context: &Context,
+        ask: impl Fn(Duration) -> KafkaResult<T>,
+    ) -> Result<T> {
         let start = context.clock.monotonic();
         loop {
-            let answer = ask();
+            let left = || ANSWER_WAIT.saturating_sub(context.clock.monotonic() - start);
+            let answer = ask(left().clamp(BREATH, QUESTION_WAIT));
             (self.serve)();
             self.watch.check()?;
             match answer {
                 Ok(answer) => return Ok(answer),
-                Err(_) if context.clock.monotonic() - start < ANSWER_WAIT => std::thread::sleep(BREATH),
+                Err(_) if !left().is_zero() => std::thread::sleep(BREATH),
                 Err(error) => return Err(self.unanswered(brokers, error)),
             }
         }

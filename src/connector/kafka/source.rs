@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Payload bytes after which a batch is full, however few its rows are.
 const BATCH_BYTES: usize = 1 << 20;
@@ -173,7 +173,8 @@ impl KafkaSource {
         let serve = || (0..32).for_each(|_| drop(consumer.poll(Duration::ZERO)));
         let line = Line { client: consumer.client(), watch: consumer.context(), serve: &serve };
         let partitions = line.partitions(topic, false, &brokers, context)?;
-        let look_up = |moment| line.answer(&brokers, context, || look_up(consumer, topic, &partitions, moment));
+        let look_up =
+            |moment| line.answer(&brokers, context, |wait| look_up(consumer, topic, &partitions, moment, wait));
         let (low, high) = (look_up(Offset::Beginning)?, look_up(Offset::End)?);
         let (low, high) = (known(&low)?, known(&high)?);
         let at = |millis| -> Result<Vec<i64>> {
@@ -240,9 +241,10 @@ impl Source for KafkaSource {
         for topic in &self.topics {
             let shares =
                 self.shares(topic, &consumer, context).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
+            info!(topic, partitions = shares.len(), "kafka: reads");
             for share in shares {
                 let name = serde_json::to_string(&share).map_err(|error| Error::internal(error.to_string()))?;
-                info!(split = name, "kafka: reads");
+                debug!(split = name, "kafka: reads");
                 names.push(name);
             }
         }
@@ -489,12 +491,13 @@ fn look_up(
     topic: &str,
     partitions: &[i32],
     moment: Offset,
+    wait: Duration,
 ) -> KafkaResult<Vec<Option<i64>>> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for &partition in partitions {
         asked.add_partition_offset(topic, partition, moment)?;
     }
-    let answer = consumer.offsets_for_times(asked, QUESTION_WAIT)?;
+    let answer = consumer.offsets_for_times(asked, wait)?;
     let offset = |&partition: &i32| {
         let found = answer.find_partition(topic, partition).ok_or(KafkaError::MetadataFetch(Code::UnknownPartition))?;
         found.error()?;
