@@ -7,12 +7,15 @@
 
 use super::exchange::Packet;
 use super::steps::{Rows, Site};
+use crate::batch::Batch;
 use crate::connector::{Changes, Shard};
 use crate::error::{Error, Result};
 use crate::operator::transform::insertions;
 use crate::plan::{Emit, SinkStep, StepId};
 use crate::time::Epoch;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use arrow::datatypes::Schema;
 use std::time::Duration;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::ParallelizationContract;
@@ -45,7 +48,8 @@ pub fn sink<'scope>(
         }
     }
     let only_insertions = plan.steps[from].emit == Emit::Updating && step.sink.changes() == Changes::Upsert;
-    let schema = std::sync::Arc::clone(&plan.steps[site.id].schema);
+    let schema = Arc::clone(&plan.steps[site.id].schema);
+    let given = Arc::clone(&plan.steps[from].schema);
     let table = step.table.clone();
     let mut builder = OperatorBuilder::new(name, scope);
     let mut batches = builder.new_input(input, route);
@@ -69,8 +73,9 @@ pub fn sink<'scope>(
                     let mut rows = packet.take(&site.input)?;
                     let Some(shard) = shard.as_mut() else { return Ok(()) };
                     if only_insertions {
-                        rows = insertions(&rows, &schema)?;
+                        rows = insertions(&rows, &given)?;
                     }
+                    refuse_null(&rows, &schema)?;
                     site.local.metrics.steps[site.id].rows.fetch_add(rows.num_rows() as u64, Relaxed);
                     dirty = true;
                     shard.write(rows)
@@ -118,4 +123,14 @@ pub fn sink<'scope>(
 fn closed_by_reader(error: &Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// A table's NOT NULL is a promise to its readers, which the rows must keep whatever the plan knew of them.
+fn refuse_null(rows: &Batch, schema: &Schema) -> Result<()> {
+    let broken = schema.fields().iter().zip(rows.columns()).find(|(field, column)| !field.is_nullable() && column.null_count() > 0);
+    match broken {
+        Some((field, _)) => Err(Error::data(format!("column \"{}\" is NOT NULL, but a row has NULL in it", field.name()))
+            .help("give the column a value with coalesce(…), leave such rows out with WHERE … IS NOT NULL, or drop NOT NULL from the table")),
+        None => Ok(()),
+    }
 }

@@ -349,11 +349,14 @@ impl<'a> Planner<'a> {
         };
         let connector = connector_name(&table).to_owned();
         let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink });
+        let written = stream.rows.fields().iter().zip(table.schema.fields());
+        let written = written.map(|(row, column)| Arc::new(row.as_ref().clone().with_nullable(column.is_nullable())));
+        let written = Arc::new(Schema::new(written.collect::<Fields>()));
         self.step(
             format!("sink {}", table.name),
             action,
             vec![Input { from: stream.base, route }],
-            stream.rows,
+            written,
             stream.emit,
         );
         Ok(())
