@@ -7,7 +7,7 @@ CREATE TABLE lines (line STRING) WITH (
   'topic' = 'lines',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
   'scan.startup.mode' = 'earliest-offset',
-  'scan.bounded.mode' = 'latest-offset',  -- ends with what is there now; without this line it goes on for ever
+  'scan.bounded.mode' = 'latest-offset',  -- without this line it never ends
   'format' = 'raw'
 );
 

@@ -3,7 +3,8 @@
 SET 'pipeline.name' = 'demo_load';
 
 CREATE TABLE code (line STRING) WITH ('connector' = 'file', 'path' = 'src/**/*.rs', 'format' = 'raw');
-CREATE TABLE prose (line STRING) WITH ('connector' = 'file', 'path' = '*.md', 'format' = 'raw');
+CREATE TABLE docs (line STRING) WITH ('connector' = 'file', 'path' = 'docs/**/*.md', 'format' = 'raw');
+CREATE TABLE pages (line STRING) WITH ('connector' = 'file', 'path' = '*.md', 'format' = 'raw');
 
 CREATE TABLE lines (line STRING) WITH (
   'connector' = 'kafka',
@@ -12,4 +13,4 @@ CREATE TABLE lines (line STRING) WITH (
   'format' = 'raw'
 );
 
-INSERT INTO lines SELECT line FROM code UNION ALL SELECT line FROM prose;
+INSERT INTO lines SELECT line FROM code UNION ALL SELECT line FROM docs UNION ALL SELECT line FROM pages;
