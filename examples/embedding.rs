@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let counts = MemorySink::new();
 
     // a table finds what has its name
-    let connectors = Builtin::default().with_source("lines", Arc::new(source)).with_sink("counts", Arc::new(counts.clone()));
+    let connectors =
+        Builtin::default().with_source("lines", Arc::new(source)).with_sink("counts", Arc::new(counts.clone()));
     let plan = sql::plan(Text { name: "embedding", sql: PIPELINE }, &[], &connectors)?;
     let running = runtime::start(plan, Workers::Threads(2), None, Arc::new(SystemClock::default()))?;
     let (_, result) = running.wait();

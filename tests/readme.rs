@@ -100,7 +100,9 @@ fn is_like(found: &[&str], expected: &[&str]) -> bool {
     match expected.split_first() {
         None => found.is_empty(),
         Some((&"…", rest)) => (0..=found.len()).any(|skipped| is_like(&found[skipped..], rest)),
-        Some((line, rest)) => found.split_first().is_some_and(|(first, others)| is_like_line(first, line) && is_like(others, rest)),
+        Some((line, rest)) => {
+            found.split_first().is_some_and(|(first, others)| is_like_line(first, line) && is_like(others, rest))
+        }
     }
 }
 
@@ -108,16 +110,17 @@ fn is_like_line(found: &str, expected: &str) -> bool {
     let (found, expected) = (found.trim_end(), expected.trim_end());
     match expected.split_once('…') {
         None => found == expected,
-        Some((start, rest)) => found
-            .strip_prefix(start)
-            .is_some_and(|found| (0..=found.len()).filter(|at| found.is_char_boundary(*at)).any(|at| is_like_line(&found[at..], rest))),
+        Some((start, rest)) => found.strip_prefix(start).is_some_and(|found| {
+            (0..=found.len()).filter(|at| found.is_char_boundary(*at)).any(|at| is_like_line(&found[at..], rest))
+        }),
     }
 }
 
 fn run_console(block: &Block, folder: &Path, wrong: &mut Vec<String>) {
     let mut lines = block.text.lines().peekable();
     while let Some(line) = lines.next() {
-        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("{}: a console block starts with `$ `", block.place));
+        let command =
+            line.strip_prefix("$ ").unwrap_or_else(|| panic!("{}: a console block starts with `$ `", block.place));
         let mut expected = Vec::new();
         while let Some(line) = lines.next_if(|line| !line.starts_with("$ ")) {
             expected.push(line);
@@ -139,7 +142,8 @@ fn check_command(line: &str, targets: &str) -> Result<(), String> {
             None => Ok(()),
         },
         ["highwater", arguments @ ..] => {
-            let output = Command::new(HIGHWATER).args(arguments).arg("--help").output().expect("the program can be run");
+            let output =
+                Command::new(HIGHWATER).args(arguments).arg("--help").output().expect("the program can be run");
             match output.status.success() {
                 true => Ok(()),
                 false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
@@ -165,7 +169,8 @@ fn every_snippet_holds() {
                 ["sql", "part"] => parts.push_str(text),
                 ["sql", "refused"] => {
                     let said = check(text, "refused.sql", folder.path()).1;
-                    let expected = blocks.get(number + 1).filter(|next| next.info == ["text"]).map_or("", |next| &next.text);
+                    let expected =
+                        blocks.get(number + 1).filter(|next| next.info == ["text"]).map_or("", |next| &next.text);
                     if !is_like(&said.lines().collect::<Vec<_>>(), &expected.lines().collect::<Vec<_>>()) {
                         wrong.push(format!("{place}: it says\n{said}instead of\n{expected}"));
                     }
