@@ -25,19 +25,19 @@ show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; }
 run() { show "highwater run $*" && "$highwater" run "$@"; }
 fail() { echo "demo: $*" >&2; exit 1; }
 
-wanted=127.0.0.1:9092
-! (exec 3<>"/dev/tcp/${wanted/://}") 2>/dev/null || wanted=127.0.0.1:0   # someone listens there: take a free port
+used() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+if used 9092 || used 9093 || used 9094; then port=; else port=9092; fi   # Kafka takes three; without one a free port is taken
 
 if [ "$kafka" = --kafka ]; then
   say "A real Apache Kafka, from its Maven artifacts (the first time fetches about 45 MB)."
   options=(--dir "$work/kafka" --props num.partitions=4 --watch-pid $$)
-  [ "$wanted" != 127.0.0.1:9092 ] || options+=(--port 9092)
+  [ -z "$port" ] || options+=(--port "$port")
   show "tools/kafka/kafka.sh start --props num.partitions=4"
   broker=$(tools/kafka/kafka.sh start "${options[@]}")
 else
   say "A broker for development: Kafka's protocol, no JVM. Topics have 4 partitions."
-  show "highwater broker --partitions 4 &"
-  "$highwater" broker --listen "$wanted" --partitions 4 >"$work/address" 2>"$work/broker.log" &
+  show "highwater broker --listen 127.0.0.1:${port:-0} --partitions 4 &"
+  "$highwater" broker --listen "127.0.0.1:${port:-0}" --partitions 4 >"$work/address" 2>"$work/broker.log" &
   broker_pid=$!
   while [ ! -s "$work/address" ]; do
     kill -0 "$broker_pid" 2>/dev/null || { cat "$work/broker.log" >&2; fail "the broker did not start"; }
