@@ -48,7 +48,7 @@ fi
 
 pipelines=pipelines/demo
 if [ "$broker" != 127.0.0.1:9092 ]; then
-  say "Port 9092 is taken, so the pipelines are copied with the broker's address, $broker."
+  say "Port 9092 (or 9093, 9094) is taken: copies of the pipelines get the broker's address, $broker."
   pipelines=$work
   for file in pipelines/demo/*.sql; do sed "s/127\.0\.0\.1:9092/$broker/" "$file" >"$work/${file##*/}"; done
 fi
