@@ -1,0 +1,46 @@
+# What people and CI run. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+cargo := cargo
+debug := $(or $(CARGO_TARGET_DIR),target)/debug/highwater
+release := $(or $(CARGO_TARGET_DIR),target)/release/highwater
+
+.PHONY: help build demo demo-kafka check test bench install deny
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+build: ## Build the program for development
+	@tools/need.sh build
+	$(cargo) build --locked
+
+demo: build ## Count words across 2 processes, on Highwater's own broker
+	@HIGHWATER=$(debug) tools/demo.sh
+
+demo-kafka: build ## The same on a real Apache Kafka
+	@tools/need.sh kafka
+	@HIGHWATER=$(debug) tools/demo.sh --kafka
+
+check: ## Format and lints, without running anything
+	@tools/need.sh build
+	$(cargo) fmt --check
+	$(cargo) clippy --locked --all-targets -- -D warnings
+
+test: ## Everything that CI runs
+	@tools/test.sh
+
+bench: ## Build for speed and measure this machine
+	@tools/need.sh build
+	$(cargo) build --locked --release
+	@$(release) bench all
+
+install: ## Build for speed and put `highwater` into Cargo's bin directory
+	@tools/need.sh build
+	$(cargo) install --locked --path .
+
+deny: ## Licences, sources and advisories of all dependencies
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(cargo) deny check
