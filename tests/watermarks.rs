@@ -7,7 +7,7 @@ use highwater::connector::memory::MemorySink;
 use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::runtime::fate::Fate;
-use highwater::runtime::metrics::Snapshot;
+use highwater::runtime::metrics::{Role, Snapshot};
 use highwater::runtime::{self, Running, Workers};
 use highwater::time::{Clock, Micros};
 use pipeline::{MINUTE, SECOND, expected, plan, sorted, within};
@@ -422,9 +422,34 @@ fn a_stop_writes_what_was_read_and_closes_no_window() {
             rig.settle();
             let (source, sink) = (rig.source.clone(), rig.sink.clone());
             let snapshot = rig.stop();
-            assert_eq!(snapshot.rows(highwater::runtime::metrics::Role::Source), 4);
+            assert_eq!(snapshot.rows(Role::Source), 4);
             assert_eq!(sorted(&sink), ["1 -1", "2 -2"]);
             assert!(source.0.iter().all(|line| line.lock().unwrap().steps.is_empty()));
+        }
+    });
+}
+
+#[test]
+fn a_slow_sink_stops_the_sources_within_their_budget() {
+    test(|| {
+        for workers in [1, 2] {
+            let settings = "SET 'inflight_bytes' = '100_000'; SET 'inflight_epochs' = '1000';";
+            let rig = Rig::start(4, workers, settings, "INSERT INTO gate SELECT n FROM t WHERE n >= 0;");
+            let push = |rows: usize| (0..4).for_each(|split| (0..rows).for_each(|_| rig.push(split, &[1; 10])));
+            let read = |rig: &Rig| rig.running.snapshot().rows(Role::Source);
+            push(50); // 2000 rows, which count as 1000 bytes each
+            rig.wait("full budget", |rig| read(rig) >= 100 * workers as u64);
+            for _ in 0..20 {
+                *rig.clock.0.lock().unwrap() += TICK;
+                sleep(Duration::from_millis(5));
+            }
+            assert_eq!(read(&rig), 100 * workers as u64, "on {workers} workers: epochs do not widen the budget");
+            rig.gate.0.store(true, Ordering::Release);
+            rig.wait("end of all rows", |rig| {
+                *rig.clock.0.lock().unwrap() += TICK;
+                read(rig) == 2000
+            });
+            rig.stop();
         }
     });
 }
