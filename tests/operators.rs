@@ -136,8 +136,8 @@ fn a_window_closes_in_the_epoch_whose_watermark_reaches_its_end() {
 fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
     for_seeds(6, |rng| {
         let (spec, step) = aggregate(
-            "k BIGINT, c BIGINT, least STRING, d BIGINT",
-            "SELECT n % 300, count(*) / 2, min(word), count(DISTINCT word) FROM t GROUP BY n % 300",
+            "k BIGINT, c BIGINT, least STRING, d BIGINT, s DECIMAL(22, 2)",
+            "SELECT n % 300, count(*) / 2, min(word), count(DISTINCT word), sum(price) FROM t GROUP BY n % 300",
         );
         let table = Table::random(rng);
         let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
@@ -158,8 +158,10 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
             rows.into_iter().for_each(|row| all.entry(row.n.map(|n| n % 300)).or_default().push(row));
             for key in keys {
                 let words: BTreeSet<&String> = all[&key].iter().filter_map(|row| row.word.as_ref()).collect();
+                let prices: Vec<i128> = all[&key].iter().filter_map(|row| row.price).collect();
+                let price = (!prices.is_empty()).then(|| prices.iter().sum::<i128>());
                 // what the aggregate says; the division comes after it
-                let now = row!(key, all[&key].len() as i64, words.first().map(|word| (*word).clone()), words.len() as i64);
+                let now = row!(key, all[&key].len() as i64, words.first().map(|word| (*word).clone()), words.len() as i64, price);
                 match shown.insert(key, now.clone()) {
                     Some(before) if before == now => {}
                     before => {
