@@ -23,7 +23,8 @@ use std::sync::Arc;
 fn aggregate(columns: &str, query: &str) -> (Arc<Aggregation>, Step) {
     let table = Table { splits: vec![Vec::new()], tick: 1, delay: 0 };
     let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", Arc::new(MemorySink::new()));
-    let text = format!("{}CREATE TABLE out ({columns}) WITH ('connector' = 'memory'); INSERT INTO out {query};", table.ddl());
+    let text =
+        format!("{}CREATE TABLE out ({columns}) WITH ('connector' = 'memory'); INSERT INTO out {query};", table.ddl());
     let plan = plan(&text, &connectors);
     let found = plan.steps.iter().find_map(|step| match &step.action {
         Action::Aggregate(spec) => Some((Arc::clone(spec), step.clone())),
@@ -35,13 +36,21 @@ fn aggregate(columns: &str, query: &str) -> (Arc<Aggregation>, Step) {
 /// The rows with the columns that `spec` reads.
 fn input(spec: &Aggregation, rows: &[Row]) -> RecordBatch {
     let rows = batch(rows);
-    let columns = spec.input.fields().iter().map(|field| rows.schema().index_of(field.name()).expect("a column of the table"));
+    let columns =
+        spec.input.fields().iter().map(|field| rows.schema().index_of(field.name()).expect("a column of the table"));
     rows.project(&columns.collect::<Vec<_>>()).expect("they are there")
 }
 
 /// What `operators` are given for one epoch: `rows` cut into random pieces, made partial by random hands if they are fed that, each
 /// piece given to the operator that owns its keys.
-fn feed(rng: &mut StdRng, spec: &Arc<Aggregation>, feed: Feed, rows: &[Row], operators: &mut [Box<dyn Operator>], out: &mut Output) {
+fn feed(
+    rng: &mut StdRng,
+    spec: &Arc<Aggregation>,
+    feed: Feed,
+    rows: &[Row],
+    operators: &mut [Box<dyn Operator>],
+    out: &mut Output,
+) {
     let mut rows = rows.to_vec();
     rows.shuffle(rng);
     let mut batches = Vec::new();
@@ -52,7 +61,8 @@ fn feed(rng: &mut StdRng, spec: &Arc<Aggregation>, feed: Feed, rows: &[Row], ope
         rest = others;
     }
     if feed == Feed::Partials {
-        let mut hands: Vec<PreAggregate> = (0..rng.random_range(1..4)).map(|_| PreAggregate::new(Arc::clone(spec)).unwrap()).collect();
+        let mut hands: Vec<PreAggregate> =
+            (0..rng.random_range(1..4)).map(|_| PreAggregate::new(Arc::clone(spec)).unwrap()).collect();
         let mut partials = Output::default();
         for rows in batches.drain(..) {
             let hand = rng.random_range(0..hands.len());
@@ -78,7 +88,10 @@ fn said(out: &mut Output) -> Vec<String> {
 /// Rows of an epoch somewhere in `0..200` seconds.
 fn rows(rng: &mut StdRng, table: &Table) -> Vec<Row> {
     let all: Vec<&Row> = table.rows().collect();
-    let row = |rng: &mut StdRng| all.get(rng.random_range(0..all.len().max(1))).map(|row| Row { ts: rng.random_range(0..200) * SECOND, ..(*row).clone() });
+    let row = |rng: &mut StdRng| {
+        all.get(rng.random_range(0..all.len().max(1)))
+            .map(|row| Row { ts: rng.random_range(0..200) * SECOND, ..(*row).clone() })
+    };
     (0..rng.random_range(0..60)).filter_map(|_| row(rng)).collect()
 }
 
@@ -98,13 +111,16 @@ fn a_window_closes_in_the_epoch_whose_watermark_reaches_its_end() {
         );
         let table = Table::random(rng);
         let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
-        let operator = || Box::new(Aggregate::new(Arc::clone(&spec), mode, Arc::clone(&step.schema))) as Box<dyn Operator>;
+        let operator =
+            || Box::new(Aggregate::new(Arc::clone(&spec), mode, Arc::clone(&step.schema))) as Box<dyn Operator>;
         let mut operators: Vec<Box<dyn Operator>> = (0..owners).map(|_| operator()).collect();
-        let (mut open, mut mark, mut late): (BTreeMap<(i64, Option<String>), Vec<Row>>, i64, u64) = (BTreeMap::new(), i64::MIN, 0);
+        let mut open: BTreeMap<(i64, Option<String>), Vec<Row>> = BTreeMap::new();
+        let (mut mark, mut late) = (i64::MIN, 0);
         for epoch in 0..20 {
             let rows = rows(rng, &table);
             for row in &rows {
-                let hit: Vec<i64> = windows(row.ts, size, slide).into_iter().filter(|start| start + size > mark).collect();
+                let hit: Vec<i64> =
+                    windows(row.ts, size, slide).into_iter().filter(|start| start + size > mark).collect();
                 late += u64::from(hit.is_empty());
                 hit.into_iter().for_each(|start| open.entry((start, row.word.clone())).or_default().push(row.clone()));
             }
@@ -124,11 +140,25 @@ fn a_window_closes_in_the_epoch_whose_watermark_reaches_its_end() {
             let row = |((start, word), rows): ((i64, Option<String>), Vec<Row>)| {
                 let n: Vec<i64> = rows.iter().filter_map(|row| row.n).collect();
                 let prices: BTreeSet<_> = rows.iter().filter_map(|row| row.price).collect();
-                row!(start, word, rows.len() as i64, (!n.is_empty()).then(|| n.iter().sum::<i64>()), prices.len() as i64)
+                row!(
+                    start,
+                    word,
+                    rows.len() as i64,
+                    (!n.is_empty()).then(|| n.iter().sum::<i64>()),
+                    prices.len() as i64
+                )
             };
-            assert_eq!(expected(found), expected(closed.into_iter().map(row)), "epoch {epoch}, {mode:?}, {owners} owners");
+            assert_eq!(
+                expected(found),
+                expected(closed.into_iter().map(row)),
+                "epoch {epoch}, {mode:?}, {owners} owners"
+            );
         }
-        assert_eq!(operators.iter_mut().map(|operator| operator.take_late_rows()).sum::<u64>(), late, "late rows, {mode:?}, {owners} owners");
+        assert_eq!(
+            operators.iter_mut().map(|operator| operator.take_late_rows()).sum::<u64>(),
+            late,
+            "late rows, {mode:?}, {owners} owners"
+        );
     });
 }
 
@@ -141,7 +171,8 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
         );
         let table = Table::random(rng);
         let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
-        let operator = || Box::new(UpdatingAggregate::new(Arc::clone(&spec), mode, &step.schema).unwrap()) as Box<dyn Operator>;
+        let operator =
+            || Box::new(UpdatingAggregate::new(Arc::clone(&spec), mode, &step.schema).unwrap()) as Box<dyn Operator>;
         let mut operators: Vec<Box<dyn Operator>> = (0..owners).map(|_| operator()).collect();
         let mut all: BTreeMap<Option<i64>, Vec<Row>> = BTreeMap::new();
         let mut shown: BTreeMap<Option<i64>, String> = BTreeMap::new();
@@ -161,7 +192,13 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
                 let prices: Vec<i128> = all[&key].iter().filter_map(|row| row.price).collect();
                 let price = (!prices.is_empty()).then(|| prices.iter().sum::<i128>());
                 // what the aggregate says; the division comes after it
-                let now = row!(key, all[&key].len() as i64, words.first().map(|word| (*word).clone()), words.len() as i64, price);
+                let now = row!(
+                    key,
+                    all[&key].len() as i64,
+                    words.first().map(|word| (*word).clone()),
+                    words.len() as i64,
+                    price
+                );
                 match shown.insert(key, now.clone()) {
                     Some(before) if before == now => {}
                     before => {
@@ -181,13 +218,17 @@ fn times_at_the_ends_of_the_calendar_do_no_harm() {
         "a TIMESTAMP(6), c BIGINT",
         "SELECT window_start, count(*) FROM hop(t, ts, INTERVAL '7' SECOND, INTERVAL '1' MINUTE) GROUP BY window_start",
     );
-    for_seeds(2, |rng| for mode in [Feed::Rows, Feed::Partials] {
-        let mut operators: Vec<Box<dyn Operator>> = vec![Box::new(Aggregate::new(Arc::clone(&spec), mode, Arc::clone(&step.schema)))];
-        let row = |ts| Row { word: None, n: None, price: None, ratio: None, ts, tags: None };
-        let times = [i64::MIN, i64::MIN + 1, i64::MIN + 90 * SECOND, -1, 0, i64::MAX - 90 * SECOND, i64::MAX - 1, i64::MAX];
-        let mut out = Output::default();
-        feed(rng, &spec, mode, &times.map(row), &mut operators, &mut out);
-        operators[0].on_epoch(0, Watermark::END, &mut out).unwrap();
-        assert!(said(&mut out).len() > 20);
+    for_seeds(2, |rng| {
+        for mode in [Feed::Rows, Feed::Partials] {
+            let mut operators: Vec<Box<dyn Operator>> =
+                vec![Box::new(Aggregate::new(Arc::clone(&spec), mode, Arc::clone(&step.schema)))];
+            let row = |ts| Row { word: None, n: None, price: None, ratio: None, ts, tags: None };
+            let times =
+                [i64::MIN, i64::MIN + 1, i64::MIN + 90 * SECOND, -1, 0, i64::MAX - 90 * SECOND, i64::MAX - 1, i64::MAX];
+            let mut out = Output::default();
+            feed(rng, &spec, mode, &times.map(row), &mut operators, &mut out);
+            operators[0].on_epoch(0, Watermark::END, &mut out).unwrap();
+            assert!(said(&mut out).len() > 20);
+        }
     });
 }
