@@ -380,10 +380,30 @@ impl Plan {
                         .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
                     }
                 }
+                Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
+                    if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(input.from)) {
+                        return Err(Error::invalid(format!(
+                            "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
+                            sink.table, self.steps[step].name
+                        ))
+                        .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
+                    }
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.
+    fn drops_keys(&self, id: StepId) -> Option<StepId> {
+        let Step { action, inputs, emit: Emit::Updating, .. } = &self.steps[id] else { return None };
+        let drops = |stage: &Stage| matches!(stage.transform, Transform::Filter(_) | Transform::Unnest { .. });
+        match action {
+            Action::Transform(stages) if stages.iter().any(drops) => Some(id),
+            Action::Transform(_) | Action::Union => inputs.iter().find_map(|input| self.drops_keys(input.from)),
+            _ => None,
+        }
     }
 }
 

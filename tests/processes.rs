@@ -170,7 +170,10 @@ fn every_shape_gives_the_same_counts() {
         let (code, out, err) = place.run(&arguments);
         assert_eq!((code, errors(&err)), (0, Vec::new()), "{shape:?}: {err}");
         assert_eq!(sorted(&out), expected, "{shape:?}");
-        assert!(err.contains(&format!("{} written", expected.len())), "the last line counts all processes, on {shape:?}: {err}");
+        assert!(
+            err.contains(&format!("{} written", expected.len())),
+            "the last line counts all processes, on {shape:?}: {err}"
+        );
     }
 }
 
@@ -184,14 +187,17 @@ fn every_shape_gives_the_same_windows_and_the_same_late_rows() {
         GROUP BY window_start, window_end, word;";
     let place = Place::new(&[("windows.sql", pipeline)]);
     for file in 0..4_u64 {
-        let row = |number: u64| format!("{{\"s\": {}, \"word\": \"w{}\"}}\n", number * 37 - (number * 7919 % 13) * 37, number % 3);
+        let row = |number: u64| {
+            format!("{{\"s\": {}, \"word\": \"w{}\"}}\n", number * 37 - (number * 7919 % 13) * 37, number % 3)
+        };
         fs::write(place.path(&format!("{file}.json")), (200..900 + file * 50).map(row).collect::<String>()).unwrap();
     }
     let mut first = None;
     for shape in SHAPES {
         let (code, _, err) = place.run(&[&["run", "windows.sql"], shape].concat());
         assert_eq!(code, 0, "{shape:?}: {err}");
-        let parts = fs::read_dir(place.path("out")).unwrap().map(|part| fs::read_to_string(part.unwrap().path()).unwrap());
+        let parts =
+            fs::read_dir(place.path("out")).unwrap().map(|part| fs::read_to_string(part.unwrap().path()).unwrap());
         let all: String = parts.collect();
         let late = err.lines().last().unwrap().split(", ").find(|part| part.contains("late")).map(str::to_owned);
         let found = (sorted(&all).into_iter().map(str::to_owned).collect::<Vec<_>>(), late);
@@ -212,14 +218,21 @@ fn the_pipelines_that_need_no_broker_say_what_they_said() {
             let arguments = [&["run", pipeline.to_str().unwrap()], shape].concat();
             let (code, out, err) = place.run(&arguments);
             assert_eq!(code, 0, "{err}");
-            let mut rows: Vec<String> = out.lines().skip(2).map(|row| row.split(" | ").map(str::trim).collect::<Vec<_>>().join(" | ")).collect();
+            let mut rows: Vec<String> = out
+                .lines()
+                .skip(2)
+                .map(|row| row.split(" | ").map(str::trim).collect::<Vec<_>>().join(" | "))
+                .collect();
             rows.sort_unstable();
             let rows = rows.join("\n") + "\n";
             if std::env::var_os("UPDATE_OUTPUTS").is_some() {
                 fs::write(&golden, &rows).unwrap();
             }
             let expected = fs::read_to_string(&golden).unwrap_or_default();
-            assert!(rows == expected, "{name} on {shape:?} is not as in {golden:?} (UPDATE_OUTPUTS=1 writes it); it is\n{rows}");
+            assert!(
+                rows == expected,
+                "{name} on {shape:?} is not as in {golden:?} (UPDATE_OUTPUTS=1 writes it); it is\n{rows}"
+            );
         }
     }
 }
@@ -315,7 +328,9 @@ const LOCAL: [&[&str]; 2] = [&["--workers", "2"], &["--processes", "2"]];
 #[test]
 fn a_signal_ends_it_cleanly() {
     for shape in LOCAL {
-        for (signal, group) in [(Signal::SIGINT, false), (Signal::SIGINT, true), (Signal::SIGTERM, false), (Signal::SIGTERM, true)] {
+        for (signal, group) in
+            [(Signal::SIGINT, false), (Signal::SIGINT, true), (Signal::SIGTERM, false), (Signal::SIGTERM, true)]
+        {
             let place = Place::new(&[("endless.sql", ENDLESS)]);
             let what = format!("{signal} on {shape:?}, group {group}");
             let running = place.start("run", &[&["run", "endless.sql"], shape].concat());
@@ -333,7 +348,10 @@ fn a_signal_ends_it_cleanly() {
             numbers.sort_unstable();
             for split in 0..4 {
                 let own: Vec<u64> = numbers.iter().copied().filter(|n| n % 4 == split).collect();
-                assert!(own.iter().enumerate().all(|(row, n)| *n == row as u64 * 4 + split), "{what}: split {split} has a gap");
+                assert!(
+                    own.iter().enumerate().all(|(row, n)| *n == row as u64 * 4 + split),
+                    "{what}: split {split} has a gap"
+                );
             }
             assert!(numbers.len() > 3000, "{what}: {}", numbers.len());
             assert!(!children.into_iter().any(lives), "{what}: a child is left");
@@ -352,7 +370,10 @@ fn a_child_that_is_killed_is_named() {
     let start = Instant::now();
     let (code, _, err) = running.end();
     assert!(start.elapsed() < Duration::from_secs(10), "a closed connection needs no timeout");
-    assert!(code == 4 && errors(&err).len() == 1 && err.contains("process 1 was killed by signal 9 (SIGKILL)"), "{code}: {err}");
+    assert!(
+        code == 4 && errors(&err).len() == 1 && err.contains("process 1 was killed by signal 9 (SIGKILL)"),
+        "{code}: {err}"
+    );
     assert!(!children.into_iter().any(lives), "a child is left");
     assert!(!place.path("written.csv").exists(), "a run that failed completes no file");
 }
@@ -365,7 +386,10 @@ fn a_child_that_is_frozen_is_named() {
     let children = running.children();
     kill(children[0], Signal::SIGSTOP).unwrap();
     let (code, _, err) = running.end();
-    assert!(code == 4 && errors(&err).len() == 1 && err.contains("process 1") && err.contains("no heartbeat for 2s"), "{code}: {err}");
+    assert!(
+        code == 4 && errors(&err).len() == 1 && err.contains("process 1") && err.contains("no heartbeat for 2s"),
+        "{code}: {err}"
+    );
     assert!(!children.into_iter().any(lives), "a frozen child is ended, too");
 }
 
@@ -385,7 +409,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     for shape in LOCAL {
         let place = Place::new(&[("endless.sql", ENDLESS)]);
         let mut command = place.command(&[&["run", "endless.sql"], shape].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(File::create(place.path("head.err")).unwrap()).spawn().unwrap();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(File::create(place.path("head.err")).unwrap()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (code, _, err) = {
@@ -416,13 +441,24 @@ fn a_reader_that_sleeps_bounds_what_is_read() {
     for shape in LOCAL {
         let place = Place::new(&[("fast.sql", pipeline), ("slow.out", "")]);
         let mut command = place.command(&[&["run", "fast.sql"], shape].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(File::create(place.path("slow.err")).unwrap()).spawn().unwrap();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(File::create(place.path("slow.err")).unwrap()).spawn().unwrap();
         let mut reader = BufReader::new(child.stdout.take().unwrap());
         reader.read_line(&mut String::new()).unwrap();
         let running = Started { place: &place, name: "slow".into(), child };
         let resident = || {
             let all = running.children().into_iter().chain([running.id()]);
-            all.map(|id| fs::read_to_string(format!("/proc/{id}/statm")).unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096).sum::<u64>()
+            all.map(|id| {
+                fs::read_to_string(format!("/proc/{id}/statm"))
+                    .unwrap()
+                    .split(' ')
+                    .nth(1)
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
+                    * 4096
+            })
+            .sum::<u64>()
         };
         sleep(Duration::from_secs(1));
         let before = resident();

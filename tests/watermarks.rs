@@ -7,7 +7,7 @@ use highwater::connector::memory::MemorySink;
 use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::runtime::fate::Fate;
-use highwater::runtime::metrics::Snapshot;
+use highwater::runtime::metrics::{Role, Snapshot};
 use highwater::runtime::{self, Running, Workers};
 use highwater::time::{Clock, Micros};
 use pipeline::{MINUTE, SECOND, expected, plan, sorted, within};
@@ -73,7 +73,8 @@ impl Source for Scripted {
     fn open(&self, splits: &[String], _: &Context) -> Result<Vec<Box<dyn Split>>> {
         let open = |name: &String| {
             let number: usize = name.parse().unwrap();
-            Box::new(ScriptedSplit { number, line: Arc::clone(&self.0[number]), position: 0, polled: 0 }) as Box<dyn Split>
+            Box::new(ScriptedSplit { number, line: Arc::clone(&self.0[number]), position: 0, polled: 0 })
+                as Box<dyn Split>
         };
         Ok(splits.iter().map(open).collect())
     }
@@ -157,7 +158,8 @@ impl Drop for Ends {
 impl Rig {
     fn start(splits: usize, workers: usize, settings: &str, further: &str) -> Rig {
         let clock = Arc::new(Hands::default());
-        let (source, sink, gate) = (Scripted((0..splits).map(|_| Arc::default()).collect()), MemorySink::new(), Gate::default());
+        let (source, sink, gate) =
+            (Scripted((0..splits).map(|_| Arc::default()).collect()), MemorySink::new(), Gate::default());
         let text = format!(
             "SET 'tick' = '10 ms'; {settings}
              CREATE TABLE t (ts TIMESTAMP(6), n BIGINT, WATERMARK FOR ts AS ts) WITH ('connector' = 'memory');
@@ -170,7 +172,12 @@ impl Rig {
             .with_source("t", Arc::new(source.clone()))
             .with_sink("counts", Arc::new(sink.clone()))
             .with_sink("gate", Arc::new(gate.clone()));
-        let running = runtime::start(plan(&text, &connectors), Workers::Threads(workers), None, Arc::clone(&clock) as Arc<dyn Clock>);
+        let running = runtime::start(
+            plan(&text, &connectors),
+            Workers::Threads(workers),
+            None,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+        );
         let running = running.unwrap();
         let rig = Rig { clock, source, sink, gate, _ends: Ends(running.fate()), running };
         rig.settle();
@@ -347,7 +354,8 @@ fn a_split_that_waits_for_the_sinks_is_not_idle() {
     test(|| {
         let settings = "SET 'idle_timeout' = '1s'; SET 'inflight_bytes' = '2500'; SET 'inflight_epochs' = '8';";
         let rig = Rig::start(2, 2, settings, "INSERT INTO gate SELECT n FROM t WHERE n >= 0;");
-        let in_flight = |rig: &Rig, epochs: u64| rig.wait("tick", |rig| rig.running.snapshot().epochs_in_flight >= epochs);
+        let in_flight =
+            |rig: &Rig, epochs: u64| rig.wait("tick", |rig| rig.running.snapshot().epochs_in_flight >= epochs);
         let pass = |rig: &Rig, time: Duration| {
             let before = rig.running.snapshot().epochs_in_flight;
             *rig.clock.0.lock().unwrap() += time;
@@ -377,7 +385,14 @@ fn a_split_that_waits_for_the_sinks_is_not_idle() {
 impl Rig {
     /// Waits until every split but one was asked in vain, and that one for a while.
     fn settle_but(&self, split: usize) {
-        let others = |rig: &Rig| rig.source.0.iter().enumerate().filter(|(n, _)| *n != split).all(|(_, line)| line.lock().unwrap().asked_in_vain);
+        let others = |rig: &Rig| {
+            rig.source
+                .0
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| *n != split)
+                .all(|(_, line)| line.lock().unwrap().asked_in_vain)
+        };
         self.source.0.iter().for_each(|line| line.lock().unwrap().asked_in_vain = false);
         self.wait("quiet", others);
         sleep(Duration::from_millis(50));
@@ -408,7 +423,11 @@ fn a_row_without_event_time_is_a_bad_record() {
         rig.push_times(0, vec![Some(START), None]);
         let (_, result) = rig.running.wait();
         let error = result.unwrap_err();
-        assert_eq!((error.kind(), error.to_string().contains("split 0, offset 2: the event time \"ts\" is NULL")), (ErrorKind::Data, true), "{error}");
+        assert_eq!(
+            (error.kind(), error.to_string().contains("split 0, offset 2: the event time \"ts\" is NULL")),
+            (ErrorKind::Data, true),
+            "{error}"
+        );
     });
 }
 
@@ -422,9 +441,34 @@ fn a_stop_writes_what_was_read_and_closes_no_window() {
             rig.settle();
             let (source, sink) = (rig.source.clone(), rig.sink.clone());
             let snapshot = rig.stop();
-            assert_eq!(snapshot.rows(highwater::runtime::metrics::Role::Source), 4);
+            assert_eq!(snapshot.rows(Role::Source), 4);
             assert_eq!(sorted(&sink), ["1 -1", "2 -2"]);
             assert!(source.0.iter().all(|line| line.lock().unwrap().steps.is_empty()));
+        }
+    });
+}
+
+#[test]
+fn a_slow_sink_stops_the_sources_within_their_budget() {
+    test(|| {
+        for workers in [1, 2] {
+            let settings = "SET 'inflight_bytes' = '100_000'; SET 'inflight_epochs' = '1000';";
+            let rig = Rig::start(4, workers, settings, "INSERT INTO gate SELECT n FROM t WHERE n >= 0;");
+            let push = |rows: usize| (0..4).for_each(|split| (0..rows).for_each(|_| rig.push(split, &[1; 10])));
+            let read = |rig: &Rig| rig.running.snapshot().rows(Role::Source);
+            push(50); // 2000 rows, which count as 1000 bytes each
+            rig.wait("full budget", |rig| read(rig) >= 100 * workers as u64);
+            for _ in 0..20 {
+                *rig.clock.0.lock().unwrap() += TICK;
+                sleep(Duration::from_millis(5));
+            }
+            assert_eq!(read(&rig), 100 * workers as u64, "on {workers} workers: epochs do not widen the budget");
+            rig.gate.0.store(true, Ordering::Release);
+            rig.wait("end of all rows", |rig| {
+                *rig.clock.0.lock().unwrap() += TICK;
+                read(rig) == 2000
+            });
+            rig.stop();
         }
     });
 }

@@ -127,30 +127,34 @@ impl Operator for UpdatingAggregate {
         let Drained { rows, keys, values: fresh } = self.changes.drain_states()?;
         let mut numbers = Vec::new();
         self.keys.intern(&keys, rows, &mut numbers)?;
-        let known: Vec<u32> = (0..rows as u32).filter(|&row| numbers[row as usize] < self.places.len()).collect();
-        let places: Vec<Place> = known.iter().map(|&row| self.places[numbers[row as usize]]).collect();
+        // Keys that have results come first: accumulators take it that a group that is new in a call has a row in it.
+        let (mut order, new): (Vec<u32>, Vec<u32>) = (0..rows as u32).partition(|&row| numbers[row as usize] < self.places.len());
+        let known = order.len();
+        order.extend(new);
+        let mut groups = vec![0; rows];
+        order.iter().enumerate().for_each(|(group, &row)| groups[row as usize] = group);
+        let numbers: Vec<usize> = order.iter().map(|&row| numbers[row as usize]).collect();
+        let places: Vec<Place> = numbers[..known].iter().map(|&number| self.places[number]).collect();
         let before = self.states_at(&places)?;
 
         let mut accumulators = Accumulators::new(&self.spec.calls)?;
-        if !known.is_empty() {
-            accumulators.merge(&before, &known.iter().map(|&row| row as usize).collect::<Vec<_>>(), rows)?;
+        if known > 0 {
+            accumulators.merge(&before, &(0..known).collect::<Vec<_>>(), known)?;
         }
-        accumulators.merge(&fresh, &(0..rows).collect::<Vec<_>>(), rows)?;
+        accumulators.merge(&fresh, &groups, rows)?;
         let after = accumulators.states()?;
         let results = self.results_of(&after, rows)?;
-        let old_results = if known.is_empty() { Vec::new() } else { self.results_of(&before, known.len())? };
+        let old_results = if known == 0 { Vec::new() } else { self.results_of(&before, known)? };
         self.store(&numbers, after)?;
 
-        let changes = Changes::between(&known, &old_results, &results, rows)?;
-        let shown = changes.rows.len();
-        let pick = |column: &ArrayRef| take(column, &UInt32Array::from(changes.rows.clone()), None).map_err(from_arrow);
-        let keys = keys.iter().map(pick).collect::<Result<Vec<_>>>()?;
+        let changes = Changes::between(&old_results, known, &results, rows)?;
+        let shown = changes.groups.len();
+        let pick = |column: &ArrayRef, rows: Vec<u32>| take(column, &UInt32Array::from(rows), None).map_err(from_arrow);
+        let changed: Vec<u32> = changes.groups.iter().map(|&group| order[group as usize]).collect();
+        let keys = keys.iter().map(|key| pick(key, changed.clone())).collect::<Result<Vec<_>>>()?;
         let values = results.iter().enumerate().map(|(n, now)| match old_results.get(n) {
-            Some(then) => {
-                let both = concat(&[then.as_ref(), now.as_ref()]).map_err(from_arrow)?;
-                take(&both, &UInt32Array::from(changes.versions.clone()), None).map_err(from_arrow)
-            }
-            None => pick(now),
+            Some(then) => pick(&concat(&[then.as_ref(), now.as_ref()]).map_err(from_arrow)?, changes.versions.clone()),
+            None => pick(now, changes.groups.clone()),
         });
         let drained = Drained { rows: shown, keys, values: values.collect::<Result<_>>()? };
         let mut columns = output_columns(&self.spec, None, drained);
@@ -160,39 +164,35 @@ impl Operator for UpdatingAggregate {
     }
 }
 
-/// What leaves: for each row the key's row in the epoch, the result's row among the old and then the new ones, the weight.
+/// What leaves: for each row the key's group, the result's row among the old and then the new ones, the weight.
 struct Changes {
-    rows: Vec<u32>,
+    groups: Vec<u32>,
     versions: Vec<u32>,
     weights: Vec<i64>,
 }
 
 impl Changes {
-    /// `known` are the rows of the epoch, ascending, that had results before: `old`, in that order.
-    fn between(known: &[u32], old: &[ArrayRef], new: &[ArrayRef], rows: usize) -> Result<Changes> {
+    /// The first `known` of `groups` had the `old` results before.
+    fn between(old: &[ArrayRef], known: usize, new: &[ArrayRef], groups: usize) -> Result<Changes> {
         let fields = new.iter().map(|column| SortField::new(column.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(from_arrow)?;
-        let comparable = !known.is_empty() && !new.is_empty();
+        let comparable = known > 0 && !new.is_empty();
         let encode = |columns: &[ArrayRef]| converter.convert_columns(columns).map_err(from_arrow);
         let encoded = if comparable { Some((encode(old)?, encode(new)?)) } else { None };
-        let mut changes = Changes { rows: Vec::new(), versions: Vec::new(), weights: Vec::new() };
-        let mut push = |row: usize, version: usize, weight: i64| {
-            changes.rows.push(row as u32);
+        let mut changes = Changes { groups: Vec::new(), versions: Vec::new(), weights: Vec::new() };
+        let mut push = |group: usize, version: usize, weight: i64| {
+            changes.groups.push(group as u32);
             changes.versions.push(version as u32);
             changes.weights.push(weight);
         };
-        let mut next = 0;
-        for row in 0..rows {
-            if known.get(next) == Some(&(row as u32)) {
-                let same = encoded.as_ref().is_none_or(|(old, new)| old.row(next) == new.row(row));
-                if !same {
-                    push(row, next, -1);
-                    push(row, known.len() + row, 1);
+        for group in 0..groups {
+            if group < known {
+                if encoded.as_ref().is_none_or(|(old, new)| old.row(group) == new.row(group)) {
+                    continue;
                 }
-                next += 1;
-            } else {
-                push(row, known.len() + row, 1);
+                push(group, group, -1);
             }
+            push(group, known + group, 1);
         }
         Ok(changes)
     }

@@ -7,10 +7,10 @@ use super::windows::WindowFunctions;
 use crate::error::{Error, nearest};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::{Result, TableReference, plan_err};
+use datafusion_common::{DFSchema, Result, TableReference, plan_err};
 use datafusion_expr::logical_plan::LogicalPlan;
-use datafusion_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
-use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
+use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult, RawFieldAccessExpr, RelationPlanner, TypePlanner};
+use datafusion_expr::{AggregateUDF, Expr, GetFieldAccess, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 use sqlparser::tokenizer::Location;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -65,6 +65,21 @@ pub(super) struct ViewDef {
     pub start: Location,
 }
 
+/// `array_agg(…)[n]` is an element of a list. DataFusion would make it `nth_value`, which needs its rows sorted before they come.
+#[derive(Debug)]
+struct ElementOfAggregate;
+
+impl ExprPlanner for ElementOfAggregate {
+    fn plan_field_access(&self, access: RawFieldAccessExpr, _: &DFSchema) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        Ok(match access {
+            RawFieldAccessExpr { field_access: GetFieldAccess::ListIndex { key }, expr: expr @ Expr::AggregateFunction(_) } => {
+                PlannerResult::Planned(datafusion_functions_nested::expr_fn::array_element(expr, *key))
+            }
+            other => PlannerResult::Original(other),
+        })
+    }
+}
+
 /// A table, as DataFusion's planner sees it.
 pub(super) struct TableRead(pub Arc<TableDef>);
 
@@ -104,6 +119,7 @@ impl Catalog {
             expr_planners: vec![
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
                 Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
+                Arc::new(ElementOfAggregate),
                 Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
                 Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
                 Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),

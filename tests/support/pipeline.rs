@@ -5,10 +5,12 @@
 #![allow(dead_code)] // each test file uses its part
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::{MemorySink, MemorySource};
@@ -41,7 +43,9 @@ pub const SHAPES: [Shape; 3] = [Shape::Threads(1), Shape::Threads(3), Shape::Pro
 
 /// Runs `check` for `runs` random seeds, or as many as HIGHWATER_RUNS says, or for the one in HIGHWATER_SEED; a failure says its seed.
 pub fn for_seeds(runs: usize, check: impl Fn(&mut StdRng)) {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a seed and a number of runs are numbers"));
+    let number = |name| {
+        std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a seed and a number of runs are numbers"))
+    };
     let given = number("HIGHWATER_SEED");
     let runs = if given.is_some() { 1 } else { number("HIGHWATER_RUNS").unwrap_or(runs as u64) };
     for _ in 0..runs {
@@ -61,7 +65,9 @@ pub fn within<T: Send + 'static>(limit: Duration, what: &str, work: impl FnOnce(
     });
     match answered.recv_timeout(limit) {
         Ok(value) => value,
-        Err(RecvTimeoutError::Disconnected) => resume_unwind(worker.join().expect_err("a thread that sent nothing panicked")),
+        Err(RecvTimeoutError::Disconnected) => {
+            resume_unwind(worker.join().expect_err("a thread that sent nothing panicked"))
+        }
         Err(RecvTimeoutError::Timeout) => panic!("no end after {limit:?}: {what}"),
     }
 }
@@ -82,7 +88,9 @@ pub fn run_with(text: &str, connectors: &Builtin, shape: Shape) -> (Snapshot, Re
     match shape {
         Shape::Threads(threads) => {
             let plan = plan(text, connectors);
-            within(MINUTE, text, move || runtime::start(plan, Workers::Threads(threads), None, clock).expect("it starts").wait())
+            within(MINUTE, text, move || {
+                runtime::start(plan, Workers::Threads(threads), None, clock).expect("it starts").wait()
+            })
         }
         Shape::Processes(processes, threads) => {
             let (coordinate, address) = Rendezvous::coordinate().expect("a port is free");
@@ -101,12 +109,14 @@ pub fn run_with(text: &str, connectors: &Builtin, shape: Shape) -> (Snapshot, Re
                 let deadlines = Deadlines { heartbeat: Duration::from_millis(100), ..Deadlines::default() };
                 let clock = Arc::clone(&clock);
                 thread::spawn(move || {
-                    let mesh = mesh::join(&identity, membership, deadlines, Arc::clone(&clock)).expect("the processes connect");
+                    let mesh = mesh::join(&identity, membership, deadlines, Arc::clone(&clock))
+                        .expect("the processes connect");
                     runtime::start(plan, Workers::Mesh(mesh), None, clock).expect("it starts").wait()
                 })
             };
             let running: Vec<_> = (0..processes).map(start).collect();
-            let join = || running.into_iter().map(|process| process.join().expect("no process panics")).collect::<Vec<_>>();
+            let join =
+                || running.into_iter().map(|process| process.join().expect("no process panics")).collect::<Vec<_>>();
             within(MINUTE, text, join).swap_remove(0)
         }
     }
@@ -133,7 +143,9 @@ pub fn sorted(sink: &MemorySink) -> Vec<String> {
 /// Each row as text: cells with a space between them, strings in quotes, time in microseconds.
 pub fn texts(batch: &RecordBatch) -> Vec<String> {
     let columns: Vec<Vec<String>> = batch.columns().iter().map(cells).collect();
-    (0..batch.num_rows()).map(|row| columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>().join(" ")).collect()
+    (0..batch.num_rows())
+        .map(|row| columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 fn cells(column: &ArrayRef) -> Vec<String> {
@@ -142,9 +154,14 @@ fn cells(column: &ArrayRef) -> Vec<String> {
         DataType::Utf8 => format!("{:?}", column.as_string::<i32>().value(row)),
         DataType::Float64 => format!("{:?}", column.as_primitive::<Float64Type>().value(row)),
         DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => column.as_primitive::<TimestampMicrosecondType>().value(row).to_string(),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            column.as_primitive::<TimestampMicrosecondType>().value(row).to_string()
+        }
         DataType::List(_) => format!("[{}]", cells(&column.as_list::<i32>().value(row)).join(",")),
-        _ => ArrayFormatter::try_new(column, &FormatOptions::new()).expect("the type can be printed").value(row).to_string(),
+        _ => ArrayFormatter::try_new(column, &FormatOptions::new())
+            .expect("the type can be printed")
+            .value(row)
+            .to_string(),
     };
     (0..column.len()).map(cell).collect()
 }
@@ -172,7 +189,8 @@ pub struct Table {
     pub delay: i64,
 }
 
-const WORDS: [&str; 12] = ["to", "be", "or", "not", "", " ", "naïve", "水", "🦀🦀", "NULL", "a longer word than twelve bytes", "\"q\"\n"];
+const WORDS: [&str; 12] =
+    ["to", "be", "or", "not", "", " ", "naïve", "水", "🦀🦀", "NULL", "a longer word than twelve bytes", "\"q\"\n"];
 
 pub const SECOND: i64 = 1_000_000;
 
@@ -213,7 +231,8 @@ impl Table {
 
     /// The rows of epoch `epoch`.
     pub fn epoch(&self, epoch: usize) -> impl Iterator<Item = &Row> {
-        let range = move |split: &[Row]| (epoch * self.tick).min(split.len())..((epoch + 1) * self.tick).min(split.len());
+        let range =
+            move |split: &[Row]| (epoch * self.tick).min(split.len())..((epoch + 1) * self.tick).min(split.len());
         self.splits.iter().flat_map(move |split| &split[range(split)])
     }
 
@@ -222,7 +241,9 @@ impl Table {
         let mut mark = i64::MIN;
         let at_end_of = |epoch: usize| {
             let seen = |split: &&Vec<Row>| split.len() >= (epoch + 1) * self.tick; // else it has ended
-            let own = |split: &Vec<Row>| split[..(epoch + 1) * self.tick].iter().map(|row| row.ts - self.delay).max().expect("a tick has rows");
+            let own = |split: &Vec<Row>| {
+                split[..(epoch + 1) * self.tick].iter().map(|row| row.ts - self.delay).max().expect("a tick has rows")
+            };
             mark = mark.max(self.splits.iter().filter(seen).map(own).min().unwrap_or(i64::MAX));
             mark
         };
@@ -276,7 +297,9 @@ impl Table {
         let pieces = |split: &Vec<Row>| split.chunks(37).map(batch).collect::<Vec<_>>();
         let pieces: Vec<Vec<RecordBatch>> = self.splits.iter().map(pieces).collect();
         let turns = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        let piece = |turn: usize, split: &Vec<RecordBatch>| split.get(turn).cloned().unwrap_or_else(|| RecordBatch::new_empty(Self::schema()));
+        let piece = |turn: usize, split: &Vec<RecordBatch>| {
+            split.get(turn).cloned().unwrap_or_else(|| RecordBatch::new_empty(Self::schema()))
+        };
         let batches = (0..turns).flat_map(|turn| pieces.iter().map(move |split| piece(turn, split))).collect();
         Arc::new(MemorySource::new(Self::schema(), batches, self.splits.len()))
     }
