@@ -3,7 +3,7 @@
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::plan::event_time_type;
 use crate::time::Micros;
-use arrow::array::{ArrayRef, BinaryArray, BinaryBuilder, Float64Array, Int64Array, StringArray, StringBuilder, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, BinaryArray, BinaryBuilder, Float64Array, Int64Array, StringArray, StringBuilder, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;

@@ -178,7 +178,7 @@ fn connect(case: &Case, plan: &Plan, clock: &Arc<dyn Clock>) -> Result<(Workers,
         return Ok((Workers::Threads(case.workers), None));
     }
     let join = |secret, process, rendezvous| {
-        let identity = Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint(), secret };
+        let identity = Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint().into(), secret };
         let membership = Membership { process, processes: case.processes, threads: case.workers, rendezvous };
         mesh::join(&identity, membership, Deadlines::default(), Arc::clone(clock)).map(Workers::Mesh)
     };

@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     table.set_header(HEADER);
     let result = suite.run(|measured| {
         tracing::info!("{}: {} {}/s", measured.case, short(measured.rows_per_second(&measured.pipeline).median), measured.unit);
-        rows(measured).into_iter().for_each(|row| drop(table.add_row(row)));
+        table.add_rows(rows(measured));
     });
     table.column_iter_mut().skip(4).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     println!("{table}");
