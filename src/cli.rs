@@ -11,6 +11,7 @@
 //! | 4 | a service, a file or another process did not answer |
 //! | 5 | this process does not belong to the run: another plan, secret or generation |
 
+mod bench;
 mod broker;
 mod explain;
 mod progress;
@@ -46,6 +47,8 @@ enum Command {
     Check(explain::CheckArguments),
     /// Run a development broker: Kafka's protocol on loopback, for trying things out
     Broker(broker::Arguments),
+    /// Measure this machine: rows a second, beside what a hand-written loop does
+    Bench(bench::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => explain::check(&arguments),
         Command::Broker(arguments) => broker::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -71,6 +71,7 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod connector;
