@@ -17,6 +17,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -138,7 +140,7 @@ impl Drop for Topics {
 fn client(bootstrap: &str, properties: &[(&str, &str)]) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap);
-    properties.iter().for_each(|(name, value)| drop(config.set(*name, *value)));
+    config.extend(properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     config
 }
 

@@ -11,9 +11,9 @@
 //! What a broker says goes one of two ways: what may pass (a connection, an election) is waited out and logged when it begins
 //! and ends; what will not (a wrong password, a topic that is gone, records that were deleted) is an error with its place.
 
-mod client;
+pub(crate) mod client;
 mod config;
-mod consume;
+pub(crate) mod consume;
 mod partitioner;
 mod sink;
 mod source;

@@ -25,7 +25,7 @@ const BREATH: Duration = Duration::from_millis(50);
 
 /// Keeps what librdkafka reports on the side: calls alone say no more than "broker transport failure".
 #[derive(Debug, Default)]
-pub(super) struct Watch(Mutex<State>);
+pub(crate) struct Watch(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {

@@ -18,7 +18,7 @@ const TAKE: usize = 1000;
 
 /// What comes out of a partition's queue.
 #[derive(Debug)]
-pub(super) enum Taken<'a> {
+pub(crate) enum Taken<'a> {
     /// A record.
     Record { offset: i64, value: Option<&'a [u8]> },
     /// The partition was read up to `offset`, and there is nothing more now.
@@ -28,7 +28,7 @@ pub(super) enum Taken<'a> {
 }
 
 /// The records of one assigned partition, apart from those of others.
-pub(super) struct PartitionQueue {
+pub(crate) struct PartitionQueue {
     consumer: Arc<BaseConsumer<Watch>>,
     topic: CString,
     partition: i32,
@@ -41,7 +41,7 @@ pub(super) struct PartitionQueue {
 impl PartitionQueue {
     /// Separates the partition's records from the consumer's others. To be called before the partition is assigned.
     /// None if `topic` cannot be a topic's name.
-    pub(super) fn new(consumer: &Arc<BaseConsumer<Watch>>, topic: &str, partition: i32) -> Option<Self> {
+    pub(crate) fn new(consumer: &Arc<BaseConsumer<Watch>>, topic: &str, partition: i32) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
         // SAFETY: the client lives as long as `consumer`, which the new queue holds; the name is a C string that outlives
         // the call, which copies it.
@@ -56,7 +56,7 @@ impl PartitionQueue {
     }
 
     /// The next thing in the queue; none if it is empty. Never waits.
-    pub(super) fn next(&mut self) -> Option<Taken<'_>> {
+    pub(crate) fn next(&mut self) -> Option<Taken<'_>> {
         if self.next == self.taken.len() {
             self.refill();
         }
