@@ -2,7 +2,7 @@
 //!
 //! Timely is fail-stop and trusts its sockets: a lost peer panics its threads, a frozen one is never noticed, a stray
 //! connection ends its listener. So the sockets are ours. Each pair of processes has two connections: *data*, which timely
-//! is given as a [`Link`](stream::Link), and *control*, which carries heartbeats with counters, the reason of a failure,
+//! is given as a `stream::Link`, and *control*, which carries heartbeats with counters, the reason of a failure,
 //! the request to stop and the goodbye. The process with the higher index dials.
 //!
 //! ```text
