@@ -199,10 +199,13 @@ impl Table {
     pub fn random(rng: &mut StdRng) -> Self {
         let start = 1_700_000_000 * SECOND + rng.random_range(0..100) * SECOND;
         let splits = rng.random_range(1..=5);
+        // often at full seconds, where windows end
+        let grain = *[1, SECOND / 4, SECOND].choose(rng).expect("there are grains");
         let split = |rng: &mut StdRng| {
             let rows = if rng.random_bool(0.1) { 0 } else { rng.random_range(1..250) };
             let pace = rng.random_range(1..400_000);
-            (0..rows).map(|row| Row::random(rng, start + row * pace)).collect()
+            let row = |row: i64| Row::random(rng, start + row * pace);
+            (0..rows).map(row).map(|row| Row { ts: row.ts.div_euclid(grain) * grain, ..row }).collect()
         };
         Table {
             splits: (0..splits).map(|_| split(rng)).collect(),
