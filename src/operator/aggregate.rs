@@ -17,13 +17,14 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Groups that a worker keeps of one epoch before it sends them on early, so that memory stays bounded.
+/// Groups that a worker keeps before it sends them on early, so that memory stays bounded.
 const GROUPS_MAX: usize = 1 << 20;
 
 /// Results leave in batches of at most this many rows.
 const RESULT_ROWS: usize = 4 * BATCH_ROWS;
 
-/// The half before the exchange: partial results of one epoch. Lives for one epoch.
+/// The half before the exchange: partial results of one epoch, or of all if the results leave at the end. Says them on `on_epoch`,
+/// and before that when there are too many.
 pub struct PreAggregate {
     spec: Arc<Aggregation>,
     schema: SchemaRef,

@@ -1,7 +1,7 @@
 //! The operators' adapters: timely's capabilities, frontiers and stashes on one side, plain state machines on the other.
 //!
-//! Three ways to live. *Stateless*: every batch at once. *Of an epoch*: one operator for each open epoch, which says its last
-//! when the epoch is complete. *Staged*: one operator for ever; it sees epochs one after the other, each with all its rows and then
+//! Four ways to live. *Stateless*: every batch at once. *Of an epoch*: one operator for each open epoch, which says its last
+//! when the epoch is complete. *Until the end*: one operator that says its last when the input has ended. *Staged*: one operator for ever; it sees epochs one after the other, each with all its rows and then
 //! its watermark, and what comes early waits in a stash.
 
 use super::exchange::Packet;
@@ -136,6 +136,45 @@ pub fn of_an_epoch<'scope, O: Operator + 'static>(
                 if site.attempt(|| operator.on_epoch(epoch, Watermark::NONE, &mut out)).is_some() {
                     send(&mut rows, &capability, &mut out);
                 }
+            }
+        }
+    });
+    stream
+}
+
+/// An operator whose rows are not waited for before the end of the input: it does not take part in the turn of epochs.
+pub fn until_the_end<'scope>(input: Rows<'scope>, site: Site, mut operator: impl Operator + 'static) -> Rows<'scope> {
+    let mut builder = OperatorBuilder::new(site.name(), input.scope());
+    let mut batches = builder.new_input(input, Pipeline);
+    let (rows, stream) = builder.new_output();
+    let mut rows: RowOutput = OutputBuilder::from(rows);
+    builder.build(move |mut capabilities| {
+        // follows the input, so that no epoch waits for this operator but the last
+        let mut held = capabilities.pop();
+        let mut out = Output::default();
+        move |frontiers| {
+            let Some(capability) = held.as_mut() else { return };
+            batches.for_each(|message, packet| {
+                let taken = site.attempt(|| {
+                    let batch = packet.take(&site.input)?;
+                    site.count(batch.num_rows());
+                    operator.on_batch(batch, &mut out)
+                });
+                if taken.is_some() {
+                    send(&mut rows, &message.delayed(&epoch_of(&message), 0), &mut out);
+                }
+            });
+            match least(frontiers) {
+                Some(least) => capability.downgrade(&least),
+                None => {
+                    if site.attempt(|| operator.on_epoch(*capability.time(), Watermark::END, &mut out)).is_some() {
+                        send(&mut rows, capability, &mut out);
+                    }
+                    held = None;
+                }
+            }
+            if site.local.fate.failed() {
+                held = None;
             }
         }
     });

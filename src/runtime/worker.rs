@@ -7,7 +7,7 @@ use super::metrics::Metrics;
 use super::metronome::{Orders, metronome};
 use super::sink::sink;
 use super::source::{Reports, source};
-use super::steps::{Rows, Site, of_an_epoch, staged, stateless};
+use super::steps::{Rows, Site, of_an_epoch, staged, stateless, until_the_end};
 use crate::connector::Context;
 use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
@@ -86,7 +86,11 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             Action::PreAggregate(spec) => {
                 let spec = Arc::clone(spec);
                 let site = site(carried(&local.plan, step.inputs[0].from));
-                Some(of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))))
+                Some(match spec.grouping {
+                    // nothing leaves before the end, so partial results may gather for as long
+                    Grouping::Final => until_the_end(input(0), site, PreAggregate::new(spec)?),
+                    _ => of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))),
+                })
             }
             Action::Aggregate(spec) => {
                 let from = step.inputs[0].from;
