@@ -685,6 +685,19 @@ fn an_upsert_sink_is_not_given_what_would_leave_stale_keys() {
     );
 }
 
+#[test]
+fn a_slide_that_is_far_too_short_is_refused() {
+    let table = Table { splits: vec![Vec::new()], tick: 1, delay: 0 };
+    let connectors = Builtin::default().with_source("t", table.source());
+    let insert = "SELECT window_start, count(*) FROM hop(t, ts, INTERVAL '0.00001' SECOND, INTERVAL '1' DAY) GROUP BY window_start";
+    let text = format!(
+        "{}CREATE TABLE out (a TIMESTAMP(6), n BIGINT) WITH ('connector' = 'blackhole'); INSERT INTO out {insert};",
+        table.ddl()
+    );
+    let error = sql::plan(Text { name: "test.sql", sql: &text }, &[], &connectors).map(drop).unwrap_err();
+    assert!(error.to_string().contains("each row would lie in 8640000000 windows"), "{error}");
+}
+
 /// Aggregates whose answer is left to DataFusion; floating ones are rounded, because sums of them depend on their order.
 const CALLS: [&str; 26] = [
     "bool_and(n > -900)",

@@ -24,6 +24,9 @@ use std::sync::Arc;
 /// The columns that a window function adds.
 pub(super) const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
 
+/// A row is kept once for each window that it lies in.
+const WINDOWS_OF_A_ROW_MAX: i64 = 10_000;
+
 /// The rows of `input`, each once for every window that its `time` lies in. Windows that the rows already carry are hidden by the new
 /// ones, which have their names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -130,6 +133,10 @@ impl RelationPlanner for WindowFunctions {
         }
         let windows = match intervals[..] {
             [size] => Windows { size, slide: size },
+            [slide, size] if size / slide > WINDOWS_OF_A_ROW_MAX => {
+                let error = Error::invalid(format!("each row would lie in {} windows; {WINDOWS_OF_A_ROW_MAX} are the most", size / slide));
+                return Err(at(&call.intervals[0].1, error.help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)")));
+            }
             [slide, size] if slide <= size => Windows { size, slide },
             _ => {
                 return Err(at(
