@@ -32,7 +32,7 @@
 //! | [`sql`] | text to plan |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
-//! | [`bench`] | what this machine does, beside the loops that are its limit |
+//! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
 //! | [`cli`] | the `highwater` program |
 //!
 //! # Hello, world
