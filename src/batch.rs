@@ -40,7 +40,9 @@ pub fn take_rows(batch: &Batch, indices: Vec<u32>) -> Result<Batch> {
 pub fn from_arrow(error: ArrowError) -> Error {
     match error {
         ArrowError::InvalidArgumentError(text) if text.contains("non-nullable") => Error::data(text),
-        ArrowError::CastError(text) | ArrowError::ParseError(text) | ArrowError::ArithmeticOverflow(text) => Error::data(text),
+        ArrowError::CastError(text) | ArrowError::ParseError(text) | ArrowError::ArithmeticOverflow(text) => {
+            Error::data(text)
+        }
         ArrowError::DivideByZero => Error::data("division by zero"),
         other => Error::internal(other.to_string()),
     }

@@ -51,8 +51,14 @@ pub enum Workload {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 6] =
-        [Workload::WordCount, Workload::Windowed, Workload::Exchange, Workload::Json, Workload::Kafka, Workload::Latency];
+    pub const ALL: [Workload; 6] = [
+        Workload::WordCount,
+        Workload::Windowed,
+        Workload::Exchange,
+        Workload::Json,
+        Workload::Kafka,
+        Workload::Latency,
+    ];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -207,11 +213,15 @@ impl Suite {
     /// # Errors
     /// What a run fails with, or an answer that is not that of the limit.
     pub fn run(&self, mut show: impl FnMut(&Measured)) -> Result<()> {
-        let folder = tempfile::tempdir().map_err(|error| Error::unavailable("no temporary directory").caused_by(error))?;
+        let folder =
+            tempfile::tempdir().map_err(|error| Error::unavailable("no temporary directory").caused_by(error))?;
         for &workload in &self.workloads {
             match workload {
                 Workload::Kafka => self.run_kafka(&mut show)?,
-                _ => self.cases(workload, folder.path())?.iter().try_for_each(|case| measure(case, self.runs).map(|measured| show(&measured)))?,
+                _ => self
+                    .cases(workload, folder.path())?
+                    .iter()
+                    .try_for_each(|case| measure(case, self.runs).map(|measured| show(&measured)))?,
             }
         }
         Ok(())
@@ -224,7 +234,9 @@ impl Suite {
         match workload {
             Workload::Exchange => places.retain(|(processes, workers)| processes * workers > 1),
             Workload::Json => places.truncate(1),
-            Workload::Latency if places.iter().any(|(processes, _)| *processes > 1) => places.retain(|(processes, _)| *processes > 1),
+            Workload::Latency if places.iter().any(|(processes, _)| *processes > 1) => {
+                places.retain(|(processes, _)| *processes > 1)
+            }
             _ => {}
         }
         // what the key has to do with it is little where rows are not grouped
@@ -239,7 +251,9 @@ impl Suite {
                 inputs.push(Input::File(folder.join(format!("lines-{distinct}.txt"))));
             }
             for input in inputs {
-                let case = |&(processes, workers): &(usize, usize)| self.case(workload, input.clone(), processes, workers, distinct);
+                let case = |&(processes, workers): &(usize, usize)| {
+                    self.case(workload, input.clone(), processes, workers, distinct)
+                };
                 if let Input::File(file) = &input {
                     write_lines(file, &self.case(workload, Input::Memory, 1, 1, distinct))?;
                 }
@@ -270,7 +284,8 @@ impl Suite {
 }
 
 fn write_lines(file: &Path, case: &Case) -> Result<()> {
-    let failed = |error: std::io::Error| Error::unavailable(format!("file \"{}\" cannot be written: {error}", file.display()));
+    let failed =
+        |error: std::io::Error| Error::unavailable(format!("file \"{}\" cannot be written: {error}", file.display()));
     let mut out = BufWriter::new(std::fs::File::create(file).map_err(failed)?);
     let mut lines = Lines::new(case.rows, case.distinct, case.seed);
     let mut line = String::new();
@@ -353,7 +368,13 @@ impl Spread {
 impl Measured {
     fn new(case: &Case, verified_rows: Option<u64>) -> Self {
         let limits = case.workload.limits().iter().map(|limit| LimitRuns { name: limit.name(), runs: Vec::new() });
-        Measured { case: case.clone(), unit: case.workload.unit(), verified_rows, pipeline: Vec::new(), limits: limits.collect() }
+        Measured {
+            case: case.clone(),
+            unit: case.workload.unit(),
+            verified_rows,
+            pipeline: Vec::new(),
+            limits: limits.collect(),
+        }
     }
 
     /// Rows a second on the clock, of the pipeline's or a limit's `runs`.

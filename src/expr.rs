@@ -295,7 +295,9 @@ impl Accumulators {
     pub fn update(&mut self, batch: &Batch, numbers: &[usize], groups: usize) -> Result<()> {
         for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
             let arguments = call.arguments.iter().zip(&mut accumulator.constants);
-            let arguments = arguments.map(|(argument, constant)| argument.evaluate_once(batch, constant)).collect::<Result<Vec<_>>>()?;
+            let arguments = arguments
+                .map(|(argument, constant)| argument.evaluate_once(batch, constant))
+                .collect::<Result<Vec<_>>>()?;
             let filter = call.filter.as_ref().map(|filter| filter.evaluate(batch)).transpose()?;
             let filter: Option<&BooleanArray> = filter.as_ref().map(|filter| filter.as_boolean());
             accumulator

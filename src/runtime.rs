@@ -78,7 +78,8 @@ pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, cloc
     let (builders, local, all, others) = match workers {
         Workers::Threads(0) => return Err(Error::invalid("a pipeline needs at least one worker")),
         Workers::Threads(threads) => {
-            let communication = if threads == 1 { CommunicationConfig::Thread } else { CommunicationConfig::Process(threads) };
+            let communication =
+                if threads == 1 { CommunicationConfig::Thread } else { CommunicationConfig::Process(threads) };
             let (builders, _) = communication.try_build().map_err(Error::internal)?;
             (builders, 0..threads, threads, None)
         }
@@ -95,7 +96,8 @@ pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, cloc
     let work = move |worker: &mut timely::worker::Worker| {
         work(worker, &plan, &context, &local, &shared_fate, &shared_metrics);
     };
-    let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work).map_err(Error::internal)?;
+    let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
+        .map_err(Error::internal)?;
     Ok(Running { fate, metrics, workers, others })
 }
 
@@ -148,7 +150,8 @@ impl Others {
             }
         };
         let watcher = std::thread::Builder::new().name("peers".into()).spawn(watch);
-        let watcher = watcher.map_err(|error| Error::unavailable("no thread is left to watch the other processes").caused_by(error))?;
+        let watcher = watcher
+            .map_err(|error| Error::unavailable("no thread is left to watch the other processes").caused_by(error))?;
         Ok(Others { process, peers, guard, watching, watcher })
     }
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 use std::process::Command;
 
 fn bench(arguments: &[&str]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_highwater")).arg("bench").args(arguments).arg("--json").output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_highwater")).arg("bench").args(arguments).arg("--json").output().unwrap();
     let (said, complained) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{arguments:?}: {complained}");
     said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
@@ -17,15 +18,20 @@ fn number(value: &Value, path: &str) -> f64 {
 #[test]
 fn word_count_is_verified_and_measured_beside_its_limits() {
     let cases = bench(&["word-count", "--rows", "20000", "--distinct", "500", "--runs", "1"]);
-    let place = |case: &Value| (case["case"]["input"].is_string(), number(case, "/case/processes"), number(case, "/case/workers"));
+    let place = |case: &Value| {
+        (case["case"]["input"].is_string(), number(case, "/case/processes"), number(case, "/case/workers"))
+    };
     let places: Vec<_> = cases.iter().map(place).collect();
-    let expected = [(true, 1.0, 1.0), (true, 1.0, 2.0), (true, 2.0, 1.0), (false, 1.0, 1.0), (false, 1.0, 2.0), (false, 2.0, 1.0)];
+    let expected =
+        [(true, 1.0, 1.0), (true, 1.0, 2.0), (true, 2.0, 1.0), (false, 1.0, 1.0), (false, 1.0, 2.0), (false, 2.0, 1.0)];
     assert_eq!(places, expected);
     for case in &cases {
         assert_eq!(case["unit"], "words");
         assert!((300.0..=500.0).contains(&number(case, "/verified_rows")), "{case}");
         for side in ["/pipeline", "/limits/0", "/limits/1"] {
-            for figure in ["rows_per_second/median", "rows_per_cpu_second/max", "runs/0/wall_seconds", "runs/0/cpu_seconds"] {
+            for figure in
+                ["rows_per_second/median", "rows_per_cpu_second/max", "runs/0/wall_seconds", "runs/0/cpu_seconds"]
+            {
                 assert!(number(case, &format!("{side}/{figure}")) > 0.0, "{side}/{figure} in {case}");
             }
         }

@@ -376,7 +376,7 @@ fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
     );
     assert_eq!(
         failure(&[("connector", "print")]),
-        "option 'connector': 'print' cannot be read / connectors that can be read are file, datagen, memory"
+        "option 'connector': 'print' cannot be read / connectors that can be read are file, kafka, datagen, memory"
     );
     let file =
         |more: (&'static str, &'static str)| failure(&[("connector", "file"), ("path", "x"), ("format", "json"), more]);

@@ -5,7 +5,21 @@ use std::path::{Path, PathBuf};
 
 /// The rooms in their order: each imports only from those before it.
 const ROOMS: [&str; 15] = [
-    "error", "time", "batch", "expr", "format", "operator", "connector", "plan", "sql", "runtime", "broker", "bench", "cli", "lib", "main",
+    "error",
+    "time",
+    "batch",
+    "expr",
+    "format",
+    "operator",
+    "connector",
+    "plan",
+    "sql",
+    "runtime",
+    "broker",
+    "bench",
+    "cli",
+    "lib",
+    "main",
 ];
 
 /// A library and the only places that may name it.
@@ -64,7 +78,8 @@ fn rooms_import_only_from_those_before_them() {
         let place = place.unwrap_or_else(|| panic!("{path}: room \"{room}\" has no place in the order"));
         for (number, line) in lines.iter().enumerate() {
             for (at, _) in line.match_indices("crate::") {
-                let imported: String = line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let imported: String =
+                    line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 let Some(other) = ROOMS.iter().position(|name| *name == imported) else { continue };
                 let excepted = EXCEPTIONS.iter().any(|(from, to, _)| path.starts_with(from) && imported == *to);
                 if other > place && !excepted {
@@ -83,7 +98,8 @@ fn a_library_is_named_only_where_it_is_at_home() {
         for (number, line) in lines.iter().enumerate() {
             for (library, homes) in OWNERS {
                 let word = line.match_indices(library).any(|(at, _)| {
-                    !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_' || before == ':')
+                    !line[..at]
+                        .ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_' || before == ':')
                 });
                 if word && !homes.iter().any(|home| path.starts_with(home)) {
                     wrong.push(format!("{path}:{}: {library}", number + 1));
@@ -96,11 +112,15 @@ fn a_library_is_named_only_where_it_is_at_home() {
 
 #[test]
 fn every_module_opens_with_what_it_is() {
-    let silent: Vec<String> = files_with_text().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
+    let silent: Vec<String> =
+        files_with_text().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
     assert!(silent.is_empty(), "modules without a first line of documentation: {silent:?}");
 }
 
 fn files_with_text() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    files().into_iter().map(|(path, _)| (path.clone(), fs::read_to_string(root.join(&path)).expect("it was read before"))).collect()
+    files()
+        .into_iter()
+        .map(|(path, _)| (path.clone(), fs::read_to_string(root.join(&path)).expect("it was read before")))
+        .collect()
 }

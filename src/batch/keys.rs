@@ -81,8 +81,12 @@ fn mix_column(column: &ArrayRef, hashes: &mut [u64]) -> Result<()> {
         DataType::Utf8View => mix!(column.as_string_view(), value => value.as_bytes()),
         DataType::Binary => mix!(column.as_binary::<i32>(), value => value),
         DataType::Boolean => mix!(column.as_boolean(), value => &[u8::from(value)]),
-        DataType::Float32 => mix!(column.as_primitive::<Float32Type>(), value => (one_zero_one_nan(value.into()) as f32).to_byte_slice()),
-        DataType::Float64 => mix!(column.as_primitive::<Float64Type>(), value => one_zero_one_nan(value).to_byte_slice()),
+        DataType::Float32 => {
+            mix!(column.as_primitive::<Float32Type>(), value => (one_zero_one_nan(value.into()) as f32).to_byte_slice())
+        }
+        DataType::Float64 => {
+            mix!(column.as_primitive::<Float64Type>(), value => one_zero_one_nan(value).to_byte_slice())
+        }
         other => downcast_primitive_array!(
             column => mix!(column, value => value.to_byte_slice()),
             _ => {
@@ -127,10 +131,12 @@ mod tests {
         let views: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "a longer string than twelve bytes"]));
         assert_eq!(hashes(&[plain]), hashes(&[views]));
         let zeros: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0]));
-        assert_eq!(hashes(&[zeros.clone()])[0], hashes(&[zeros])[1]);
+        let zeros = hashes(&[zeros]);
+        assert_eq!(zeros[0], zeros[1]);
         let lists: ArrayRef =
             Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)]), Some(vec![Some(1)])]));
-        assert_eq!(hashes(&[lists.clone()])[0], hashes(&[lists])[1]);
+        let lists = hashes(&[lists]);
+        assert_eq!(lists[0], lists[1]);
     }
 
     #[test]

@@ -52,8 +52,12 @@ impl Encoder {
 fn compact_views(batch: &Batch) -> Result<Batch> {
     let compact = |column: &ArrayRef| -> ArrayRef {
         match column.data_type() {
-            DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => Arc::new(column.as_string_view().gc()),
-            DataType::BinaryView if !column.as_binary_view().data_buffers().is_empty() => Arc::new(column.as_binary_view().gc()),
+            DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => {
+                Arc::new(column.as_string_view().gc())
+            }
+            DataType::BinaryView if !column.as_binary_view().data_buffers().is_empty() => {
+                Arc::new(column.as_binary_view().gc())
+            }
             _ => Arc::clone(column),
         }
     };
@@ -72,7 +76,8 @@ pub fn decode(bytes: Buffer, schema: SchemaRef) -> Result<Batch> {
     if usize::try_from(message.bodyLength()).is_ok_and(|length| length > body.len()) {
         return Err(damaged("it is cut off"));
     }
-    read_record_batch(&body, header, schema, &HashMap::new(), None, &MetadataVersion::V5).map_err(|error| damaged(&error.to_string()))
+    read_record_batch(&body, header, schema, &HashMap::new(), None, &MetadataVersion::V5)
+        .map_err(|error| damaged(&error.to_string()))
 }
 
 #[cfg(test)]
@@ -93,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_slice_of_views_travels_without_the_buffers_of_the_rest() {
-        let words: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..10_000).map(|n| format!("a rather long word {n}"))));
+        let words: ArrayRef =
+            Arc::new(StringViewArray::from_iter_values((0..10_000).map(|n| format!("a rather long word {n}"))));
         let batch = Batch::try_from_iter([("word", words)]).unwrap();
         let slice = batch.slice(5000, 10);
         let bytes = Encoder::default().encode(&slice).unwrap();

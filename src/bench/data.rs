@@ -3,7 +3,10 @@
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::plan::event_time_type;
 use crate::time::Micros;
-use arrow::array::{Array, ArrayRef, BinaryArray, BinaryBuilder, Float64Array, Int64Array, StringArray, StringBuilder, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BinaryBuilder, Float64Array, Int64Array, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -35,7 +38,11 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(words: u64, distinct: u64, seed: u64) -> Self {
-        Lines { random: Pcg64Mcg::seed_from_u64(seed), log_distinct: (distinct as f64).ln(), left: words.div_ceil(LINE_WORDS) }
+        Lines {
+            random: Pcg64Mcg::seed_from_u64(seed),
+            log_distinct: (distinct as f64).ln(),
+            left: words.div_ceil(LINE_WORDS),
+        }
     }
 
     /// Writes the next line to the end of `line`; false if there is none.
@@ -47,7 +54,8 @@ impl Lines {
         for word in 0..LINE_WORDS {
             let rank = (self.random.random::<f64>() * self.log_distinct).exp() as u64;
             let space = if word > 0 { " " } else { "" };
-            write!(line, "{space}w{:x}", rank.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40).expect("a string takes any text");
+            write!(line, "{space}w{:x}", rank.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40)
+                .expect("a string takes any text");
         }
         true
     }
@@ -88,7 +96,9 @@ pub fn timed_lines_schema() -> SchemaRef {
 pub fn timed(lines: Vec<Batch>) -> Vec<Batch> {
     let mut next = START;
     let with_time = |lines: Batch| {
-        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values((0..lines.num_rows()).map(|row| next + row as Micros * LINE_STEP)));
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(
+            (0..lines.num_rows()).map(|row| next + row as Micros * LINE_STEP),
+        ));
         next += lines.num_rows() as Micros * LINE_STEP;
         of_columns(&timed_lines_schema(), vec![lines.column(0).clone(), times])
     };
@@ -97,7 +107,12 @@ pub fn timed(lines: Vec<Batch>) -> Vec<Batch> {
 
 /// `key STRING, number BIGINT, value DOUBLE, ts TIMESTAMP`.
 pub fn keyed_schema() -> SchemaRef {
-    schema([("key", DataType::Utf8), ("number", DataType::Int64), ("value", DataType::Float64), ("ts", event_time_type())])
+    schema([
+        ("key", DataType::Utf8),
+        ("number", DataType::Int64),
+        ("value", DataType::Float64),
+        ("ts", event_time_type()),
+    ])
 }
 
 /// At least `rows` rows with keys of 8 bytes, `distinct` of them, each as likely as any other.
@@ -105,10 +120,15 @@ pub fn keyed(rows: u64, distinct: u64, seed: u64) -> Vec<Batch> {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let mut batch = |rows: usize| {
         let numbers: Vec<i64> = (0..rows).map(|_| random.random_range(0..distinct as i64)).collect();
-        let keys = StringArray::from_iter_values(numbers.iter().map(|number| format!("{:08x}", (*number as u32).wrapping_mul(0x9E37_79B1))));
+        let keys = StringArray::from_iter_values(
+            numbers.iter().map(|number| format!("{:08x}", (*number as u32).wrapping_mul(0x9E37_79B1))),
+        );
         let values = Float64Array::from_iter_values(numbers.iter().map(|number| *number as f64 / 7.0));
         let times = TimestampMicrosecondArray::from_iter_values(numbers.iter().map(|number| START + number));
-        of_columns(&keyed_schema(), vec![Arc::new(keys), Arc::new(Int64Array::from(numbers)), Arc::new(values), Arc::new(times)])
+        of_columns(
+            &keyed_schema(),
+            vec![Arc::new(keys), Arc::new(Int64Array::from(numbers)), Arc::new(values), Arc::new(times)],
+        )
     };
     let made: Vec<Batch> = (0..KEYED_ROWS.min(rows as usize).div_ceil(BATCH_ROWS)).map(|_| batch(BATCH_ROWS)).collect();
     repeated(&made, rows)
@@ -141,7 +161,8 @@ pub fn json(records: u64, distinct: u64, seed: u64) -> Vec<BinaryArray> {
         }
         array.finish()
     };
-    let made: Vec<BinaryArray> = (0..JSON_RECORDS.min(records as usize).div_ceil(BATCH_ROWS)).map(|_| array()).collect();
+    let made: Vec<BinaryArray> =
+        (0..JSON_RECORDS.min(records as usize).div_ceil(BATCH_ROWS)).map(|_| array()).collect();
     repeated(&made, records)
 }
 

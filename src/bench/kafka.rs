@@ -12,13 +12,13 @@ use crate::connector::kafka::client::Watch;
 use crate::connector::kafka::consume::{PartitionQueue, Taken};
 use crate::error::{Error, Result};
 use arrow::array::AsArray;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -44,10 +44,14 @@ impl Topics {
         if let Some(bootstrap) = bootstrap {
             return Ok(Topics { bootstrap: bootstrap.to_owned(), broker: None, made: Vec::new() });
         }
-        let failed = |error: std::io::Error| Error::unavailable(format!("the development broker cannot be started: {error}"));
+        let failed =
+            |error: std::io::Error| Error::unavailable(format!("the development broker cannot be started: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.args(["broker", "--listen", "127.0.0.1:0", "--log", "warn"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .args(["broker", "--listen", "127.0.0.1:0", "--log", "warn"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut broker = command.spawn().map_err(failed)?;
         let mut address = String::new();
         if let Some(said) = broker.stdout.take() {
@@ -66,7 +70,9 @@ impl Topics {
         let send = |record: &[u8]| loop {
             match producer.send(BaseRecord::<(), [u8]>::to(&topic).partition(PARTITION).payload(record)) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => drop(producer.poll(Duration::from_millis(10))),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    producer.poll(Duration::from_millis(10))
+                }
                 Err((error, _)) => return Err(no_answer(error)),
             }
         };
@@ -94,7 +100,8 @@ impl Topics {
         let mut measured = Measured::new(case, Some(expected.rows));
         for _ in 0..runs {
             let answers = self.make("out")?;
-            let input = Input::Topic { bootstrap: bootstrap.clone(), topic: topic.clone(), answers: Some(answers.clone()) };
+            let input =
+                Input::Topic { bootstrap: bootstrap.clone(), topic: topic.clone(), answers: Some(answers.clone()) };
             let task = Task { case: Case { input, ..case.clone() }, part: Part::Pipeline { keep: false } };
             measured.pipeline.push(task.spawn()?);
             let answer = counts_in(bootstrap, &answers)?;
@@ -111,7 +118,8 @@ impl Topics {
     fn make(&mut self, what: &str) -> Result<String> {
         let name = format!("highwater-bench-{:08x}-{what}", StdRng::from_os_rng().random::<u32>());
         let topic = rdkafka::admin::NewTopic::new(&name, 1, rdkafka::admin::TopicReplication::Fixed(1));
-        let made = futures_executor::block_on(self.admin()?.create_topics([&topic], &AdminOptions::new())).map_err(no_answer)?;
+        let made = futures_executor::block_on(self.admin()?.create_topics([&topic], &AdminOptions::new()))
+            .map_err(no_answer)?;
         if let Some((_, code)) = made.into_iter().find_map(Result::err) {
             return Err(Error::unavailable(format!("topic \"{name}\" cannot be made: {code}")));
         }
@@ -153,7 +161,8 @@ fn expected(case: &Case) -> Result<Answer> {
     if case.json {
         let records = data::json(case.rows, case.distinct, case.seed);
         let batches = limits::json(&records)?;
-        let users = batches.iter().flat_map(|batch| batch.column(1).as_string::<i32>()).flatten().take(case.rows as usize);
+        let users =
+            batches.iter().flat_map(|batch| batch.column(1).as_string::<i32>()).flatten().take(case.rows as usize);
         return Tuned::of_words(users.map(str::as_bytes)).answer();
     }
     let lines = Lines::new(case.rows * LINE_WORDS, case.distinct, case.seed).batches();
@@ -195,7 +204,8 @@ fn read(bootstrap: &str, topic: &str, preparation: Preparation, mut on_record: i
         ("queued.max.messages.kbytes", "16384"),
         ("queued.min.messages", "100000"),
     ];
-    let consumer: BaseConsumer<Watch> = client(bootstrap, &properties).create_with_context(Watch::default()).map_err(no_answer)?;
+    let consumer: BaseConsumer<Watch> =
+        client(bootstrap, &properties).create_with_context(Watch::default()).map_err(no_answer)?;
     let (_, end) = consumer.fetch_watermarks(topic, PARTITION, ANSWER_WAIT).map_err(no_answer)?;
     let consumer = Arc::new(consumer);
     let unknown = || Error::internal(format!("librdkafka does not know topic \"{topic}\""));
@@ -211,7 +221,9 @@ fn read(bootstrap: &str, topic: &str, preparation: Preparation, mut on_record: i
                 on_record(value.unwrap_or_default());
             }
             Some(Taken::End { offset }) => position = offset,
-            Some(Taken::Trouble { reason, .. }) => return Err(Error::unavailable(reason).within(format!("topic \"{topic}\""))),
+            Some(Taken::Trouble { reason, .. }) => {
+                return Err(Error::unavailable(reason).within(format!("topic \"{topic}\"")));
+            }
             None => drop(consumer.poll(Duration::from_millis(1))),
         }
     }

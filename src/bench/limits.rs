@@ -129,7 +129,8 @@ impl<'a> Windowed<'a> {
 
     /// `word, n, window_end`
     pub fn answer(&self) -> Result<Answer> {
-        let window = |(end, table): (&Micros, &Tuned)| counted(table.counts.iter().map(|(word, n)| (*word, *n)), &[*end]);
+        let window =
+            |(end, table): (&Micros, &Tuned)| counted(table.counts.iter().map(|(word, n)| (*word, *n)), &[*end]);
         let windows = self.0.iter().map(window).collect::<Result<Vec<_>>>()?;
         Answer::of(&windows)
     }
@@ -163,7 +164,8 @@ pub fn exchange(batches: &[Batch], workers: usize, processes: usize) -> Result<u
     for (number, batch) in batches.iter().enumerate() {
         for (worker, share) in split_by_key(batch, &[0], workers)? {
             let stays = processes == 1 || worker == number % workers;
-            let arrived = if stays { share } else { wire::decode(Buffer::from(encoder.encode(&share)?), Arc::clone(&schema))? };
+            let arrived =
+                if stays { share } else { wire::decode(Buffer::from(encoder.encode(&share)?), Arc::clone(&schema))? };
             rows += arrived.num_rows() as u64;
         }
     }
@@ -173,7 +175,8 @@ pub fn exchange(batches: &[Batch], workers: usize, processes: usize) -> Result<u
 /// Reads the records with Arrow's decoder, one by one.
 pub fn json(records: &[BinaryArray]) -> Result<Vec<Batch>> {
     let wrong = |error| from_arrow(error).within("the benchmark's own JSON");
-    let mut decoder = ReaderBuilder::new(data::json_schema()).with_batch_size(BATCH_ROWS).build_decoder().map_err(wrong)?;
+    let mut decoder =
+        ReaderBuilder::new(data::json_schema()).with_batch_size(BATCH_ROWS).build_decoder().map_err(wrong)?;
     let mut batches = Vec::with_capacity(records.len());
     for array in records {
         for record in array.iter().flatten() {

@@ -67,7 +67,8 @@ impl Meter {
 
 /// Processor time of this process so far.
 fn cpu() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).map_err(|error| Error::unavailable("processor time cannot be read").caused_by(error))?;
+    let usage = getrusage(UsageWho::RUSAGE_SELF)
+        .map_err(|error| Error::unavailable("processor time cannot be read").caused_by(error))?;
     let micros = (usage.user_time() + usage.system_time()).num_microseconds();
     Ok(Duration::from_micros(micros.unsigned_abs()))
 }

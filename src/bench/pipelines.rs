@@ -113,7 +113,10 @@ pub fn lines(case: &Case) -> Vec<Batch> {
 pub fn timed_lines(case: &Case) -> Vec<Batch> {
     let whole = data::LINE_WORDS * BATCH_ROWS as u64;
     data::timed(match case.workload {
-        Workload::Latency => data::repeated(&data::Lines::new(16 * whole, case.distinct, case.seed).batches(), case.rows / data::LINE_WORDS),
+        Workload::Latency => data::repeated(
+            &data::Lines::new(16 * whole, case.distinct, case.seed).batches(),
+            case.rows / data::LINE_WORDS,
+        ),
         _ => lines(case),
     })
 }
@@ -143,7 +146,13 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
         when_all_idle: WhenAllIdle::Hold,
         max_future: settings.max_future,
     };
-    let step = |name: &str, action, inputs| Step { name: name.into(), action, inputs, schema: Arc::clone(&schema), emit: Emit::Append };
+    let step = |name: &str, action, inputs| Step {
+        name: name.into(),
+        action,
+        inputs,
+        schema: Arc::clone(&schema),
+        emit: Emit::Append,
+    };
     let read = step("source rows", Action::Source(source), Vec::new());
     let input = crate::plan::Input { from: 0, route: Route::Key(vec![0]) };
     let sink = SinkStep { table: "moved".into(), connector: "memory".into(), sink };
@@ -191,7 +200,8 @@ struct EncodedSplit {
 impl Split for EncodedSplit {
     fn poll(&mut self, _: usize) -> Result<Polled> {
         let Some(records) = self.records.next() else { return Ok(Polled::Ended) };
-        let rows = self.decoder.decode(&records).map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
+        let rows =
+            self.decoder.decode(&records).map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
         self.position += records.len() as u64;
         Ok(Polled::Rows { rows, bytes: records.value_data().len() })
     }
@@ -227,7 +237,12 @@ impl Source for Paced {
     fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let begin = context.clock.monotonic();
         let paced = |inner| -> Box<dyn Split> {
-            Box::new(PacedSplit { inner, clock: Arc::clone(&context.clock), begin, rows_per_second: self.rows_per_second })
+            Box::new(PacedSplit {
+                inner,
+                clock: Arc::clone(&context.clock),
+                begin,
+                rows_per_second: self.rows_per_second,
+            })
         };
         Ok(self.inner.open(splits, context)?.into_iter().map(paced).collect())
     }

@@ -100,7 +100,9 @@ pub struct Run {
 impl Task {
     /// Does it in a process of its own.
     pub fn spawn(&self) -> Result<Run> {
-        let failed = |reason: String| Error::unavailable(format!("a measured process failed: {reason}")).within(self.case.to_string());
+        let failed = |reason: String| {
+            Error::unavailable(format!("a measured process failed: {reason}")).within(self.case.to_string())
+        };
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let task = serde_json::to_string(self).map_err(|error| Error::internal(error.to_string()))?;
         let mut command = Command::new(program);
@@ -110,7 +112,10 @@ impl Task {
             return Err(failed(format!("{}; its own message says why", output.status)));
         }
         let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let said = lines.map(serde_json::from_slice).collect::<Result<Vec<Said>, _>>().map_err(|error| failed(error.to_string()))?;
+        let said = lines
+            .map(serde_json::from_slice)
+            .collect::<Result<Vec<Said>, _>>()
+            .map_err(|error| failed(error.to_string()))?;
         said.into_iter().map(Run::from).reduce(Run::and).ok_or_else(|| failed("it said nothing".into()))
     }
 }
@@ -178,7 +183,8 @@ fn connect(case: &Case, plan: &Plan, clock: &Arc<dyn Clock>) -> Result<(Workers,
         return Ok((Workers::Threads(case.workers), None));
     }
     let join = |secret, process, rendezvous| {
-        let identity = Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint().into(), secret };
+        let identity =
+            Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint(), secret };
         let membership = Membership { process, processes: case.processes, threads: case.workers, rendezvous };
         mesh::join(&identity, membership, Deadlines::default(), Arc::clone(clock)).map(Workers::Mesh)
     };

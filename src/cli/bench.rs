@@ -79,7 +79,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(HEADER);
     let result = suite.run(|measured| {
-        tracing::info!("{}: {} {}/s", measured.case, short(measured.rows_per_second(&measured.pipeline).median), measured.unit);
+        tracing::info!(
+            "{}: {} {}/s",
+            measured.case,
+            short(measured.rows_per_second(&measured.pipeline).median),
+            measured.unit
+        );
         table.add_rows(rows(measured));
     });
     table.column_iter_mut().skip(4).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
@@ -89,8 +94,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 const HEADER: [&str; 13] = [
-    "workload", "from", "processes x workers", "distinct", "rows/s (min … max)", "CPU s/M rows", "rows/CPU s", "memory", "epoch p50/p99",
-    "limit", "its rows/CPU s", "of limit, CPU", "of limit, clock",
+    "workload",
+    "from",
+    "processes x workers",
+    "distinct",
+    "rows/s (min … max)",
+    "CPU s/M rows",
+    "rows/CPU s",
+    "memory",
+    "epoch p50/p99",
+    "limit",
+    "its rows/CPU s",
+    "of limit, CPU",
+    "of limit, clock",
 ];
 
 /// A row of the table for each limit of a case, or one without.
@@ -133,11 +149,17 @@ fn rows(measured: &Measured) -> Vec<[String; 13]> {
 /// The peak, and what of it was there before the clock started.
 fn memory(runs: &[Run]) -> String {
     let mib = |bytes: fn(&Run) -> u64| Spread::of(runs.iter().map(|run| bytes(run) as f64)).median / f64::from(1 << 20);
-    format!("{:.0} MiB ({:.0} before)", mib(|run| run.spent.memory_peak_bytes), mib(|run| run.spent.memory_before_bytes))
+    format!(
+        "{:.0} MiB ({:.0} before)",
+        mib(|run| run.spent.memory_peak_bytes),
+        mib(|run| run.spent.memory_before_bytes)
+    )
 }
 
 fn latency(runs: &[Run]) -> String {
-    let millis = |pick: fn((u32, u32)) -> u32| Spread::of(runs.iter().filter_map(|run| run.epoch_micros).map(|pair| f64::from(pick(pair)) / 1e3)).median;
+    let millis = |pick: fn((u32, u32)) -> u32| {
+        Spread::of(runs.iter().filter_map(|run| run.epoch_micros).map(|pair| f64::from(pick(pair)) / 1e3)).median
+    };
     match runs.iter().any(|run| run.epoch_micros.is_some()) {
         true => format!("{:.1} / {:.1} ms", millis(|pair| pair.0), millis(|pair| pair.1)),
         false => String::new(),

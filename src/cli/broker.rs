@@ -29,8 +29,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         default_partitions: arguments.partitions,
         ..Config::default()
     };
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
     let broker = Broker::start(config)?;
     println!("{}", broker.address());
     signals.forever().next();

@@ -60,7 +60,11 @@ impl Definition {
 
 fn read(file: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| Error::invalid(format!("{}: {error}", file.display()));
-    if file == Path::new("-") { std::io::read_to_string(std::io::stdin()).map_err(unreadable) } else { std::fs::read_to_string(file).map_err(unreadable) }
+    if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).map_err(unreadable)
+    } else {
+        std::fs::read_to_string(file).map_err(unreadable)
+    }
 }
 
 /// Shows the plan.
@@ -79,6 +83,12 @@ pub fn explain(arguments: &Arguments) -> Result<()> {
 pub fn check(arguments: &CheckArguments) -> Result<()> {
     let plan = arguments.definition.plan()?;
     plan.check()?;
-    println!("{}: {} sources, {} sinks, {} steps", arguments.definition.file.display(), plan.sources().count(), plan.sinks().count(), plan.steps.len());
+    println!(
+        "{}: {} sources, {} sinks, {} steps",
+        arguments.definition.file.display(),
+        plan.sources().count(),
+        plan.sinks().count(),
+        plan.steps.len()
+    );
     Ok(())
 }

@@ -22,7 +22,8 @@ impl Progress {
     /// A live line if `live`, log lines otherwise.
     pub fn new(live: bool) -> Self {
         let bar = live.then(|| {
-            let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is a constant that parses");
+            let style =
+                ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is a constant that parses");
             ProgressBar::new_spinner().with_style(style)
         });
         Progress { bar, before: None, logged: Duration::ZERO }
@@ -68,7 +69,8 @@ impl Progress {
     fn line(&self, elapsed: Duration, now: &Snapshot) -> String {
         let mut parts = vec![duration(elapsed)];
         for (number, step) in now.steps.iter().enumerate().filter(|(_, step)| step.role != Role::Inner) {
-            let (since, rows) = self.before.as_ref().map_or((Duration::ZERO, 0), |(then, before)| (*then, before.steps[number].rows));
+            let (since, rows) =
+                self.before.as_ref().map_or((Duration::ZERO, 0), |(then, before)| (*then, before.steps[number].rows));
             let rate = step.rows.saturating_sub(rows) as f64 / elapsed.saturating_sub(since).as_secs_f64().max(1e-3);
             let arrow = if step.role == Role::Source { "←" } else { "→" };
             parts.push(format!("{arrow} {} {} rows/s{}", table(step), short(rate), lag(step)));
@@ -96,13 +98,18 @@ fn lag(step: &StepSnapshot) -> String {
 
 fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if seconds < 60.0 { format!("{seconds:.1}s") } else { format!("{}m{:02}s", elapsed.as_secs() / 60, elapsed.as_secs() % 60) }
+    if seconds < 60.0 {
+        format!("{seconds:.1}s")
+    } else {
+        format!("{}m{:02}s", elapsed.as_secs() / 60, elapsed.as_secs() % 60)
+    }
 }
 
 /// `1234567` as `1,234,567`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
     groups.join(",")
 }
 

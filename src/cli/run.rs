@@ -79,7 +79,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     plan.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let assignment = Assignment::from_env()?;
-    let broker = if assignment.is_none() && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
+    let broker =
+        if assignment.is_none() && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
     let (workers, part) = join(&arguments, assignment, &plan, address.as_deref(), &clock)?;
     let live = !arguments.no_progress && std::io::stderr().is_terminal() && !matches!(part, Part::Child);
@@ -103,13 +104,22 @@ fn join(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Workers, Part)> {
     let threads = usize::from(arguments.workers);
-    let deadlines = Deadlines { connect: arguments.connect_timeout, peer_timeout: arguments.peer_timeout, ..Deadlines::default() };
-    let identity = |secret| Identity { pipeline: plan.settings.name.clone(), generation: 1, fingerprint: plan.fingerprint(), secret };
+    let deadlines =
+        Deadlines { connect: arguments.connect_timeout, peer_timeout: arguments.peer_timeout, ..Deadlines::default() };
+    let identity = |secret| Identity {
+        pipeline: plan.settings.name.clone(),
+        generation: 1,
+        fingerprint: plan.fingerprint(),
+        secret,
+    };
     let connect = |secret, process, processes, rendezvous| {
         let membership = Membership { process, processes, threads, rendezvous };
         mesh::join(&identity(secret), membership, deadlines.clone(), Arc::clone(clock))
     };
-    let missing = || Error::invalid("the processes share no secret").help("put 64 hex digits into a file for --secret-file, or into HIGHWATER_MESH_SECRET");
+    let missing = || {
+        Error::invalid("the processes share no secret")
+            .help("put 64 hex digits into a file for --secret-file, or into HIGHWATER_MESH_SECRET")
+    };
     if let Some(child) = assignment {
         child.end_with_parent()?;
         let secret = Secret::load(None)?.ok_or_else(missing)?;
@@ -129,12 +139,14 @@ fn join(
         return Ok((Workers::Threads(threads), Part::Alone));
     }
     if arguments.definition.file == Path::new("-") {
-        return Err(Error::invalid("several processes cannot all read the definition from standard input").help("put it into a file"));
+        return Err(Error::invalid("several processes cannot all read the definition from standard input")
+            .help("put it into a file"));
     }
     let secret = Secret::generate()?;
     let (rendezvous, coordinator) = Rendezvous::coordinate()?;
     let own_arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let environment: Vec<(OsString, OsString)> = broker.map(|address| (BROKER_ENV.into(), address.into())).into_iter().collect();
+    let environment: Vec<(OsString, OsString)> =
+        broker.map(|address| (BROKER_ENV.into(), address.into())).into_iter().collect();
     let children = spawn_local(processes, coordinator, &secret, &own_arguments, &environment)?;
     let watched = children.clone();
     let mesh = connect(secret, 0, processes, rendezvous.unless(move || watched.failure()))?;
@@ -143,7 +155,8 @@ fn join(
 
 /// Shows how it goes until it ends, and asks it to stop on Ctrl-C and SIGTERM.
 fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
     let fate = running.fate();
     let quiet = matches!(part, Part::Child);
     let stopper = Arc::clone(&fate);

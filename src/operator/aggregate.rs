@@ -153,7 +153,10 @@ impl Operator for Aggregate {
             let (span, mut block) = entry.remove_entry();
             let drained = block.drain_results()?;
             let rows = drained.rows;
-            push_sliced(batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Some(span), drained), rows)?, out);
+            push_sliced(
+                batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Some(span), drained), rows)?,
+                out,
+            );
         }
         Ok(())
     }
@@ -181,7 +184,9 @@ pub(super) fn output_columns(spec: &Aggregation, span: Option<Span>, drained: Dr
 fn cut_rows(spec: &Aggregation, rows: &Batch) -> Result<Vec<(Span, Batch)>> {
     match spec.grouping {
         Grouping::Windowed { time, windows } => cut_by_pane(rows, &event_times(rows.column(time))?, windows),
-        Grouping::Attached { start, end } => cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?),
+        Grouping::Attached { start, end } => {
+            cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?)
+        }
         Grouping::Final | Grouping::Updating => Ok(vec![(Span::ALL, rows.clone())]),
     }
 }

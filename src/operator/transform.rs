@@ -25,7 +25,8 @@ impl Transforms {
     /// Runs `stages` in order. If the input is `updating`, its last column is the weight, and so is the output's.
     pub fn new(stages: &[Stage], updating: bool) -> Self {
         let weighted = |stage: &Stage| Stage { schema: with_weight(&stage.schema), ..stage.clone() };
-        let grows = |stage: &Stage| matches!(stage.transform, Transform::Unnest { .. } | Transform::AssignWindows { .. });
+        let grows =
+            |stage: &Stage| matches!(stage.transform, Transform::Unnest { .. } | Transform::AssignWindows { .. });
         Transforms {
             stages: stages.iter().map(|stage| if updating { weighted(stage) } else { stage.clone() }).collect(),
             rows_at_a_time: if stages.iter().any(grows) { ROWS_TO_UNNEST } else { usize::MAX },
@@ -96,7 +97,9 @@ fn elements(lists: &ListArray) -> Result<ArrayRef> {
     if !hidden {
         return Ok(lists.values().slice(first, last - first));
     }
-    let shown = (0..lists.len()).filter(|&row| lists.is_valid(row)).flat_map(|row| offsets[row] as u32..offsets[row + 1] as u32);
+    let shown = (0..lists.len())
+        .filter(|&row| lists.is_valid(row))
+        .flat_map(|row| offsets[row] as u32..offsets[row + 1] as u32);
     take(lists.values(), &UInt32Array::from_iter_values(shown), None).map_err(from_arrow)
 }
 
@@ -120,7 +123,9 @@ fn assign_windows(stage: &Stage, rows: Batch, time: usize, windows: Windows) -> 
     }
     let tumbling = windows.size == windows.slide;
     let rows = if tumbling { rows } else { take_rows(&rows, indices)? };
-    let bound = |of: fn(&Span) -> i64| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from_iter_values(spans.iter().map(of))) };
+    let bound = |of: fn(&Span) -> i64| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from_iter_values(spans.iter().map(of)))
+    };
     let mut columns = rows.columns().to_vec();
     columns.extend([bound(|span| span.start), bound(|span| span.end), bound(|span| span.end - 1)]);
     batch_of(Arc::clone(&stage.schema), columns, spans.len())

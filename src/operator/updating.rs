@@ -62,7 +62,8 @@ impl UpdatingAggregate {
 
     /// The stored states at `places`.
     fn states_at(&self, places: &[Place]) -> Result<Vec<ArrayRef>> {
-        let indices: Vec<(usize, usize)> = places.iter().map(|place| (place.segment as usize, place.row as usize)).collect();
+        let indices: Vec<(usize, usize)> =
+            places.iter().map(|place| (place.segment as usize, place.row as usize)).collect();
         let columns = self.segments.first().map_or(0, |segment| segment.states.len());
         let column = |column: usize| {
             let arrays: Vec<&dyn Array> = self.segments.iter().map(|segment| segment.states[column].as_ref()).collect();
@@ -86,10 +87,14 @@ impl UpdatingAggregate {
                 break;
             }
             let top = self.segments.len() as u32 - 1;
-            let live = |&(segment, row, key): &(u32, usize, u32)| self.places[key as usize] == Place { segment, row: row as u32 };
+            let live = |&(segment, row, key): &(u32, usize, u32)| {
+                self.places[key as usize] == Place { segment, row: row as u32 }
+            };
             let rows = |segment: u32, keys: &[u32]| {
                 let rows = keys.iter().enumerate().map(move |(row, &key)| (segment, row, key));
-                rows.filter(live).map(|(segment, row, key)| (Place { segment, row: row as u32 }, key)).collect::<Vec<_>>()
+                rows.filter(live)
+                    .map(|(segment, row, key)| (Place { segment, row: row as u32 }, key))
+                    .collect::<Vec<_>>()
             };
             let (places, keys): (Vec<Place>, Vec<u32>) =
                 rows(top - 1, &older.keys).into_iter().chain(rows(top, &newer.keys)).unzip();
@@ -128,7 +133,8 @@ impl Operator for UpdatingAggregate {
         let mut numbers = Vec::new();
         self.keys.intern(&keys, rows, &mut numbers)?;
         // Keys that have results come first: accumulators take it that a group that is new in a call has a row in it.
-        let (mut order, new): (Vec<u32>, Vec<u32>) = (0..rows as u32).partition(|&row| numbers[row as usize] < self.places.len());
+        let (mut order, new): (Vec<u32>, Vec<u32>) =
+            (0..rows as u32).partition(|&row| numbers[row as usize] < self.places.len());
         let known = order.len();
         order.extend(new);
         let mut groups = vec![0; rows];

@@ -55,7 +55,9 @@ impl Accountable for Packet {
         match self {
             Packet::Empty => 0,
             Packet::Rows(rows) => rows.num_rows() as i64,
-            Packet::Wire(bytes) => bytes.get(..8).map_or(0, |count| i64::from_le_bytes(count.try_into().expect("eight bytes were taken"))),
+            Packet::Wire(bytes) => {
+                bytes.get(..8).map_or(0, |count| i64::from_le_bytes(count.try_into().expect("eight bytes were taken")))
+            }
         }
     }
 }
@@ -120,7 +122,12 @@ impl Router {
 }
 
 impl Distributor<Packet> for Router {
-    fn partition<T: Clone, P: Push<Message<T, Packet>>>(&mut self, packet: &mut Packet, stamp: &Stamp<T>, pushers: &mut [P]) {
+    fn partition<T: Clone, P: Push<Message<T, Packet>>>(
+        &mut self,
+        packet: &mut Packet,
+        stamp: &Stamp<T>,
+        pushers: &mut [P],
+    ) {
         match self.shares(packet, pushers.len()) {
             Ok(shares) => shares
                 .into_iter()

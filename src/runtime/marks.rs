@@ -42,12 +42,18 @@ impl Marks {
 fn source_mark(shares: &[Option<&Report>]) -> Watermark {
     let Some(reports) = shares.iter().copied().collect::<Option<Vec<&Report>>>() else { return Watermark::NONE };
     let splits = || reports.iter().flat_map(|report| &report.splits);
-    let active = splits().filter(|split| !split.idle && split.watermark != Watermark::END).map(|split| split.watermark).min();
+    let active =
+        splits().filter(|split| !split.idle && split.watermark != Watermark::END).map(|split| split.watermark).min();
     let ended = |split: &SplitReport| split.watermark == Watermark::END;
     match active {
         Some(mark) => mark,
         None if splits().all(ended) && reports.iter().all(|report| report.ended) => Watermark::END,
-        None => reports.iter().filter(|report| !report.ended).map(|report| report.when_all_idle).max().unwrap_or(Watermark::NONE),
+        None => reports
+            .iter()
+            .filter(|report| !report.ended)
+            .map(|report| report.when_all_idle)
+            .max()
+            .unwrap_or(Watermark::NONE),
     }
 }
 
@@ -69,10 +75,18 @@ mod tests {
     #[test]
     fn the_least_active_split_counts_and_the_mark_never_goes_back() {
         let mut marks = Marks::new(&[7], 2);
-        assert_eq!(marks.complete([report(0, &[(5, false), (9, false)], false)]), Watermark::NONE, "worker 1 has not spoken");
+        assert_eq!(
+            marks.complete([report(0, &[(5, false), (9, false)], false)]),
+            Watermark::NONE,
+            "worker 1 has not spoken"
+        );
         assert_eq!(marks.complete([report(1, &[(7, false)], false)]), Watermark::at(5));
         assert_eq!(marks.complete([report(0, &[(5, true), (9, false)], false)]), Watermark::at(7));
-        assert_eq!(marks.complete([report(0, &[(6, false), (9, false)], false)]), Watermark::at(7), "a split woke up behind");
+        assert_eq!(
+            marks.complete([report(0, &[(6, false), (9, false)], false)]),
+            Watermark::at(7),
+            "a split woke up behind"
+        );
     }
 
     #[test]

@@ -107,7 +107,9 @@ impl Metrics {
         let latencies = self.epoch_micros.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut latencies: Vec<u32> = latencies.iter().copied().collect();
         latencies.sort_unstable();
-        let at = |share: usize| latencies.get((latencies.len() * share / 100).min(latencies.len().saturating_sub(1))).copied();
+        let at = |share: usize| {
+            latencies.get((latencies.len() * share / 100).min(latencies.len().saturating_sub(1))).copied()
+        };
         Snapshot {
             steps: steps.collect(),
             epochs_in_flight: self.epochs_opened.load(Relaxed).saturating_sub(self.epochs_finished.load(Relaxed)),

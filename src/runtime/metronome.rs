@@ -82,6 +82,8 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
                 return;
             }
             if local.probe.done() {
+                local.metrics.epochs_finished.store(now.time() + 1, Relaxed);
+                local.metrics.epochs_opened.store(now.time() + 1, Relaxed);
                 capability = None;
                 return;
             }
@@ -106,7 +108,10 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
 fn deal(local: &Local, peers: usize) -> crate::error::Result<Orders> {
     let mut orders = Vec::new();
     for (id, source) in local.plan.sources() {
-        let splits = source.source.splits(&local.context).map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
+        let splits = source
+            .source
+            .splits(&local.context)
+            .map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
         let mut shares: Vec<Vec<(u32, String)>> = vec![Vec::new(); peers];
         splits.into_iter().enumerate().for_each(|(number, split)| shares[number % peers].push((number as u32, split)));
         let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source: id as u32, splits });

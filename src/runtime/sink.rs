@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 use crate::operator::transform::insertions;
 use crate::plan::{Emit, SinkStep, StepId};
 use crate::time::Epoch;
+use arrow::datatypes::Schema;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use arrow::datatypes::Schema;
 use std::time::Duration;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::ParallelizationContract;
@@ -127,7 +127,11 @@ fn closed_by_reader(error: &Error) -> bool {
 
 /// A table's NOT NULL is a promise to its readers, which the rows must keep whatever the plan knew of them.
 fn refuse_null(rows: &Batch, schema: &Schema) -> Result<()> {
-    let broken = schema.fields().iter().zip(rows.columns()).find(|(field, column)| !field.is_nullable() && column.null_count() > 0);
+    let broken = schema
+        .fields()
+        .iter()
+        .zip(rows.columns())
+        .find(|(field, column)| !field.is_nullable() && column.null_count() > 0);
     match broken {
         Some((field, _)) => Err(Error::data(format!("column \"{}\" is NOT NULL, but a row has NULL in it", field.name()))
             .help("give the column a value with coalesce(…), leave such rows out with WHERE … IS NOT NULL, or drop NOT NULL from the table")),

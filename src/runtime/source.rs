@@ -6,7 +6,7 @@
 use super::exchange::Packet;
 use super::metronome::{Order, Orders};
 use super::worker::Local;
-use crate::batch::{Batch, BATCH_ROWS, batch_of};
+use crate::batch::{BATCH_ROWS, Batch, batch_of};
 use crate::connector::{Polled, Split};
 use crate::error::{Error, Result};
 use crate::operator::panes::event_times;
@@ -178,9 +178,10 @@ impl Reader {
         let rows_a_split = match self.local.plan.settings.tick {
             Tick::Every(_) => u64::MAX,
             Tick::Rows(rows) => {
-                let waiting = self.in_flight.front().is_some_and(|(oldest, _)| {
-                    self.epoch - oldest >= self.local.plan.settings.inflight_epochs as u64
-                });
+                let waiting = self
+                    .in_flight
+                    .front()
+                    .is_some_and(|(oldest, _)| self.epoch - oldest >= self.local.plan.settings.inflight_epochs as u64);
                 if waiting {
                     return Ok(Turn::Nap);
                 }
@@ -189,7 +190,10 @@ impl Reader {
         };
         let read = self.read(rows_a_split, outbox)?;
         let full = |open: &Open| open.ended || open.rows_in_epoch >= rows_a_split;
-        if rows_a_split != u64::MAX && self.splits.as_ref().is_some_and(|splits| splits.iter().all(full)) && !self.ended() {
+        if rows_a_split != u64::MAX
+            && self.splits.as_ref().is_some_and(|splits| splits.iter().all(full))
+            && !self.ended()
+        {
             outbox.push(Event::Closed(self.close(false)));
             return Ok(Turn::Again);
         }
@@ -199,7 +203,14 @@ impl Reader {
     fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
         let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
         let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
-        let open = |(number, split)| Open { number, split, watermark: Watermark::NONE, ended: false, rows_in_epoch: 0, silent_since: None };
+        let open = |(number, split)| Open {
+            number,
+            split,
+            watermark: Watermark::NONE,
+            ended: false,
+            rows_in_epoch: 0,
+            silent_since: None,
+        };
         self.splits = Some(numbers.into_iter().zip(splits).map(open).collect());
         Ok(())
     }
@@ -209,7 +220,9 @@ impl Reader {
     }
 
     fn forget_finished(&mut self) {
-        while let Some(&(epoch, bytes)) = self.in_flight.front().filter(|(epoch, _)| !self.local.probe.less_equal(epoch)) {
+        while let Some(&(epoch, bytes)) =
+            self.in_flight.front().filter(|(epoch, _)| !self.local.probe.less_equal(epoch))
+        {
             self.in_flight.pop_front();
             self.in_flight_bytes -= bytes;
             debug_assert!(epoch < self.epoch);
@@ -321,7 +334,9 @@ fn advance(step: &SourceStep, local: &Local, open: &mut Open, rows: &Batch) -> R
     }
     let times = event_times(column)?;
     let limit = local.context.clock.wall().saturating_add(step.max_future.as_micros().try_into().unwrap_or(i64::MAX));
-    if let Some(row) = times.iter().max().filter(|&&latest| latest > limit).and_then(|latest| times.iter().position(|t| t == latest)) {
+    if let Some(row) =
+        times.iter().max().filter(|&&latest| latest > limit).and_then(|latest| times.iter().position(|t| t == latest))
+    {
         return Err(Error::data(format!(
             "the event time {} is more than {} ahead of the wall clock",
             format_micros(times[row]),

@@ -18,9 +18,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
-use timely::dataflow::operators::{Capability, InputCapability};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::frontier::MutableAntichain;
 
 /// The rows of a step.
@@ -119,7 +119,9 @@ pub fn of_an_epoch<'scope, O: Operator + 'static>(
                     let epoch = epoch_of(&capability);
                     let (_, operator) = match open.entry(epoch) {
                         std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                        std::collections::btree_map::Entry::Vacant(entry) => entry.insert((capability.delayed(&epoch, 0), make()?)),
+                        std::collections::btree_map::Entry::Vacant(entry) => {
+                            entry.insert((capability.delayed(&epoch, 0), make()?))
+                        }
                     };
                     operator.on_batch(batch, &mut out)
                 });

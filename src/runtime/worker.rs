@@ -68,7 +68,9 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut done = Vec::new();
     for id in 0..local.plan.steps.len() {
         let step = &local.plan.steps[id];
-        let input = |n: usize| -> Rows<'_> { built[step.inputs[n].from].clone().expect("only sinks have no rows, and no step reads a sink") };
+        let input = |n: usize| -> Rows<'_> {
+            built[step.inputs[n].from].clone().expect("only sinks have no rows, and no step reads a sink")
+        };
         let site = |input: SchemaRef| Site { id, input, local: local.clone() };
         let rows = match &step.action {
             Action::Source(definition) => {
@@ -107,14 +109,18 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                         let operator = UpdatingAggregate::new(Arc::clone(spec), feed, &step.schema)?;
                         routed(input, route, site, |input, pact, site| match pact {
                             Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
-                            Pact::Move(router) => staged(input, DistributorPact(|_| router), reports, marks, site, operator),
+                            Pact::Move(router) => {
+                                staged(input, DistributorPact(|_| *router), reports, marks, site, operator)
+                            }
                         })
                     }
                     _ => {
                         let operator = Aggregate::new(Arc::clone(spec), feed, Arc::clone(&step.schema));
                         routed(input, route, site, |input, pact, site| match pact {
                             Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
-                            Pact::Move(router) => staged(input, DistributorPact(|_| router), reports, marks, site, operator),
+                            Pact::Move(router) => {
+                                staged(input, DistributorPact(|_| *router), reports, marks, site, operator)
+                            }
                         })
                     }
                 })
@@ -124,7 +130,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let site = site(carried(&local.plan, from));
                 done.push(routed(input(0), &step.inputs[0].route, site, |input, pact, site| match pact {
                     Pact::Stay => sink(input, Pipeline, definition, from, site),
-                    Pact::Move(router) => sink(input, DistributorPact(|_| router), definition, from, site),
+                    Pact::Move(router) => sink(input, DistributorPact(|_| *router), definition, from, site),
                 }));
                 None
             }
@@ -138,10 +144,15 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
 /// Whether rows change their worker along an edge.
 enum Pact {
     Stay,
-    Move(Router),
+    Move(Box<Router>),
 }
 
-fn routed<'scope, T>(input: Rows<'scope>, route: &Route, site: Site, build: impl FnOnce(Rows<'scope>, Pact, Site) -> T) -> T {
+fn routed<'scope, T>(
+    input: Rows<'scope>,
+    route: &Route,
+    site: Site,
+    build: impl FnOnce(Rows<'scope>, Pact, Site) -> T,
+) -> T {
     let alone = input.scope().peers() == 1;
     let pact = match route {
         _ if alone => Pact::Stay,
@@ -149,7 +160,13 @@ fn routed<'scope, T>(input: Rows<'scope>, route: &Route, site: Site, build: impl
         route => {
             let local = &site.local;
             let name = local.plan.steps[site.id].name.clone();
-            Pact::Move(Router::new(route.clone(), Arc::clone(&site.input), local.workers.clone(), Arc::clone(&local.fate), name))
+            Pact::Move(Box::new(Router::new(
+                route.clone(),
+                Arc::clone(&site.input),
+                local.workers.clone(),
+                Arc::clone(&local.fate),
+                name,
+            )))
         }
     };
     build(input, pact, site)

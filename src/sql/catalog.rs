@@ -9,7 +9,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, Result, TableReference, plan_err};
 use datafusion_expr::logical_plan::LogicalPlan;
-use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult, RawFieldAccessExpr, RelationPlanner, TypePlanner};
+use datafusion_expr::planner::{
+    ContextProvider, ExprPlanner, PlannerResult, RawFieldAccessExpr, RelationPlanner, TypePlanner,
+};
 use datafusion_expr::{AggregateUDF, Expr, GetFieldAccess, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 use sqlparser::tokenizer::Location;
 use std::borrow::Cow;
@@ -72,9 +74,10 @@ struct ElementOfAggregate;
 impl ExprPlanner for ElementOfAggregate {
     fn plan_field_access(&self, access: RawFieldAccessExpr, _: &DFSchema) -> Result<PlannerResult<RawFieldAccessExpr>> {
         Ok(match access {
-            RawFieldAccessExpr { field_access: GetFieldAccess::ListIndex { key }, expr: expr @ Expr::AggregateFunction(_) } => {
-                PlannerResult::Planned(datafusion_functions_nested::expr_fn::array_element(expr, *key))
-            }
+            RawFieldAccessExpr {
+                field_access: GetFieldAccess::ListIndex { key },
+                expr: expr @ Expr::AggregateFunction(_),
+            } => PlannerResult::Planned(datafusion_functions_nested::expr_fn::array_element(expr, *key)),
             other => PlannerResult::Original(other),
         })
     }

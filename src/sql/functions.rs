@@ -75,7 +75,11 @@ impl ScalarUDFImpl for StringToArray {
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         let theirs = self.theirs.return_type(arguments)?;
-        Ok(if matches!(&theirs, DataType::List(element) if *element.data_type() == DataType::Utf8) { DataType::List(element()) } else { theirs })
+        Ok(if matches!(&theirs, DataType::List(element) if *element.data_type() == DataType::Utf8) {
+            DataType::List(element())
+        } else {
+            theirs
+        })
     }
 
     fn documentation(&self) -> Option<&Documentation> {
@@ -91,8 +95,10 @@ impl ScalarUDFImpl for StringToArray {
         }
         let views = Arc::clone(&call.return_field);
         let rows = call.number_rows;
-        let theirs = Arc::new(Field::new(views.name(), self.theirs.return_type(&types_of(&call))?, views.is_nullable()));
-        let lists = self.theirs.invoke_with_args(ScalarFunctionArgs { return_field: theirs, ..call })?.into_array(rows)?;
+        let theirs =
+            Arc::new(Field::new(views.name(), self.theirs.return_type(&types_of(&call))?, views.is_nullable()));
+        let lists =
+            self.theirs.invoke_with_args(ScalarFunctionArgs { return_field: theirs, ..call })?.into_array(rows)?;
         Ok(ColumnarValue::Array(arrow::compute::cast(&lists, views.data_type())?))
     }
 }
@@ -205,7 +211,11 @@ const KEPT: [(u64, u64); INLINE_MAX + 1] = {
     let mut kept = [(0, 0); INLINE_MAX + 1];
     let mut length = 1;
     while length <= INLINE_MAX {
-        kept[length] = if length <= 4 { (u64::MAX >> (64 - 8 * length), 0) } else { (u32::MAX as u64, u64::MAX >> (64 - 8 * (length - 4))) };
+        kept[length] = if length <= 4 {
+            (u64::MAX >> (64 - 8 * length), 0)
+        } else {
+            (u32::MAX as u64, u64::MAX >> (64 - 8 * (length - 4)))
+        };
         length += 1;
     }
     kept

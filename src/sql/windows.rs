@@ -134,8 +134,14 @@ impl RelationPlanner for WindowFunctions {
         let windows = match intervals[..] {
             [size] => Windows { size, slide: size },
             [slide, size] if size / slide > WINDOWS_OF_A_ROW_MAX => {
-                let error = Error::invalid(format!("each row would lie in {} windows; {WINDOWS_OF_A_ROW_MAX} are the most", size / slide));
-                return Err(at(&call.intervals[0].1, error.help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)")));
+                let error = Error::invalid(format!(
+                    "each row would lie in {} windows; {WINDOWS_OF_A_ROW_MAX} are the most",
+                    size / slide
+                ));
+                return Err(at(
+                    &call.intervals[0].1,
+                    error.help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
+                ));
             }
             [slide, size] if slide <= size => Windows { size, slide },
             _ => {
