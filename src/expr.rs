@@ -42,6 +42,15 @@ impl Expr {
         self.0.downcast_ref::<datafusion_physical_expr::expressions::Column>().map(|column| column.index())
     }
 
+    /// The column that this expression copies, perhaps in another of the types that a text can have.
+    pub fn as_same_text(&self) -> Option<usize> {
+        let Some(cast) = self.0.downcast_ref::<datafusion_physical_expr::expressions::CastExpr>() else {
+            return self.as_column();
+        };
+        let text = matches!(cast.cast_type(), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
+        if text { Expr(Arc::clone(cast.expr())).as_column() } else { None }
+    }
+
     /// The value of every row of `batch`.
     ///
     /// # Errors

@@ -388,11 +388,57 @@ impl Plan {
                         ))
                         .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
                     }
+                    self.check_key(step, sink)?;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The newest row of a PRIMARY KEY is the newest of its group only if both are the same columns.
+    fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
+        let [Input { from, route: Route::Key(primary) }] = step.inputs.as_slice() else { return Ok(()) };
+        let Some(key) = self.result_key(*from) else { return Ok(()) };
+        let name = |column: &usize| step.schema.field(*column).name().as_str();
+        let key: Option<Vec<usize>> = key.into_iter().collect();
+        let same = |key: &Vec<usize>| key.len() == primary.len() && key.iter().all(|column| primary.contains(column));
+        if key.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        let declared = primary.iter().map(name).collect::<Vec<_>>().join(", ");
+        let advice = match &key {
+            Some(key) => {
+                format!("declare PRIMARY KEY ({}) NOT ENFORCED", key.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
+            None => "write every column of the GROUP BY as it is, and make these columns the PRIMARY KEY".into(),
+        };
+        Err(Error::invalid(format!(
+            "table \"{}\" keeps the newest row of each ({declared}), but the query's results are told apart by the columns of its GROUP BY",
+            sink.table
+        ))
+        .help(advice))
+    }
+
+    /// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
+    fn result_key(&self, id: StepId) -> Option<Vec<Option<usize>>> {
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Aggregate(spec) if step.emit == Emit::Updating => {
+                let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
+                Some((0..spec.keys.len()).map(place).collect())
+            }
+            Action::Transform(stages) => {
+                let mut key = self.result_key(step.inputs.first()?.from)?;
+                for stage in stages {
+                    let Transform::Project(columns) = &stage.transform else { continue };
+                    let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
+                    key = key.into_iter().map(|column| column.and_then(place)).collect();
+                }
+                Some(key)
+            }
+            _ => None,
+        }
     }
 
     /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.

@@ -476,3 +476,25 @@ fn broken_texts_are_refused_and_never_panic() {
         }
     }
 }
+
+#[test]
+fn an_upsert_key_must_be_the_key_of_the_results() {
+    let check = |sql: &str| {
+        let text = format!("{TABLES}{sql}");
+        sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub)
+    };
+    let words = "FROM (SELECT unnest(split_words(line)) AS word FROM lines) GROUP BY word";
+    check(&format!("INSERT INTO latest SELECT word, count(*) {words};")).unwrap();
+    let error = check(&format!("INSERT INTO latest SELECT upper(word), count(*) {words};")).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "p.sql: table \"latest\" keeps the newest row of each (word), but the query's results are told apart by the columns of its GROUP BY"
+    );
+    let error = check(
+        "CREATE TABLE odd (word STRING, n BIGINT, PRIMARY KEY (n) NOT ENFORCED) WITH ('connector' = 'kafka', 'changes' = 'upsert');
+         INSERT INTO odd SELECT line, count(*) FROM lines GROUP BY line;",
+    )
+    .err()
+    .unwrap();
+    assert_eq!(error.advice(), Some("declare PRIMARY KEY (word) NOT ENFORCED"));
+}
