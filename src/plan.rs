@@ -210,13 +210,43 @@ pub enum Transform {
     },
 }
 
-/// Windows of equal size that start every `slide`: tumbling ones when it is the size. Aligned to 1970-01-01.
+/// Windows whose bounds do not depend on the rows. Aligned to 1970-01-01 and `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Windows {
-    /// How long a window is, in microseconds; above 0.
+    /// How they follow each other.
+    pub shape: WindowShape,
+    /// How long the longest window is, in microseconds; above 0.
     pub size: Micros,
-    /// How far apart windows start, in microseconds; above 0.
+    /// How far apart windows start, or end if they cumulate, in microseconds; above 0 and at most `size`.
     pub slide: Micros,
+    /// How far they are moved on, in microseconds; not below 0, and less than that after which they repeat themselves.
+    pub offset: Micros,
+}
+
+/// How windows follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WindowShape {
+    /// All of one size, one starts every `slide`: tumbling ones when that is the size.
+    Hop,
+    /// One starts every `size`, and others with it that end each `slide` later than the one before. The size is a multiple of the slide.
+    Cumulate,
+}
+
+impl Windows {
+    /// Windows that start every `slide`.
+    pub fn hop(slide: Micros, size: Micros, offset: Micros) -> Self {
+        Windows { shape: WindowShape::Hop, size, slide, offset: offset.rem_euclid(slide) }
+    }
+
+    /// Windows that grow by `step` up to `size`, a multiple of it.
+    pub fn cumulate(step: Micros, size: Micros, offset: Micros) -> Self {
+        Windows { shape: WindowShape::Cumulate, size, slide: step, offset: offset.rem_euclid(size) }
+    }
+
+    /// True if a row may lie in several of them.
+    pub fn overlap(&self) -> bool {
+        self.size != self.slide
+    }
 }
 
 /// A GROUP BY, in two halves: partial results before the exchange, results after it.
@@ -453,11 +483,16 @@ impl Plan {
     }
 }
 
-/// `in windows of 1m`, `in windows of 1m every 10s`.
+/// `in windows of 1m`, `in windows of 1m every 10s`, `in windows that grow by 10s to 1m, offset 5s`.
 pub fn describe_windows(windows: &Windows) -> String {
     let time = |micros: Micros| humantime::format_duration(Duration::from_micros(micros.unsigned_abs())).to_string();
-    match windows.size == windows.slide {
-        true => format!("in windows of {}", time(windows.size)),
-        false => format!("in windows of {} every {}", time(windows.size), time(windows.slide)),
+    let mut text = match windows.shape {
+        WindowShape::Hop if !windows.overlap() => format!("in windows of {}", time(windows.size)),
+        WindowShape::Hop => format!("in windows of {} every {}", time(windows.size), time(windows.slide)),
+        WindowShape::Cumulate => format!("in windows that grow by {} to {}", time(windows.slide), time(windows.size)),
+    };
+    if windows.offset != 0 {
+        text.push_str(&format!(", offset {}", time(windows.offset)));
     }
+    text
 }

@@ -189,6 +189,54 @@ fn overlapping_windows_repeat_their_rows() {
 }
 
 #[test]
+fn windows_that_grow_or_are_moved_on_hold_their_rows() {
+    for_seeds(4, |rng| {
+        let table = Table::random(rng);
+        let marks = table.marks();
+        let step = rng.random_range(1..5) * SECOND;
+        let size = step * rng.random_range(1..6);
+        let offset = rng.random_range(-40..40) * SECOND;
+        let seconds = |time: i64| format!("INTERVAL '{}' SECOND", time / SECOND);
+        let starts = |time: i64, every: i64| (time - offset).div_euclid(every) * every + offset;
+        let grown = |time: i64| {
+            let start = starts(time, size);
+            (1..=size / step).map(|n| (start, start + n * step)).filter(|(_, end)| *end > time).collect::<Vec<_>>()
+        };
+        let moved = |time: i64| {
+            let last = starts(time, step);
+            let starts = (0..).map(|back| last - back * step).take_while(|start| start + size > time);
+            starts.map(|start| (start, start + size)).collect::<Vec<_>>()
+        };
+        for function in ["cumulate", "hop"] {
+            let windows = |time: i64| if function == "hop" { moved(time) } else { grown(time) };
+            let (mut pieces, mut late) = (Vec::new(), 0);
+            for epoch in 0..table.epochs() {
+                let before = if epoch == 0 { i64::MIN } else { marks[epoch - 1] };
+                for row in table.epoch(epoch) {
+                    let open: Vec<_> = windows(row.ts).into_iter().filter(|(_, end)| *end > before).collect();
+                    late += usize::from(open.is_empty());
+                    pieces.extend(open.into_iter().map(|window| ((window, row.word.clone()), row)));
+                }
+            }
+            let rows = group(pieces).into_iter().map(|(((start, end), word), rows)| {
+                row!(start, end, word, rows.len() as i64, sum(rows.iter().map(|row| row.n)))
+            });
+            let over = format!("{function}(t, ts, {}, {}, {})", seconds(step), seconds(size), seconds(offset));
+            let columns = "a TIMESTAMP(6), b TIMESTAMP(6), word STRING, n BIGINT, s BIGINT";
+            let insert = format!(
+                "SELECT window_start, window_end, word, count(*), sum(n) FROM {over} GROUP BY window_start, window_end, word"
+            );
+            check(rng, &table, columns, &insert, rows.collect(), late);
+            let rows = table.rows().flat_map(|row| {
+                windows(row.ts).into_iter().map(|(start, end)| row!(row.word, start, end)).collect::<Vec<_>>()
+            });
+            let insert = format!("SELECT word, window_start, window_end FROM {over}");
+            check(rng, &table, "word STRING, a TIMESTAMP(6), b TIMESTAMP(6)", &insert, rows.collect(), 0);
+        }
+    });
+}
+
+#[test]
 fn results_of_windows_are_windowed_again() {
     for_seeds(3, |rng| {
         let table = Table::random(rng);

@@ -153,6 +153,35 @@ GROUP BY window_end EMIT ON WINDOW CLOSE;",
 }
 
 #[test]
+fn windows_that_grow_share_their_panes() {
+    check_plan(
+        "cumulate",
+        "INSERT INTO by_window
+SELECT window_end, auction, count(*) FROM TABLE(CUMULATE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' HOUR, INTERVAL '1' DAY, INTERVAL '-2' HOURS))
+GROUP BY window_start, window_end, auction;",
+    );
+}
+
+#[test]
+fn an_offset_moves_windows_within_their_slide() {
+    let described = |windows: &str| {
+        let text = format!("{TABLES}SELECT window_end, count(*) FROM {windows} GROUP BY window_end;");
+        let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
+        let line = plan.explain_text().lines().find_map(|line| Some(line.split_once("│    in windows ")?.1.to_owned()));
+        line.expect("the aggregate says its windows")
+    };
+    assert_eq!(described("tumble(bids, ts, INTERVAL '1' DAY, INTERVAL '30' HOURS)"), "of 1day, offset 6h by ts");
+    assert_eq!(
+        described("tumble(bids, ts, INTERVAL '1' DAY, offset => - INTERVAL '90' MINUTES)"),
+        "of 1day, offset 22h 30m by ts"
+    );
+    assert_eq!(
+        described("hop(bids, ts, INTERVAL '10' MINUTES, INTERVAL '1' HOUR, INTERVAL '65' MINUTES)"),
+        "of 1h every 10m, offset 5m by ts"
+    );
+}
+
+#[test]
 fn windows_that_are_read_row_by_row_are_assigned() {
     check_plan(
         "assign",
@@ -352,7 +381,7 @@ fn what_is_not_supported_is_refused_by_name() {
         "SELECT 1 FROM TABLE(SESSION(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
         "1:21",
         "SESSION windows are not yet supported",
-        "TUMBLE and HOP are",
+        "TUMBLE, HOP and CUMULATE are",
     );
     check_error(
         "CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')",
@@ -427,6 +456,18 @@ fn mistakes_have_a_place_and_advice() {
         "the slide comes first",
     );
     check_error(
+        "SELECT 1 FROM TABLE(CUMULATE(TABLE bids, DESCRIPTOR(ts), INTERVAL '7' MINUTE, INTERVAL '1' HOUR))",
+        "1:67",
+        "CUMULATE's size is not a multiple of its step",
+        "the step comes first",
+    );
+    check_error(
+        "SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '-1' HOUR, INTERVAL '-1' HOUR))",
+        "1:65",
+        "size is not above 0",
+        "INTERVAL '1' MINUTE",
+    );
+    check_error(
         "SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))",
         "1:21",
         "TUMBLE: the argument size is missing",
@@ -453,6 +494,7 @@ fn broken_texts_are_refused_and_never_panic() {
         "SELECT w.window_end , max( auction ) FROM TABLE( HOP( DATA => TABLE bids , TIMECOL => DESCRIPTOR( ts ) , SLIDE => INTERVAL '1' MINUTE , SIZE => INTERVAL '5' MINUTE ) ) AS w GROUP BY window_end EMIT ON WINDOW CLOSE ;",
         "CREATE TABLE clicks ( ms BIGINT NOT NULL , page ROW< url STRING , tags MAP< STRING , ARRAY< INT >>> , at AS to_timestamp_millis( ms ) , WATERMARK FOR at AS at - INTERVAL '1' SECOND , PRIMARY KEY ( ms ) NOT ENFORCED ) WITH ( connector = 'kafka' ) ; SELECT page['url'] , at FROM clicks ;",
         "CREATE VIEW v ( a , b ) AS SELECT bidder , tag FROM bids CROSS JOIN UNNEST( tags ) AS u ( tag ) ; SELECT DISTINCT a FROM v UNION ALL SELECT upper( b ) FROM v ;",
+        "SELECT window_end , count(*) FROM TABLE( CUMULATE( DATA => TABLE bids , TIMECOL => DESCRIPTOR( ts ) , STEP => INTERVAL '1' MINUTE , SIZE => INTERVAL '5' MINUTE , INTERVAL '1' HOUR ) ) GROUP BY window_end ;",
         "SET 'tick' = '10 rows' ; EXECUTE STATEMENT SET BEGIN INSERT INTO latest SELECT line , 1 FROM lines ; END ;",
     ];
     for round in 0..400 {

@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, take_rows};
 use crate::error::{Error, Result};
-use crate::plan::Windows;
+use crate::plan::{WindowShape, Windows};
 use crate::time::Micros;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::cast;
@@ -29,20 +29,38 @@ impl Windows {
     /// The pane that `time` lies in.
     pub fn pane_of(&self, time: Micros) -> Span {
         let length = self.pane();
-        let start = time.div_euclid(length).saturating_mul(length);
+        let start = self.grid(time, length);
         Span { start, end: start.saturating_add(length) }
     }
 
-    /// The windows that cover `pane`, the earliest first.
+    /// The windows that cover `pane`, in the order of their ends.
     pub fn covering(&self, pane: Span) -> impl Iterator<Item = Span> + use<> {
-        let Windows { size, slide } = *self;
-        let last = pane.start.div_euclid(slide).saturating_mul(slide);
-        // a window [s, s + size) covers the pane if s <= pane.start < s + size
-        let count = (size - (pane.start - last) + slide - 1).div_euclid(slide).max(0);
-        (0..count).rev().map(move |back| {
-            let start = last.saturating_sub(back * slide);
-            Span { start, end: start.saturating_add(size) }
+        let Windows { shape, size, slide, .. } = *self;
+        // the last moment at or before the pane at which windows start
+        let (last, count) = match shape {
+            WindowShape::Hop => {
+                let last = self.grid(pane.start, slide);
+                // a window [s, s + size) covers the pane if s <= pane.start < s + size
+                (last, (size - (pane.start - last) + slide - 1).div_euclid(slide).max(0))
+            }
+            WindowShape::Cumulate => {
+                let last = self.grid(pane.start, size);
+                (last, (size - (pane.start - last)).div_euclid(slide))
+            }
+        };
+        (0..count).rev().map(move |back| match shape {
+            WindowShape::Hop => {
+                let start = last.saturating_sub(back * slide);
+                Span { start, end: start.saturating_add(size) }
+            }
+            WindowShape::Cumulate => Span { start: last, end: last.saturating_add(size - back * slide) },
         })
+    }
+
+    /// The last of the moments `offset`, `offset + every` and so on that is not after `time`.
+    fn grid(&self, time: Micros, every: Micros) -> Micros {
+        let turns = time.saturating_sub(self.offset).div_euclid(every);
+        turns.saturating_mul(every).saturating_add(self.offset)
     }
 
     /// The length of a pane, in microseconds.
@@ -129,12 +147,22 @@ mod tests {
 
     #[test]
     fn a_pane_is_covered_by_the_windows_that_hold_it() {
-        let hop = Windows { size: 10, slide: 4 };
-        assert_eq!(hop.pane(), 2);
-        for time in -50..50 {
-            let covering: Vec<_> = hop.covering(hop.pane_of(time)).map(|w| w.start).collect();
-            let expected: Vec<_> = (-100..100).map(|n| n * 4).filter(|s| (*s..s + 10).contains(&time)).collect();
-            assert_eq!(covering, expected, "time {time}");
+        for offset in [0, 1, 3, -5] {
+            let hop = Windows::hop(4, 10, offset);
+            assert_eq!(hop.pane(), 2);
+            let cumulate = Windows::cumulate(3, 12, offset);
+            assert_eq!(cumulate.pane(), 3);
+            for time in -50..50 {
+                let covering = |windows: Windows| {
+                    let spans = windows.covering(windows.pane_of(time)).map(|span| (span.start, span.end));
+                    spans.collect::<Vec<_>>()
+                };
+                let holds = |(start, end): &(i64, i64)| (*start..*end).contains(&time);
+                let all = (-100..100).map(|n| (n * 4 + offset, n * 4 + offset + 10));
+                assert_eq!(covering(hop), all.filter(holds).collect::<Vec<_>>(), "offset {offset}, time {time}");
+                let all = (-100..100).flat_map(|n| (1..=4).map(move |k| (n * 12 + offset, n * 12 + offset + 3 * k)));
+                assert_eq!(covering(cumulate), all.filter(holds).collect::<Vec<_>>(), "offset {offset}, time {time}");
+            }
         }
     }
 }

@@ -121,8 +121,7 @@ fn assign_windows(stage: &Stage, rows: Batch, time: usize, windows: Windows) -> 
         spans.extend(windows.covering(windows.pane_of(time)));
         indices.resize(spans.len(), row as u32);
     }
-    let tumbling = windows.size == windows.slide;
-    let rows = if tumbling { rows } else { take_rows(&rows, indices)? };
+    let rows = if windows.overlap() { take_rows(&rows, indices)? } else { rows };
     let bound = |of: fn(&Span) -> i64| -> ArrayRef {
         Arc::new(TimestampMicrosecondArray::from_iter_values(spans.iter().map(of)))
     };

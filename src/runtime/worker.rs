@@ -184,7 +184,8 @@ fn carried(plan: &Plan, id: StepId) -> SchemaRef {
 /// True if the pre-aggregating step `id` would only be in the way: on one worker nothing is exchanged, so rows go straight into the
 /// aggregate, unless windows overlap and panes save work.
 fn merges_rows_directly(plan: &Plan, id: StepId, workers: usize) -> bool {
-    let overlapping = |spec: &Aggregation| matches!(spec.grouping, Grouping::Windowed { windows, .. } if windows.size != windows.slide);
+    let overlapping =
+        |spec: &Aggregation| matches!(spec.grouping, Grouping::Windowed { windows, .. } if windows.overlap());
     match &plan.steps[id].action {
         Action::PreAggregate(spec) => workers == 1 && !overlapping(spec),
         _ => false,

@@ -368,8 +368,9 @@ impl<'a> Planner<'a> {
             self.check_bounded(&stream)?;
         }
         if query.windows_only && stream.emit == Emit::Updating {
-            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
-                .help("GROUP BY window_start, window_end over TUMBLE or HOP, or end the INSERT with EMIT FINAL"));
+            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none").help(
+                "GROUP BY window_start, window_end over TUMBLE, HOP or CUMULATE, or end the INSERT with EMIT FINAL",
+            ));
         }
         self.exactly(&mut stream, query.plan.schema().fields());
         Ok(stream)

@@ -1,4 +1,4 @@
-//! `TUMBLE` and `HOP`: the table functions that say in which windows a row lies.
+//! `TUMBLE`, `HOP` and `CUMULATE`: the table functions that say in which windows a row lies.
 //!
 //! They become a [`WindowAssign`] node, which adds `window_start`, `window_end` and `window_time`. Filters on other columns go
 //! below it, and so does the choice of columns; what is left of it the planner merges into the aggregate above, where it can.
@@ -118,7 +118,7 @@ impl RelationPlanner for WindowFunctions {
             other => return Ok(RelationPlanning::Original(Box::new(other))),
         };
         let call = Call::new(&name, arguments)?;
-        let input = context.plan(call.data)?;
+        let input = context.plan(call.data.clone())?;
         let time = context.sql_to_expr(call.time.clone(), input.schema())?;
         let Expr::Column(time) = time else {
             return Err(at(
@@ -127,62 +127,113 @@ impl RelationPlanner for WindowFunctions {
                     .help("compute it in a column of the table and declare a WATERMARK for that"),
             ));
         };
-        let mut intervals = Vec::new();
-        for (what, interval) in &call.intervals {
-            intervals.push(micros(what, interval, context)?);
-        }
-        let windows = match intervals[..] {
-            [size] => Windows { size, slide: size },
-            [slide, size] if size / slide > WINDOWS_OF_A_ROW_MAX => {
-                let error = Error::invalid(format!(
-                    "each row would lie in {} windows; {WINDOWS_OF_A_ROW_MAX} are the most",
-                    size / slide
-                ));
-                return Err(at(
-                    &call.intervals[0].1,
-                    error.help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
-                ));
-            }
-            [slide, size] if slide <= size => Windows { size, slide },
-            _ => {
-                return Err(at(
-                    &call.intervals[0].1,
-                    Error::invalid("HOP's slide is longer than its size, so rows between windows would vanish")
-                        .help("the slide comes first: HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
-                ));
-            }
-        };
+        let windows = windows(&call, context)?;
         let node = WindowAssign::new(input, time, windows)?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
 }
 
-/// A call of TUMBLE or HOP, its arguments in their places.
+/// The windows that `call` asks for.
+fn windows(call: &Call, context: &mut dyn RelationPlannerContext) -> Result<Windows> {
+    let Call { function, intervals, .. } = call;
+    let mut lengths = Vec::new();
+    for (what, interval) in intervals {
+        let micros = micros(what, interval, context)?;
+        if micros <= 0 && *what != OFFSET {
+            return Err(at(
+                interval,
+                Error::invalid(format!("{what} is not above 0")).help("write a constant such as INTERVAL '1' MINUTE"),
+            ));
+        }
+        lengths.push(micros);
+    }
+    let offset = match intervals.last() {
+        Some((OFFSET, _)) => lengths.pop().unwrap_or_default(),
+        _ => 0,
+    };
+    let (slide, size) = match lengths[..] {
+        [size] => return Ok(Windows::hop(size, size, offset)),
+        [slide, size] => (slide, size),
+        _ => return internal_err!("{function} takes one or two lengths"),
+    };
+    let help = format!("write {}", function.usage());
+    let wrong = |reason: String| Err(at(&intervals[0].1, Error::invalid(reason).help(help.clone())));
+    if size / slide > WINDOWS_OF_A_ROW_MAX {
+        return wrong(format!("each row would lie in {} windows; {WINDOWS_OF_A_ROW_MAX} are the most", size / slide));
+    }
+    match function {
+        Function::Cumulate if size % slide != 0 => wrong("CUMULATE's size is not a multiple of its step".into()),
+        Function::Cumulate => Ok(Windows::cumulate(slide, size, offset)),
+        _ if slide > size => wrong("HOP's slide is longer than its size, so rows between windows would vanish".into()),
+        _ => Ok(Windows::hop(slide, size, offset)),
+    }
+}
+
+/// The argument that windows are moved on by.
+const OFFSET: &str = "offset";
+
+/// The functions that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Tumble,
+    Hop,
+    Cumulate,
+}
+
+impl Function {
+    const ALL: [Function; 3] = [Function::Tumble, Function::Hop, Function::Cumulate];
+
+    /// Its arguments, the optional one last.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Function::Tumble => &["data", "timecol", "size", OFFSET],
+            Function::Hop => &["data", "timecol", "slide", "size", OFFSET],
+            Function::Cumulate => &["data", "timecol", "step", "size", OFFSET],
+        }
+    }
+
+    fn usage(self) -> &'static str {
+        match self {
+            Function::Tumble => "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)",
+            Function::Hop => "HOP(TABLE t, DESCRIPTOR(ts), slide, size): the slide comes first",
+            Function::Cumulate => "CUMULATE(TABLE t, DESCRIPTOR(ts), step, size): the step comes first",
+        }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Function::Tumble => "TUMBLE",
+            Function::Hop => "HOP",
+            Function::Cumulate => "CUMULATE",
+        })
+    }
+}
+
+/// A call of a window function, its arguments in their places.
 struct Call {
-    function: &'static str,
+    function: Function,
     data: TableFactor,
     time: ast::Expr,
-    /// TUMBLE: size. HOP: slide, size.
+    /// Each with its name.
     intervals: Vec<(&'static str, ast::Expr)>,
 }
 
 impl Call {
     fn new(name: &ObjectName, arguments: Vec<FunctionArg>) -> Result<Self> {
         let spelled = name.to_string();
-        let (function, names, usage): (_, &[&'static str], _) = match spelled.to_ascii_lowercase().as_str() {
-            "tumble" => {
-                ("TUMBLE", &["data", "timecol", "size"], "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)")
-            }
-            "hop" => ("HOP", &["data", "timecol", "slide", "size"], "HOP(TABLE t, DESCRIPTOR(ts), slide, size)"),
-            window @ ("session" | "cumulate") => {
-                let error = Error::invalid(format!("{} windows are not yet supported", window.to_uppercase()));
-                return Err(at(name, error.help("TUMBLE and HOP are")));
-            }
-            _ => return Err(unknown(name)),
+        if spelled.eq_ignore_ascii_case("session") {
+            let error = Error::invalid("SESSION windows are not yet supported");
+            return Err(at(name, error.help("TUMBLE, HOP and CUMULATE are")));
+        }
+        let function = Function::ALL.into_iter().find(|f| f.to_string().eq_ignore_ascii_case(&spelled));
+        let function = function.ok_or_else(|| unknown(name))?;
+        let names = function.arguments();
+        let wrong = |reason: String| {
+            at(name, Error::invalid(format!("{function}: {reason}")).help(format!("write {}", function.usage())))
         };
-        let wrong =
-            |reason: String| at(name, Error::invalid(format!("{function}: {reason}")).help(format!("write {usage}")));
         let count = arguments.len();
         let mut values: Vec<Option<ast::Expr>> = vec![None; names.len()];
         for (position, argument) in arguments.into_iter().enumerate() {
@@ -197,19 +248,20 @@ impl Call {
             let FunctionArgExpr::Expr(value) = value else { return Err(wrong("an argument is a * here".into())) };
             match values.get_mut(position) {
                 Some(slot) => *slot = Some(value),
-                None => return Err(wrong(format!("{count} arguments are given, but it takes {}", names.len()))),
+                None => {
+                    return Err(wrong(format!("{count} arguments are given, but it takes at most {}", names.len())));
+                }
             }
         }
-        let missing = names.iter().zip(&values).find(|(_, value)| value.is_none());
+        let missing = names.iter().zip(&values).find(|(name, value)| value.is_none() && **name != OFFSET);
         if let Some((missing, _)) = missing {
             return Err(wrong(format!("the argument {missing} is missing")));
         }
-        let mut values = values.into_iter().flatten();
-        let mut next = || values.next().expect("each argument is there, as checked above");
+        let mut given = names.iter().zip(values).filter_map(|(name, value)| Some((*name, value?)));
+        let mut next = || given.next().expect("each argument but the last is there, as checked above").1;
         let data = relation(next()).map_err(&wrong)?;
         let time = descriptor(next()).map_err(&wrong)?;
-        let intervals = names[2..].iter().map(|name| (*name, next())).collect();
-        Ok(Call { function, data, time, intervals })
+        Ok(Call { function, data, time, intervals: given.collect() })
     }
 }
 
@@ -252,14 +304,17 @@ fn descriptor(value: ast::Expr) -> Result<ast::Expr, String> {
     }
 }
 
-/// A constant interval above 0, in microseconds.
+/// A constant interval, in microseconds.
 fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let wrong = |reason: &str| {
         at(interval, Error::invalid(format!("{what} {reason}")).help("write a constant such as INTERVAL '1' MINUTE"))
     };
-    let value = match context.sql_to_expr(interval.clone(), &DFSchema::empty())? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => value,
-        _ => return Err(wrong("is not an interval")),
+    let (value, sign) = match context.sql_to_expr(interval.clone(), &DFSchema::empty())? {
+        Expr::Negative(value) => (*value, -1),
+        value => (value, 1),
+    };
+    let Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) = value else {
+        return Err(wrong("is not an interval"));
     };
     if value.months != 0 {
         return Err(wrong("counts months, which are not of one length"));
@@ -267,20 +322,18 @@ fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerCon
     if value.nanoseconds % 1000 != 0 {
         return Err(wrong("is finer than a microsecond"));
     }
-    match i64::from(value.days).checked_mul(86_400_000_000).and_then(|days| days.checked_add(value.nanoseconds / 1000))
-    {
-        Some(micros) if micros > 0 => Ok(micros),
-        _ => Err(wrong("is not above 0")),
-    }
+    let micros = i64::from(value.days).checked_mul(86_400_000_000);
+    let micros = micros.and_then(|days| days.checked_add(value.nanoseconds / 1000)?.checked_mul(sign));
+    micros.ok_or_else(|| wrong("is longer than all of time"))
 }
 
 fn unknown(name: &ObjectName) -> datafusion_common::DataFusionError {
     let error = Error::invalid(format!("unknown table function '{name}'"));
     at(
         name,
-        match nearest(&name.to_string(), ["tumble", "hop"]) {
+        match nearest(&name.to_string().to_lowercase(), ["tumble", "hop", "cumulate"]) {
             Some(near) => error.help(format!("did you mean {near}?")),
-            None => error.help("the table functions are TUMBLE and HOP; for lists there is SELECT unnest(…)"),
+            None => error.help("the table functions are TUMBLE, HOP and CUMULATE; for lists there is SELECT unnest(…)"),
         },
     )
 }
