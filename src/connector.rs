@@ -15,6 +15,7 @@ pub mod datagen;
 pub mod file;
 pub mod kafka;
 pub mod memory;
+pub mod nexmark;
 pub mod print;
 
 use crate::batch::Batch;

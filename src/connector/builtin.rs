@@ -4,13 +4,14 @@ use super::blackhole::Blackhole;
 use super::datagen::Datagen;
 use super::file::{FileSink, FileSource};
 use super::kafka::{KafkaSink, KafkaSource};
+use super::nexmark::Nexmark;
 use super::print::PrintSink;
 use super::{Connectors, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Result, nearest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const READ: [&str; 4] = ["file", "kafka", "datagen", "memory"];
+const READ: [&str; 5] = ["file", "kafka", "datagen", "nexmark", "memory"];
 const WRITTEN: [&str; 5] = ["file", "kafka", "print", "blackhole", "memory"];
 
 /// Chooses by option `connector`. Options that no one asked for are left to the caller's
@@ -40,6 +41,7 @@ impl Connectors for Builtin {
         Ok(match table.options.required("connector")? {
             "file" => Arc::new(FileSource::new(table, columns)?),
             "datagen" => Arc::new(Datagen::new(table, columns)?),
+            "nexmark" => Arc::new(Nexmark::new(table, columns)?),
             "kafka" => Arc::new(KafkaSource::new(table, columns)?),
             "memory" => handed_in(table, &self.sources)?,
             name => return Err(unknown(table, name, "read", &READ, &WRITTEN)),

@@ -5,7 +5,7 @@ use super::place::through;
 use super::types::Types;
 use super::windows::WindowFunctions;
 use crate::error::{Error, nearest};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, Result, TableReference, plan_err};
 use datafusion_expr::logical_plan::LogicalPlan;
@@ -13,6 +13,7 @@ use datafusion_expr::planner::{
     ContextProvider, ExprPlanner, PlannerResult, RawFieldAccessExpr, RelationPlanner, TypePlanner,
 };
 use datafusion_expr::{AggregateUDF, Expr, GetFieldAccess, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
+use datafusion_functions::core::planner::CoreFunctionPlanner;
 use sqlparser::tokenizer::Location;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -83,6 +84,25 @@ impl ExprPlanner for ElementOfAggregate {
     }
 }
 
+/// `bid.price` of a ROW `bid` is called `price`, not `t.bid[price]`.
+#[derive(Debug)]
+struct FieldOfRow(CoreFunctionPlanner);
+
+impl ExprPlanner for FieldOfRow {
+    fn plan_compound_identifier(
+        &self,
+        field: &Field,
+        qualifier: Option<&TableReference>,
+        nested_names: &[String],
+    ) -> Result<PlannerResult<Vec<Expr>>> {
+        let planned = self.0.plan_compound_identifier(field, qualifier, nested_names)?;
+        Ok(match (planned, nested_names.last()) {
+            (PlannerResult::Planned(value), Some(name)) => PlannerResult::Planned(value.alias(name)),
+            (planned, _) => planned,
+        })
+    }
+}
+
 /// A table, as DataFusion's planner sees it.
 pub(super) struct TableRead(pub Arc<TableDef>);
 
@@ -120,7 +140,8 @@ impl Catalog {
             windows: BTreeMap::new(),
             higher_order: BTreeMap::new(),
             expr_planners: vec![
-                Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
+                Arc::new(FieldOfRow(CoreFunctionPlanner::default())),
+                Arc::new(CoreFunctionPlanner::default()),
                 Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
                 Arc::new(ElementOfAggregate),
                 Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),

@@ -1,7 +1,9 @@
-//! Scalar functions of our own: text to words.
+//! Scalar functions of our own: text to words here, text to a piece of it in [`extract`].
 //!
 //! Words are views into the text that they are cut from: no byte is copied but the twelve that a view holds itself. Separators are looked
 //! for eight bytes at a time and gathered as bits, 64 bytes to a word of bits, so that the loop has hardly a branch that depends on the text.
+
+mod extract;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringArray, StringViewArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
@@ -16,7 +18,8 @@ use std::sync::Arc;
 pub(super) fn all() -> Vec<Arc<ScalarUDF>> {
     let split_words = SplitWords { signature: Signature::string(1, Volatility::Immutable) };
     let string_to_array = StringToArray { theirs: datafusion_functions_nested::string::string_to_array_udf() };
-    vec![Arc::new(ScalarUDF::from(split_words)), Arc::new(ScalarUDF::from(string_to_array))]
+    let words = [Arc::new(ScalarUDF::from(split_words)), Arc::new(ScalarUDF::from(string_to_array))];
+    words.into_iter().chain(extract::all()).collect()
 }
 
 /// `split_words(text) -> ARRAY<STRING>`: the maximal runs of bytes that are not ASCII white space.
@@ -345,6 +348,40 @@ mod tests {
                     &arrow::compute::cast(&ours, theirs.data_type()).unwrap(),
                     &theirs,
                     "seed {seed}: {texts:?} at {delimiter:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_those_that_the_standard_library_and_captures_give() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        for _ in 0..300 {
+            let texts = random_texts(&mut random);
+            let call = |name: &str, what: &str, number: i64| {
+                let array: ArrayRef = Arc::new(texts.clone());
+                let constants = [ScalarValue::from(what), ScalarValue::from(number)].map(ColumnarValue::Scalar);
+                call(&named(name), [ColumnarValue::Array(array)].into_iter().chain(constants).collect(), texts.len())
+            };
+            for (delimiter, index) in [(" ", 0), (",", 2), ("ab", 1), ("ß", 1), (" ", -1)] {
+                let at = |text: &str| text.split(delimiter).nth(usize::try_from(index).ok()?).map(str::to_owned);
+                let expected: StringArray = texts.iter().map(|text| text.and_then(at)).collect();
+                assert_eq!(
+                    call("split_index", delimiter, index).as_string::<i32>(),
+                    &expected,
+                    "seed {seed}: {texts:?} at {delimiter:?}"
+                );
+            }
+            for (pattern, group) in [("a(b+)", 1), ("(^| )(a|ß)*", 2), ("[^ab ]+", 0)] {
+                let regex = regex::Regex::new(pattern).unwrap();
+                let of = |text: &str| Some(regex.captures(text)?.get(group as usize)?.as_str().to_owned());
+                let expected: StringArray = texts.iter().map(|text| text.and_then(of)).collect();
+                assert_eq!(
+                    call("regexp_extract", pattern, group).as_string::<i32>(),
+                    &expected,
+                    "seed {seed}: {texts:?} by {pattern:?}"
                 );
             }
         }

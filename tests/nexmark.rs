@@ -1,0 +1,211 @@
+//! The Nexmark pipelines against an oracle: each query again, as a plain loop over the events that the generator makes for a table of all
+//! columns, in one split. Every pipeline runs on 1 worker, 3 workers and 2 processes of 2 workers.
+
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
+use highwater::connector::builtin::Builtin;
+use highwater::connector::memory::MemorySink;
+use highwater::connector::{Connectors, Context, OptionText, Options, Polled, Table};
+use highwater::time::SystemClock;
+use pipeline::{SHAPES, run_with, sorted};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many events a query is asked for here; few enough for a debug build, enough to see every branch.
+const EVENTS: usize = 20_000;
+
+/// The tables as Flink's version of the benchmark declares them: all events as one, and views of it.
+const FLINKS_TABLES: &str = "
+CREATE TABLE datagen (
+    event_type int,
+    person ROW<id BIGINT, name VARCHAR, emailAddress VARCHAR, creditCard VARCHAR, city VARCHAR, state VARCHAR,
+               `dateTime` TIMESTAMP(3), extra VARCHAR>,
+    auction ROW<id BIGINT, itemName VARCHAR, description VARCHAR, initialBid BIGINT, reserve BIGINT,
+                `dateTime` TIMESTAMP(3), expires TIMESTAMP(3), seller BIGINT, category BIGINT, extra VARCHAR>,
+    bid ROW<auction BIGINT, bidder BIGINT, price BIGINT, channel VARCHAR, url VARCHAR, `dateTime` TIMESTAMP(3),
+            extra VARCHAR>,
+    `dateTime` AS
+        CASE WHEN event_type = 0 THEN person.`dateTime` WHEN event_type = 1 THEN auction.`dateTime` ELSE bid.`dateTime` END,
+    WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND
+) WITH ('connector' = 'nexmark', 'events.num' = '20000');
+CREATE VIEW bid AS
+SELECT bid.auction, bid.bidder, bid.price, bid.channel, bid.url, `dateTime`, bid.extra FROM datagen WHERE event_type = 2;";
+
+/// The pipeline `name` with `EVENTS` events and its results in memory.
+fn text(name: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/nexmark/{name}.sql"));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let (printed, option) = ("'connector' = 'print'", "'events.num' = '");
+    assert!(text.contains(printed) && text.contains(option), "{name} has no results to keep or no number of events");
+    let kept = text.replace(printed, "'connector' = 'memory', 'name' = 'out'");
+    let mut parts = kept.split(option);
+    let first = parts.next().expect("a text has a start").to_owned();
+    parts.fold(first, |done, part| {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        format!("{done}{option}{EVENTS}{rest}")
+    })
+}
+
+/// Runs pipeline `name` everywhere; its rows must be `expected`, in any order.
+fn check(name: &str, expected: Vec<String>) {
+    check_text(name, &text(name), expected);
+}
+
+fn check_text(name: &str, text: &str, mut expected: Vec<String>) {
+    assert!(!expected.is_empty(), "{name} would show nothing");
+    expected.sort_unstable();
+    for shape in SHAPES {
+        let sink = MemorySink::new();
+        let connectors = Builtin::default().with_sink("out", Arc::new(sink.clone()));
+        let (snapshot, result) = run_with(text, &connectors, shape);
+        result.unwrap_or_else(|error| panic!("{name} on {shape:?}: {error}"));
+        let rows = sorted(&sink);
+        for (row, (found, expected)) in rows.iter().zip(&expected).enumerate() {
+            assert_eq!(found, expected, "{name} on {shape:?}, row {row} of {} and {}", rows.len(), expected.len());
+        }
+        assert_eq!(rows.len(), expected.len(), "{name} on {shape:?}");
+        assert_eq!(snapshot.late_rows(), 0, "{name} on {shape:?}");
+    }
+}
+
+/// All rows of the table of `kind` with these columns.
+fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) -> RecordBatch {
+    let events = EVENTS.to_string();
+    let fixed = [("connector", "nexmark"), ("type", kind), ("events.num", &events), ("splits", "1")];
+    let given = fixed.iter().chain(options);
+    let given =
+        given.map(|(name, text)| ((*name).to_owned(), OptionText { text: (*text).to_owned(), place: String::new() }));
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true)).collect();
+    let table = Table {
+        name: kind.into(),
+        schema: Arc::new(Schema::new(fields)),
+        primary_key: Vec::new(),
+        options: Options::new(given),
+    };
+    let all: Vec<usize> = (0..columns.len()).collect();
+    let source = Builtin::default().source(&table, &all).expect("the options are right");
+    let context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
+    let names = source.splits(&context).expect("it names its splits");
+    let mut split = source.open(&names, &context).expect("it opens").remove(0);
+    let mut batches = Vec::new();
+    while let Polled::Rows { rows, .. } = split.poll(8192).expect("it makes rows") {
+        batches.push(rows);
+    }
+    concat_batches(&source.schema(), &batches).expect("batches have one schema")
+}
+
+const TIME: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+struct Bid {
+    auction: i64,
+    bidder: i64,
+    price: i64,
+    channel: String,
+    url: String,
+    /// In microseconds.
+    time: i64,
+    extra: String,
+}
+
+fn bids(options: &[(&str, &str)]) -> Vec<Bid> {
+    let (number, text) = (DataType::Int64, DataType::Utf8);
+    let columns = [
+        ("auction", number.clone()),
+        ("bidder", number.clone()),
+        ("price", number),
+        ("channel", text.clone()),
+        ("url", text.clone()),
+        ("dateTime", TIME),
+        ("extra", text),
+    ];
+    let rows = events("bid", &columns, options);
+    let number = |column: usize, row| rows.column(column).as_primitive::<Int64Type>().value(row);
+    let text = |column: usize, row| rows.column(column).as_string::<i32>().value(row).to_owned();
+    let bid = |row| Bid {
+        auction: number(0, row),
+        bidder: number(1, row),
+        price: number(2, row),
+        channel: text(3, row),
+        url: text(4, row),
+        time: rows.column(5).as_primitive::<TimestampMicrosecondType>().value(row),
+        extra: text(6, row),
+    };
+    (0..rows.num_rows()).map(bid).collect()
+}
+
+/// 0.908 × `cents`, with three decimals.
+fn euros(cents: i64) -> String {
+    let thousandths = cents * 908;
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+}
+
+#[test]
+fn q0_passes_bids_through() {
+    let row = |b: Bid| format!("{} {} {} {} {:?}", b.auction, b.bidder, b.price, b.time, b.extra);
+    check("q0", bids(&[]).into_iter().map(row).collect());
+}
+
+#[test]
+fn flinks_tables_are_read_as_they_are() {
+    let insert = "CREATE TABLE results (auction BIGINT, url VARCHAR, `dateTime` TIMESTAMP(3)) \
+                  WITH ('connector' = 'memory', 'name' = 'out'); \
+                  INSERT INTO results SELECT auction, url, `dateTime` FROM bid;";
+    let row = |b: Bid| format!("{} {:?} {}", b.auction, b.url, b.time);
+    check_text("all events", &format!("{FLINKS_TABLES} {insert}"), bids(&[]).into_iter().map(row).collect());
+}
+
+#[test]
+fn q1_converts_prices() {
+    let row = |b: Bid| format!("{} {} {} {} {:?}", b.auction, b.bidder, euros(b.price), b.time, b.extra);
+    check("q1", bids(&[]).into_iter().map(row).collect());
+}
+
+#[test]
+fn q2_selects_auctions() {
+    let chosen = bids(&[]).into_iter().filter(|b| b.auction % 123 == 0);
+    check("q2", chosen.map(|b| format!("{} {}", b.auction, b.price)).collect());
+}
+
+#[test]
+fn q14_calculates() {
+    let bids = bids(&[("base-time", "2015-07-15T06:50:00Z"), ("first-event.rate", "1")]);
+    // thousandths of a euro
+    let middle = |b: &Bid| (1_000_000_001..50_000_000_000).contains(&(b.price * 908));
+    let row = |b: Bid| {
+        let kind = match b.time / 3_600_000_000 % 24 {
+            8..=18 => "dayTime",
+            0..=6 | 20..=23 => "nightTime",
+            _ => "otherTime",
+        };
+        let letters = b.extra.bytes().filter(|byte| *byte == b'c').count();
+        format!("{} {} {} {kind:?} {} {:?} {letters}", b.auction, b.bidder, euros(b.price), b.time, b.extra)
+    };
+    check("q14", bids.into_iter().filter(middle).map(row).collect());
+}
+
+#[test]
+fn q21_finds_channel_ids() {
+    let id = |b: &Bid| match b.channel.to_lowercase().as_str() {
+        "apple" => Some("0".to_owned()),
+        "google" => Some("1".to_owned()),
+        "facebook" => Some("2".to_owned()),
+        "baidu" => Some("3".to_owned()),
+        _ => b.url.split('&').find_map(|part| part.strip_prefix("channel_id=")).map(str::to_owned),
+    };
+    let row = |b: Bid| Some(format!("{} {} {} {:?} {:?}", b.auction, b.bidder, b.price, b.channel, id(&b)?));
+    check("q21", bids(&[]).into_iter().filter_map(row).collect());
+}
+
+#[test]
+fn q22_splits_addresses() {
+    let row = |b: Bid| {
+        let parts: Vec<&str> = b.url.split('/').collect();
+        format!("{} {} {} {:?} {:?} {:?} {:?}", b.auction, b.bidder, b.price, b.channel, parts[3], parts[4], parts[5])
+    };
+    check("q22", bids(&[]).into_iter().map(row).collect());
+}
