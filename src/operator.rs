@@ -7,6 +7,8 @@
 pub mod aggregate;
 pub mod block;
 pub mod panes;
+pub mod pile;
+pub mod rank;
 pub mod transform;
 pub mod updating;
 

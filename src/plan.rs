@@ -5,8 +5,10 @@
 
 mod explain;
 mod fingerprint;
+mod ranking;
 
 pub use explain::type_name;
+pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Sink, Source};
 use crate::error::{Error, Result};
@@ -144,6 +146,8 @@ pub enum Action {
     PreAggregate(Arc<Aggregation>),
     /// An aggregate over partial results, which come by key.
     Aggregate(Arc<Aggregation>),
+    /// The first rows of each key in each window, which come by key.
+    Rank(Arc<Ranking>),
     /// The rows of all inputs.
     Union,
     /// Writes a table.

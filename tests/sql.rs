@@ -265,6 +265,41 @@ fn unnest_as_a_join() {
 }
 
 #[test]
+fn first_rows_of_windows() {
+    check_plan(
+        "top_n",
+        "INSERT INTO by_window
+SELECT window_end, auction, bids FROM (
+  SELECT window_start, window_end, auction, count(*) AS bids,
+    row_number() OVER (PARTITION BY window_start, window_end ORDER BY count(*) DESC) AS place
+  FROM TABLE(HOP(TABLE bids, DESCRIPTOR(ts), INTERVAL '2' SECOND, INTERVAL '10' SECOND))
+  GROUP BY window_start, window_end, auction)
+WHERE place <= 3 AND auction > 7;",
+    );
+}
+
+#[test]
+fn the_first_row_of_each_key() {
+    check_plan(
+        "dedup",
+        "SELECT window_end, bidder, auction
+FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))
+QUALIFY row_number() OVER (PARTITION BY window_start, window_end, upper(bidder) ORDER BY ts, price NULLS FIRST) = 1;",
+    );
+}
+
+#[test]
+fn results_of_a_ranking_have_windows() {
+    check_plan(
+        "rank_of_ranks",
+        "CREATE VIEW ranked AS SELECT *, row_number() OVER (PARTITION BY window_start, window_end, bidder ORDER BY price DESC) AS n
+FROM TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE);
+INSERT INTO by_window SELECT window_end, max(auction), count(*) FROM ranked WHERE n < 3 GROUP BY window_start, window_end;
+INSERT INTO by_window SELECT window_end, auction, n FROM ranked WHERE n = 2;",
+    );
+}
+
+#[test]
 fn json_and_mermaid() {
     let text = format!("{TABLES}INSERT INTO counts SELECT line, count(*) FROM lines GROUP BY line EMIT FINAL;");
     let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
@@ -360,8 +395,30 @@ fn what_is_not_supported_is_refused_by_name() {
     check_error("SELECT 1 FROM bids JOIN lines ON bidder = line", "1:25", "JOIN is not yet supported", "");
     check_error("SELECT 1 FROM bids, lines", "1:21", "a second table in FROM, a join, is not yet supported", "");
     check_error("SELECT line FROM lines ORDER BY line", "1:33", "ORDER BY is not yet supported", "a stream has no end");
-    check_error("SELECT line FROM lines LIMIT 3", "1:30", "LIMIT is not yet supported", "bound the source");
-    check_error("SELECT row_number() OVER (PARTITION BY line) FROM lines", "1:8", "OVER is not yet supported", "");
+    check_error(
+        "SELECT line FROM lines LIMIT 3",
+        "1:30",
+        "LIMIT is not yet supported",
+        "row_number() OVER (PARTITION BY",
+    );
+    check_error(
+        "SELECT row_number() OVER (PARTITION BY line) FROM lines",
+        "1:40",
+        "row_number without windows is not yet supported: a row that comes later may be the first",
+        "PARTITION BY window_start, window_end",
+    );
+    check_error(
+        "SELECT rank() OVER (PARTITION BY line) FROM lines",
+        "1:8",
+        "rank is not yet supported",
+        "row_number()",
+    );
+    check_error(
+        "SELECT sum(price) OVER (PARTITION BY bidder) FROM bids",
+        "1:8",
+        "OVER after a function other than row_number is not yet supported",
+        "GROUP BY window_start",
+    );
     check_error("SELECT DISTINCT ON (line) line FROM lines", "1:21", "DISTINCT ON is not yet supported", "first_value");
     check_error("SELECT line FROM lines EXCEPT SELECT bidder FROM bids", "1:31", "EXCEPT is not yet supported", "");
     check_error(

@@ -1,7 +1,8 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Plan, Route, Stage, Step, StepId, Tick, Transform, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Plan, Ranking, Route, Stage, Step, StepId, Tick, Transform,
+    describe_windows,
 };
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
@@ -79,6 +80,7 @@ impl Plan {
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
             Action::Aggregate(_) | Action::Union => Vec::new(),
+            Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
         }
     }
@@ -115,6 +117,14 @@ impl Plan {
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
+            Action::Rank(ranking) => {
+                let by = format!("by watermark of {}", self.watermark_tables(id).join(", "));
+                match ranking.limit {
+                    Some(1) => format!("{by}, 1 row of a key in a window"),
+                    Some(limit) => format!("{by}, {limit} rows of a key in a window"),
+                    None => by,
+                }
+            }
             _ => "none".into(),
         }
     }
@@ -198,6 +208,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Transform(_) => "transform",
         Action::PreAggregate(_) => "pre-aggregate",
         Action::Aggregate(_) => "aggregate",
+        Action::Rank(_) => "rank",
         Action::Union => "union",
         Action::Sink(_) => "sink",
     }
@@ -255,6 +266,31 @@ fn aggregation_text(aggregation: &Aggregation) -> Vec<String> {
         }
         Grouping::Final | Grouping::Updating => {}
     }
+    lines
+}
+
+fn ranking_text(ranking: &Ranking, schema: &Schema) -> Vec<String> {
+    let name = |column: usize| schema.field(column).name().as_str();
+    let sorts: Vec<String> = ranking
+        .order
+        .iter()
+        .map(|sort| {
+            let nulls = match (sort.descending, sort.nulls_first) {
+                (false, true) => " NULLS FIRST",
+                (true, false) => " NULLS LAST",
+                _ => "",
+            };
+            format!("{}{}{nulls}", name(sort.column), if sort.descending { " DESC" } else { "" })
+        })
+        .collect();
+    let mut lines = Vec::new();
+    if !ranking.keys.is_empty() {
+        lines.push(format!("keys {}", ranking.keys.iter().map(|key| name(*key)).collect::<Vec<_>>().join(", ")));
+    }
+    if !sorts.is_empty() {
+        lines.push(format!("order by {}", sorts.join(", ")));
+    }
+    lines.push(format!("in the windows of {}, {}", name(ranking.start), name(ranking.end)));
     lines
 }
 

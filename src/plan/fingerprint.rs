@@ -72,6 +72,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
             }
             Ok(())
         }
+        Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::Sink(sink) => {
             writeln!(

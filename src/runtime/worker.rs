@@ -11,6 +11,7 @@ use super::steps::{Rows, Site, of_an_epoch, staged, stateless, until_the_end};
 use crate::connector::Context;
 use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
+use crate::operator::rank::Rank;
 use crate::operator::transform::{Transforms, with_weight};
 use crate::operator::updating::UpdatingAggregate;
 use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, Route, StepId};
@@ -124,6 +125,18 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                         })
                     }
                 })
+            }
+            Action::Rank(spec) => {
+                let from = step.inputs[0].from;
+                let sources = local.plan.sources_of(id);
+                let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
+                let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
+                let schema = carried(&local.plan, from);
+                let operator = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
+                Some(routed(input(0), &step.inputs[0].route, site(schema), |input, pact, site| match pact {
+                    Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
+                    Pact::Move(router) => staged(input, DistributorPact(|_| *router), reports, marks, site, operator),
+                }))
             }
             Action::Sink(definition) => {
                 let from = step.inputs[0].from;

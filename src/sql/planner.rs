@@ -4,6 +4,8 @@
 //! it, and where each column of the query is in the rows that come out. So choosing and renaming columns costs nothing, neighbouring
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
+mod rank;
+
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
 use super::windows::WindowAssign;
@@ -20,7 +22,7 @@ use datafusion_common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::logical_plan::{Aggregate, Distinct, LogicalPlan, TableScan, Union, Unnest};
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion_expr::{Expr as Logical, lit};
+use datafusion_expr::{Expr as Logical, ExprSchemable, lit};
 use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_physical_expr::create_physical_expr;
 use datafusion_physical_expr::expressions as physical;
@@ -430,7 +432,11 @@ impl<'a> Planner<'a> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan, last),
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input, last),
+            LogicalPlan::Window(window) => self.rank(window, None, last),
             LogicalPlan::Filter(filter) => {
+                if let Some(stream) = self.first_rows(filter, last)? {
+                    return Ok(stream);
+                }
                 let mut stream = self.lower(&filter.input, last)?;
                 self.filter(&mut stream, &filter.predicate, filter.input.schema())?;
                 Ok(stream)
@@ -662,18 +668,15 @@ impl<'a> Planner<'a> {
         }
         let grouping = match (stream.pending.take(), attached) {
             (Some(PendingWindows { time, windows }), _) => Grouping::Windowed { time, windows },
-            (None, Some(id)) => {
-                let find = |bound| stream.roles.iter().position(|role| *role == Role::Window(id, bound));
-                match (find(Bound::Start), find(Bound::End)) {
-                    (Some(start), Some(end)) => Grouping::Attached { start, end },
-                    _ => {
-                        return Err(Error::invalid(
-                            "this GROUP BY goes by one bound of windows whose other bound is not in its input",
-                        )
-                        .help("GROUP BY window_start, window_end in the inner query and select both"));
-                    }
+            (None, Some(id)) => match stream.bounds_of(id) {
+                [Some(start), Some(end)] => Grouping::Attached { start, end },
+                _ => {
+                    return Err(Error::invalid(
+                        "this GROUP BY goes by one bound of windows whose other bound is not in its input",
+                    )
+                    .help("GROUP BY window_start, window_end in the inner query and select both"));
                 }
-            }
+            },
             (None, None) if last => Grouping::Final,
             (None, None) => Grouping::Updating,
         };
@@ -851,6 +854,19 @@ impl Stream {
         self.pending.is_some() && places.into_iter().any(|index| matches!(self.columns[index], Place::Window(_)))
     }
 
+    /// The windows of which column `row` is the start or the end.
+    fn window_of(&self, row: usize) -> Option<usize> {
+        match self.roles[row] {
+            Role::Window(id, Bound::Start | Bound::End) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Where the start and the end of windows `id` are.
+    fn bounds_of(&self, id: usize) -> [Option<usize>; 2] {
+        [Bound::Start, Bound::End].map(|bound| self.roles.iter().position(|role| *role == Role::Window(id, bound)))
+    }
+
     /// The places of the query's columns in the rows, for columns that are there.
     fn row_places(&self) -> Vec<usize> {
         let row = |place: &Place| match place {
@@ -878,9 +894,14 @@ impl Stream {
 
     /// Drops columns of the rows that nobody reads, where the rows are about to be copied.
     fn compact(&mut self) {
+        self.compact_but(&BTreeSet::new());
+    }
+
+    /// The same, but the `others` stay, too.
+    fn compact_but(&mut self, others: &BTreeSet<usize>) {
         let mut builder = ProjectBuilder::default();
-        let places: Vec<usize> = self.row_places();
-        let needed: BTreeSet<usize> = places.iter().copied().chain(self.pending.map(|pending| pending.time)).collect();
+        let time = self.pending.map(|pending| pending.time);
+        let needed: BTreeSet<usize> = self.row_places().into_iter().chain(time).chain(others.iter().copied()).collect();
         if needed.len() == self.rows.fields().len() {
             return;
         }
@@ -895,6 +916,33 @@ impl Stream {
         self.columns = columns.collect();
         self.pending = self.pending.map(|pending| PendingWindows { time: moved(pending.time), ..pending });
         builder.apply(self);
+    }
+
+    /// Adds columns for those of `values` that are no columns yet, and gives the place of each in the rows. No windows may be pending.
+    fn with_values(&mut self, values: &[&Logical], schema: &DFSchema) -> Result<Vec<usize>> {
+        let bound = self.bind(schema)?;
+        let mut builder = ProjectBuilder::default();
+        for (row, field) in self.rows.fields().iter().enumerate() {
+            builder.add(Expr::column(field.name(), row), Arc::clone(field), self.roles[row]);
+        }
+        let place = |value: &Logical| match self.columns[bare(value).and_then(|c| schema.maybe_index_of_column(c))?] {
+            Place::Row(row) => Some(row),
+            Place::Window(_) => None,
+        };
+        let mut places = Vec::with_capacity(values.len());
+        for value in values {
+            places.push(match place(value) {
+                Some(row) => row,
+                None => {
+                    let (_, field) = value.to_field(schema).map_err(from_datafusion)?;
+                    builder.add(compile(value, &bound, &self.rows)?, field, Role::None)
+                }
+            });
+        }
+        if builder.fields.len() > self.rows.fields().len() {
+            builder.apply(self);
+        }
+        Ok(places)
     }
 
     /// The rows' columns under the names that the query's expressions use.

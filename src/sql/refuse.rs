@@ -25,6 +25,10 @@ struct Refusal<'a> {
     tables: Vec<Location>,
 }
 
+/// How to say what ORDER BY … LIMIT says elsewhere.
+const FIRST_ROWS: &str = "for the first rows of each window, number them: SELECT … FROM (SELECT *, row_number() OVER \
+                          (PARTITION BY window_start, window_end ORDER BY x DESC) AS n FROM …) WHERE n <= 10";
+
 type Found = ControlFlow<(Error, Location)>;
 
 fn no(syntax: &impl Spanned, what: &str, help: &str) -> Found {
@@ -40,13 +44,13 @@ impl Visitor for Refusal<'_> {
             return no(with, "WITH RECURSIVE is", "");
         }
         if let Some(order_by) = &query.order_by {
-            return no(order_by, "ORDER BY is", "a stream has no end to sort at; sort what reads the output");
+            return no(order_by, "ORDER BY is", &format!("a stream has no end to sort at; {FIRST_ROWS}"));
         }
         if let Some(limit) = &query.limit_clause {
-            return no(limit, "LIMIT is", "bound the source instead");
+            return no(limit, "LIMIT is", FIRST_ROWS);
         }
         if let Some(fetch) = &query.fetch {
-            return no(fetch, "FETCH is", "bound the source instead");
+            return no(fetch, "FETCH is", FIRST_ROWS);
         }
         if !query.locks.is_empty() || query.for_clause.is_some() {
             return no(query, "FOR after a query is", "");
@@ -77,9 +81,6 @@ impl Visitor for Refusal<'_> {
         }
         if let Some(view) = select.lateral_views.first() {
             return no(view, "LATERAL VIEW is", "write SELECT unnest(list) AS element FROM …");
-        }
-        if let Some(qualify) = &select.qualify {
-            return no(qualify, "QUALIFY is", "");
         }
         if let Some(window) = select.named_window.first() {
             return no(window, "WINDOW is", "");
@@ -173,7 +174,20 @@ impl Refusal<'_> {
     fn function(&self, function: &Function) -> Found {
         let name = function.name.to_string().to_lowercase();
         if function.over.is_some() {
-            return no(&function.name, "OVER is", "");
+            return match name.as_str() {
+                "row_number" => ControlFlow::Continue(()),
+                "rank" | "dense_rank" => no(
+                    &function.name,
+                    &format!("{name} is"),
+                    "row_number() OVER (PARTITION BY window_start, window_end ORDER BY …) numbers rows of equal rank, too",
+                ),
+                "lag" | "lead" => no(&function.name, &format!("{name} is"), ""),
+                _ => no(
+                    &function.name,
+                    "OVER after a function other than row_number is",
+                    "GROUP BY window_start, window_end gives what a window's rows sum to",
+                ),
+            };
         }
         if self.tables.contains(&function.name.span().start) {
             return ControlFlow::Continue(());

@@ -1,0 +1,37 @@
+//! The first rows of each key in each window.
+
+/// `ROW_NUMBER() OVER (PARTITION BY window_start, window_end, key, … ORDER BY …)`: the rows of each key in each window, numbered from 1.
+///
+/// The columns are places in the input, which the rows keep; their number is one column more. Rows that are alike in `order` are told
+/// apart by all their columns, so that the answer is a function of the set of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranking {
+    /// The column with the window's start.
+    pub start: usize,
+    /// The column with the window's end.
+    pub end: usize,
+    /// The other columns of PARTITION BY.
+    pub keys: Vec<usize>,
+    /// What comes first.
+    pub order: Vec<SortColumn>,
+    /// How many rows of a key are kept. None: all.
+    pub limit: Option<usize>,
+}
+
+/// A column of ORDER BY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SortColumn {
+    /// Its place.
+    pub column: usize,
+    /// The greatest first.
+    pub descending: bool,
+    /// NULL before everything else.
+    pub nulls_first: bool,
+}
+
+impl Ranking {
+    /// The columns that the exchange goes by: the keys, or the window if there are none.
+    pub fn route(&self) -> Vec<usize> {
+        if self.keys.is_empty() { vec![self.start, self.end] } else { self.keys.clone() }
+    }
+}

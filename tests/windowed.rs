@@ -1,0 +1,172 @@
+//! What is done with the rows of a window once it has closed: rankings and joins, against answers that the test computes for itself
+//! with loops. Random rows, shuffled within their epochs, on one worker, on three, and on two processes of two.
+
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use highwater::connector::builtin::Builtin;
+use highwater::connector::memory::MemorySink;
+use pipeline::{Row, SECOND, SHAPES, Table, assert_same, expected, for_seeds, run_with, sorted, windows};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Runs `insert` over the tables `t` and `u` into `out`, which has `columns`, everywhere, and expects `rows` and so many `late` ones.
+fn check(rng: &mut StdRng, tables: &[&Table], columns: &str, insert: &str, rows: Vec<String>, late: usize) {
+    let rows = expected(rows);
+    let names = ["t", "u"];
+    let ddl = |(table, name): (&&Table, &str)| table.ddl().replace("CREATE TABLE t ", &format!("CREATE TABLE {name} "));
+    let text = format!(
+        "{} CREATE TABLE out ({columns}) WITH ('connector' = 'memory');\nINSERT INTO out {insert};",
+        tables.iter().zip(names).map(ddl).collect::<String>()
+    );
+    for shape in SHAPES {
+        let sink = MemorySink::new();
+        let mut connectors = Builtin::default().with_sink("out", Arc::new(sink.clone()));
+        for (table, name) in tables.iter().zip(names) {
+            connectors = connectors.with_source(name, table.shuffled(rng).source());
+        }
+        let (snapshot, result) = run_with(&text, &connectors, shape);
+        result.unwrap_or_else(|error| panic!("{error:?} on {shape:?}\n{text}"));
+        assert_same(&sorted(&sink), &rows, &format!("{shape:?}: {text}"));
+        assert_eq!(snapshot.late_rows(), late as u64, "late rows on {shape:?}: {text}");
+    }
+}
+
+fn group<K: Ord, T>(items: impl IntoIterator<Item = (K, T)>) -> BTreeMap<K, Vec<T>> {
+    let mut groups: BTreeMap<K, Vec<T>> = BTreeMap::new();
+    items.into_iter().for_each(|(key, item)| groups.entry(key).or_default().push(item));
+    groups
+}
+
+/// A row with the start of each window of `size` every `slide` that is open when it comes, and how many such pairs are late.
+fn pieces<'a>(table: &'a Table, marks: &[i64], size: i64, slide: i64) -> (Vec<(i64, &'a Row)>, usize) {
+    let windowed = table.windowed_by(marks, size, slide);
+    let all: usize = windowed.iter().map(|(row, _)| windows(row.ts, size, slide).len()).sum();
+    let open: Vec<(i64, &Row)> =
+        windowed.into_iter().flat_map(|(row, open)| open.into_iter().map(move |start| (start, row))).collect();
+    let late = all - open.len();
+    (open, late)
+}
+
+/// A condition on the row number, and what it says.
+fn condition(rng: &mut StdRng) -> (String, Box<dyn Fn(usize) -> bool>) {
+    let most = rng.random_range(0..6);
+    match rng.random_range(0..7) {
+        0 => (format!("number <= {most}"), Box::new(move |n| n <= most)),
+        1 => (format!("number < {most}"), Box::new(move |n| n < most)),
+        2 => (format!("number = {most}"), Box::new(move |n| n == most)),
+        3 => (format!("{most} >= number"), Box::new(move |n| n <= most)),
+        4 => (format!("number BETWEEN 2 AND {most}"), Box::new(move |n| (2..=most).contains(&n))),
+        5 => (format!("number <= {most} AND number % 2 = 1"), Box::new(move |n| n <= most && n % 2 == 1)),
+        _ => ("number > 1".into(), Box::new(|n| n > 1)),
+    }
+}
+
+#[test]
+fn the_first_rows_of_each_key_in_each_window() {
+    for_seeds(5, |rng| {
+        let table = Table::random(rng);
+        let slide = rng.random_range(1..8) * SECOND;
+        let size = if rng.random() { slide } else { slide + rng.random_range(0..6) * SECOND };
+        let (open, late) = pieces(&table, &table.marks(), size, slide);
+        let over = format!("hop(t, ts, INTERVAL '{}' SECOND, INTERVAL '{}' SECOND)", slide / SECOND, size / SECOND);
+        let columns = "a TIMESTAMP(6), word STRING, n BIGINT, price DECIMAL(12, 2), ts TIMESTAMP(6), number BIGINT";
+
+        // few different values of n, so that the other columns decide often
+        let (text, kept) = condition(rng);
+        let keyed = group(open.iter().map(|(start, row)| ((*start, row.word.clone()), *row)));
+        let rows = keyed.into_iter().flat_map(|((start, word), mut rows)| {
+            rows.sort_by_key(|row| (row.n.is_none(), Reverse(row.n.map(|n| n % 3)), row.n, row.price, row.ts));
+            let numbered = rows.into_iter().enumerate().filter(|(place, _)| kept(place + 1));
+            numbered
+                .map(|(place, row)| row!(start, word, row.n, row.price, row.ts, place as i64 + 1))
+                .collect::<Vec<_>>()
+        });
+        let insert = format!(
+            "SELECT window_start, word, n, price, ts, number FROM (SELECT *, \
+               row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n % 3 DESC NULLS LAST) AS number FROM {over}) \
+             WHERE {text}"
+        );
+        check(rng, &[&table], columns, &insert, rows.collect(), late);
+
+        // windows as the only key, and nothing but the columns to tell rows apart
+        let rows = group(open.iter().copied()).into_iter().flat_map(|(start, mut rows)| {
+            rows.sort_by_key(|row| (&row.word, row.n));
+            rows.into_iter().take(2).map(|row| row!(start + size, row.word, row.n)).collect::<Vec<_>>()
+        });
+        let insert = format!(
+            "SELECT window_end, word, n FROM {over} QUALIFY row_number() OVER (PARTITION BY window_end, window_start) <= 2"
+        );
+        check(rng, &[&table], "a TIMESTAMP(6), word STRING, n BIGINT", &insert, rows.collect(), late);
+    });
+}
+
+#[test]
+fn the_first_and_the_last_row_of_a_key() {
+    for_seeds(3, |rng| {
+        let table = Table::random(rng);
+        let size = rng.random_range(1..8) * SECOND;
+        let (open, late) = pieces(&table, &table.marks(), size, size);
+        for (sort, last) in [("ASC", false), ("DESC", true)] {
+            let keyed = group(open.iter().map(|(start, row)| ((*start, row.n.map(|n| n % 5)), *row)));
+            let rows = keyed.into_iter().filter_map(|((_, key), rows)| {
+                let first =
+                    rows.into_iter().min_by_key(|row| (if last { -row.ts } else { row.ts }, &row.word, row.n))?;
+                Some(row!(key, first.word, first.ts))
+            });
+            let insert = format!(
+                "SELECT k, word, ts FROM (SELECT word, n % 5 AS k, ts, row_number() OVER \
+                   (PARTITION BY window_start, window_end, n % 5 ORDER BY ts {sort}) AS number \
+                   FROM tumble(t, ts, INTERVAL '{}' SECOND)) WHERE number = 1",
+                size / SECOND
+            );
+            check(rng, &[&table], "k BIGINT, word STRING, ts TIMESTAMP(6)", &insert, rows.collect(), late);
+        }
+    });
+}
+
+#[test]
+fn the_first_results_of_windows_have_windows_in_their_turn() {
+    for_seeds(3, |rng| {
+        let table = Table::random(rng);
+        let size = rng.random_range(1..6) * SECOND;
+        let windowed = table.windowed(size, size);
+        let late = windowed.iter().filter(|(_, open)| open.is_empty()).count();
+        let (open, _) = pieces(&table, &table.marks(), size, size);
+        let counts = group(open.iter().map(|(start, row)| ((*start, row.word.clone()), *row)));
+        let by_window = group(counts.iter().map(|((start, word), rows)| (*start, (rows.len() as i64, word))));
+        let first = by_window.into_iter().map(|(start, mut counts)| {
+            counts.sort_by_key(|(count, word)| (Reverse(*count), *word));
+            counts.truncate(3);
+            (start, counts)
+        });
+        let first: Vec<_> = first.collect();
+        let ranked = format!(
+            "(SELECT window_start, window_end, window_time, word, c FROM (SELECT window_start, window_end, window_time, word, count(*) AS c, \
+               row_number() OVER (PARTITION BY window_start, window_end ORDER BY count(*) DESC) AS place \
+               FROM tumble(t, ts, INTERVAL '{}' SECOND) GROUP BY window_start, window_end, window_time, word) WHERE place <= 3)",
+            size / SECOND
+        );
+        let rows =
+            first.iter().flat_map(|(start, counts)| counts.iter().map(|(c, word)| row!(*start, (*word).clone(), *c)));
+        let insert = format!("SELECT window_start, word, c FROM {ranked}");
+        check(rng, &[&table], "a TIMESTAMP(6), word STRING, c BIGINT", &insert, rows.collect(), late);
+
+        let rows = first.iter().map(|(start, counts)| row!(*start, counts.iter().map(|(c, _)| c).sum::<i64>()));
+        let insert = format!("SELECT window_start, sum(c) FROM {ranked} GROUP BY window_start, window_end");
+        check(rng, &[&table], "a TIMESTAMP(6), c BIGINT", &insert, rows.collect(), late);
+
+        let outer =
+            group(first.iter().map(|(start, counts)| (windows(start + size - 1, 10 * SECOND, 10 * SECOND)[0], counts)));
+        let rows =
+            outer.into_iter().map(|(start, counts)| row!(start, counts.iter().map(|c| c.len() as i64).sum::<i64>()));
+        let insert = format!(
+            "SELECT window_start, count(*) FROM TABLE(TUMBLE((SELECT window_time AS at, c FROM {ranked}), DESCRIPTOR(at), INTERVAL '10' SECOND)) \
+             GROUP BY window_start"
+        );
+        check(rng, &[&table], "a TIMESTAMP(6), c BIGINT", &insert, rows.collect(), late);
+    });
+}
