@@ -4,7 +4,7 @@
 //! local to one worker: a [`Split`] is a share of a source that is read in order, a [`Shard`] a share of a sink.
 //!
 //! ```text
-//! Source ── splits() on worker 0 ──▶ names, dealt to workers ── open() ──▶ Split ── poll() ──▶ batches
+//! Source ── splits(), later discover() on worker 0 ──▶ names, dealt to workers ── open() ──▶ Split ── poll() ──▶ batches
 //! Sink   ── open() on each worker ─▶ Shard ── write() … flush() ──▶ epoch written
 //! ```
 //! No call blocks the worker for longer than a few milliseconds, but `splits`, `open` and `finish`.
@@ -42,7 +42,19 @@ pub trait Source: Send + Sync {
     /// Names the shares that exist now, each with all that is needed to open it on another machine: for a topic, its
     /// partition with the offsets at which to start and to end. Called once, on worker 0; the order is the splits' order.
     fn splits(&self, context: &Context) -> Result<Vec<String>>;
-    /// Opens these shares, all that one worker reads of this source. Answers in their order.
+    /// How long to wait before looking for new splits, again and again. None: those of [`Source::splits`] are all.
+    fn discovery_interval(&self) -> Option<Duration> {
+        None
+    }
+    /// Names the shares that have come since `known` were named, as [`Source::splits`] would. Called for worker 0 on a thread
+    /// of its own, so it may wait for an answer; what it names is opened while the others are read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) to be asked again later; any other ends the run.
+    fn discover(&self, _known: &[String], _context: &Context) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// Opens these shares, which one worker reads: those of the start, or new ones. Answers in their order.
     fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>>;
 }
 

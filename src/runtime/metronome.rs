@@ -1,13 +1,15 @@
-//! The metronome: one operator, awake on worker 0 only, that says when an epoch ends and who reads what.
+//! The metronome: one operator, awake on worker 0 only, that says when an epoch ends and who reads what, new splits included.
 //!
 //! Its orders travel inside the dataflow, so no worker compares clocks with another. It holds the next tick while too many
 //! epochs are open: under load epochs grow, and the cost of a row falls.
 
+use super::discovery::Discovery;
 use super::worker::Local;
-use crate::plan::Tick;
+use crate::error::Result;
+use crate::plan::{StepId, Tick};
 use crate::time::Epoch;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use timely::container::CapacityContainerBuilder;
@@ -18,7 +20,7 @@ use timely::dataflow::{Scope, Stream};
 /// What the metronome tells one worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Order {
-    /// Read these splits of a source; comes once for each source, even if it is none.
+    /// Read these splits of a source, too; comes first once for each source, even if it is none.
     Read {
         /// The source's step.
         source: u32,
@@ -47,7 +49,7 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
     let local = local.clone();
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop().filter(|_| index == 0);
-        let mut dealt = false;
+        let mut dealt: Option<(Dealer, Discovery)> = None;
         let mut last = local.context.clock.monotonic();
         let mut open: VecDeque<(Epoch, Duration)> = VecDeque::new();
         move |_| {
@@ -59,15 +61,23 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
             let send = |output: &mut OutputBuilder<_, _>, now: &_, orders: Orders| {
                 output.activate().session_with_builder(now).give_iterator(orders.into_iter());
             };
-            if !dealt {
-                dealt = true;
-                match deal(&local, peers as usize) {
-                    Ok(orders) => send(&mut output, now, orders),
-                    Err(error) => {
-                        local.fate.fail(error);
-                        capability = None;
-                        return;
-                    }
+            let reads = match &mut dealt {
+                None => Dealer::start(&local, peers).map(|(dealer, discovery, orders)| {
+                    dealt = Some((dealer, discovery));
+                    orders
+                }),
+                Some((dealer, discovery)) => discovery.found().map(|found| match found {
+                    Some((source, splits)) => dealer.more(source, splits),
+                    None => Orders::new(),
+                }),
+            };
+            match reads {
+                Ok(orders) if orders.is_empty() => {}
+                Ok(orders) => send(&mut output, now, orders),
+                Err(error) => {
+                    local.fate.fail(error);
+                    capability = None;
+                    return;
                 }
             }
             while let Some(&(epoch, since)) = open.front().filter(|(epoch, _)| !local.probe.less_equal(epoch)) {
@@ -104,18 +114,45 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
     orders
 }
 
-/// Lists every source's splits and deals them to the workers in turn.
-fn deal(local: &Local, peers: usize) -> crate::error::Result<Orders> {
-    let mut orders = Vec::new();
-    for (id, source) in local.plan.sources() {
-        let splits = source
-            .source
-            .splits(&local.context)
-            .map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
-        let mut shares: Vec<Vec<(u32, String)>> = vec![Vec::new(); peers];
-        splits.into_iter().enumerate().for_each(|(number, split)| shares[number % peers].push((number as u32, split)));
-        let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source: id as u32, splits });
-        orders.extend(shares.into_iter().enumerate().map(order));
+/// Deals splits to the workers in turn.
+struct Dealer {
+    peers: u64,
+    /// How many splits of each source were dealt.
+    dealt: BTreeMap<StepId, u64>,
+}
+
+impl Dealer {
+    /// Lists every source's splits, deals them, and begins to look for more.
+    fn start(local: &Local, peers: u64) -> Result<(Self, Discovery, Orders)> {
+        let mut dealer = Dealer { peers, dealt: BTreeMap::new() };
+        let (mut known, mut orders) = (Vec::new(), Vec::new());
+        for (id, source) in local.plan.sources() {
+            let splits = source
+                .source
+                .splits(&local.context)
+                .map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
+            known.push((id, splits.clone()));
+            orders.extend(dealer.deal(id, splits));
+        }
+        Ok((dealer, Discovery::start(local, known)?, orders))
     }
-    Ok(orders)
+
+    /// The orders for splits that have come since.
+    fn more(&mut self, source: StepId, splits: Vec<String>) -> Orders {
+        let mut orders = self.deal(source, splits);
+        orders.retain(|(_, order)| !matches!(order, Order::Read { splits, .. } if splits.is_empty()));
+        orders
+    }
+
+    /// One order for each worker.
+    fn deal(&mut self, source: StepId, splits: Vec<String>) -> Orders {
+        let dealt = self.dealt.entry(source).or_default();
+        let mut shares: Vec<Vec<(u32, String)>> = vec![Vec::new(); self.peers as usize];
+        for split in splits {
+            shares[(*dealt % self.peers) as usize].push((*dealt as u32, split));
+            *dealt += 1;
+        }
+        let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source: source as u32, splits });
+        shares.into_iter().enumerate().map(order).collect()
+    }
 }

@@ -200,10 +200,11 @@ impl Reader {
         Ok(if read || self.ended() { Turn::Again } else { Turn::Nap })
     }
 
+    /// Reads these splits, too, from the open epoch on.
     fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
         let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
         let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
-        let open = |(number, split)| Open {
+        let opened = |(number, split)| Open {
             number,
             split,
             watermark: Watermark::NONE,
@@ -211,12 +212,14 @@ impl Reader {
             rows_in_epoch: 0,
             silent_since: None,
         };
-        self.splits = Some(numbers.into_iter().zip(splits).map(open).collect());
+        self.splits.get_or_insert_default().extend(numbers.into_iter().zip(splits).map(opened));
         Ok(())
     }
 
+    /// True if nothing will ever come. A source that looks for new splits may still find one for a worker that has none.
     fn ended(&self) -> bool {
-        self.splits.as_ref().is_some_and(|splits| splits.iter().all(|open| open.ended))
+        let all_ended = |splits: &Vec<Open>| splits.iter().all(|open| open.ended);
+        self.splits.as_ref().is_some_and(all_ended) && self.step.source.discovery_interval().is_none()
     }
 
     fn forget_finished(&mut self) {
