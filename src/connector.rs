@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod memory;
 pub mod nexmark;
 pub mod print;
+pub mod values;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
@@ -38,6 +39,10 @@ pub trait Source: Send + Sync {
     /// True if it is read from the broker called `embedded`, which the process has to start.
     fn embedded(&self) -> bool {
         false
+    }
+    /// What tells its rows from others with the same columns, if they stand in the definition: it is a part of the plan's identity.
+    fn digest(&self) -> Option<[u8; 32]> {
+        None
     }
     /// Names the shares that exist now, each with all that is needed to open it on another machine: for a topic, its
     /// partition with the offsets at which to start and to end. Called once, on worker 0; the order is the splits' order.

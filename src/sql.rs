@@ -607,7 +607,11 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
 
 /// Where the query's column `position` is written.
 fn item_place(query: &ast::Query, position: usize) -> Option<Location> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let select = match query.body.as_ref() {
+        SetExpr::Select(select) => select,
+        SetExpr::Values(values) => return Some(values.rows.first()?.content.get(position)?.span().start),
+        _ => return None,
+    };
     let wild = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     match select.projection.iter().any(wild) {
         true => None,

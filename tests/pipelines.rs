@@ -803,3 +803,26 @@ fn every_aggregate_says_the_same_whole_in_parts_and_as_changes() {
         }
     });
 }
+
+#[test]
+fn rows_of_the_text_come_once_and_have_windows() {
+    let text = "
+        SET 'tick' = '2 rows';
+        CREATE TABLE out (word STRING, at TIMESTAMP(6), n BIGINT) WITH ('connector' = 'memory');
+        CREATE VIEW said AS SELECT * FROM (VALUES
+            (TIMESTAMP '2026-01-01 00:00:01', 'to'), (TIMESTAMP '2026-01-01 00:00:09', 'be'), (TIMESTAMP '2026-01-01 00:00:02', 'to')
+        ) AS v (at, word);
+        INSERT INTO out SELECT word, window_end, count(*) FROM TUMBLE(TABLE said, DESCRIPTOR(at), INTERVAL '5' SECOND)
+            GROUP BY window_start, window_end, word;
+        INSERT INTO out VALUES ('or', NULL, 1), (NULL, TIMESTAMP '1970-01-01 00:00:01', 1 + 1);
+        INSERT INTO out (n) SELECT 6 * 7;";
+    let rows =
+        ["\"be\" 1767225610000000 1", "\"or\" NULL 1", "\"to\" 1767225605000000 2", "NULL 1000000 2", "NULL NULL 42"];
+    for shape in SHAPES {
+        let sink = MemorySink::new();
+        let (snapshot, result) = run_with(text, &Builtin::default().with_sink("out", Arc::new(sink.clone())), shape);
+        result.unwrap();
+        assert_eq!(sorted(&sink), rows, "{shape:?}");
+        assert_eq!(snapshot.late_rows(), 0);
+    }
+}

@@ -257,6 +257,23 @@ FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' DAY)) GROUP BY window
 }
 
 #[test]
+fn rows_of_the_text() {
+    check_plan(
+        "values",
+        "INSERT INTO counts VALUES ('to', 1), ('be', 1 + 1), (NULL, 3);
+CREATE VIEW visits AS SELECT * FROM (VALUES (TIMESTAMP '2026-01-01 00:00:07', 7)) AS v (at, id);
+INSERT INTO by_window
+SELECT window_end, max(id), count(*) FROM TUMBLE(TABLE visits, DESCRIPTOR(at), INTERVAL '5' SECOND)
+GROUP BY window_start, window_end;
+SELECT 'one' AS row;",
+    );
+    let fingerprint = |sql| sql::plan(Text { name: "p.sql", sql }, &[], &Stub).unwrap().fingerprint();
+    assert_ne!(fingerprint("SELECT 1 AS a"), fingerprint("SELECT 2 AS a"));
+    assert_ne!(fingerprint("VALUES (1), (2)"), fingerprint("VALUES (1), (3)"));
+    assert_eq!(fingerprint("VALUES (1), (2)"), fingerprint("VALUES (1), (2)"));
+}
+
+#[test]
 fn unnest_as_a_join() {
     check_plan(
         "cross_join_unnest",
@@ -448,7 +465,12 @@ fn what_is_not_supported_is_refused_by_name() {
     );
     check_error("SELECT now() FROM lines", "1:8", "now() is refused: it is not a function of the rows", "replay");
     check_error("SELECT random() FROM lines", "1:8", "random() is refused: it is not a function of the rows", "replay");
-    check_error("INSERT INTO counts VALUES ('a', 1)", "1:27", "VALUES is not yet supported", "");
+    check_error(
+        "SELECT 1 FROM bids WHERE price > 1 AND false",
+        "1:1",
+        "a query without rows: its WHERE is never true",
+        "",
+    );
     check_error(
         "SELECT max(n) FROM (SELECT bidder, count(*) AS n FROM bids GROUP BY bidder)",
         "1:1",
@@ -467,6 +489,18 @@ fn mistakes_have_a_place_and_advice() {
         "1:1",
         "the query gives 1 column, but 2 of 'counts' are written",
         "word, n",
+    );
+    check_error(
+        "INSERT INTO counts VALUES ('a', 1), ('b', 'c')",
+        "1:1",
+        "cast error: Cannot cast string 'c' to value of Int64 type",
+        "",
+    );
+    check_error(
+        "INSERT INTO counts VALUES ('a', 'b')",
+        "1:33",
+        "column 'n' of 'counts' is BIGINT, but the query gives STRING",
+        "CAST(… AS BIGINT)",
     );
     check_error(
         "INSERT INTO counts SELECT 1, line FROM lines",

@@ -6,14 +6,18 @@
 //!
 //! | `fields.<f>.kind` | columns | options |
 //! |---|---|---|
+//! | any | any that is not NOT NULL | `null-rate` (0): the part of the rows that has NULL |
 //! | `random` | numbers | `min`, `max`: inclusive; by default all of an integer's range, [0, 1) of a float's |
+//! | | numbers | `distribution` `uniform`, `normal` (`mean` 0, `deviation` 1), `exponential` (`mean` 1, above `min`, 0), `zipf` (`exponent` 1, from `min`, 1, to `max`) |
 //! | | STRING, BYTES | `length` (100): letters, bytes |
 //! | | BOOLEAN | |
 //! | `sequence` | integers | `start` (0), `end`: split `s` of `n` has `start + s`, `start + s + n`, …; the table ends with `end` |
-//! | `words` | STRING | `words` (8) a row out of `vocabulary` (10000), `distribution` `zipf` or `uniform` |
+//! | `words` | STRING | `words` (8) a row out of `vocabulary` (10000), `distribution` as above, over the vocabulary, `zipf` by default |
 //! | `time` | TIMESTAMP | row `r` of each split has `start` + `r` × `step` (1 ms), or the wall clock without `start`; up to `disorder` (0) earlier |
 //!
 //! The table has `splits` (4), ends after `number-of-rows` if that is given, and makes `rows-per-second`, or as many as are asked for.
+
+mod draw;
 
 use super::{Context, Options, Polled, Source, Split, Table};
 use crate::batch::{BATCH_ROWS, Batch};
@@ -25,8 +29,9 @@ use arrow::array::{
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::compute::{CastOptions, cast_with_options, nullif};
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use draw::{RANKS_MAX, Ranks, Shape};
 use rand::RngCore;
 use rand_pcg::Pcg64Dxsm;
 use std::fmt;
@@ -36,31 +41,74 @@ use std::time::Duration;
 /// Letters, words or bytes a value may have, so that a batch of them stays far below 2 GiB.
 const LENGTH_MAX: usize = 1 << 16;
 const WORDS_MAX: usize = 1 << 13;
-const VOCABULARY_MAX: usize = 1 << 24;
+
+/// Of a column's stream of random words: where it is decided what is NULL, far from the values.
+const NULLS: u128 = 1 << 63;
 
 /// A table of generated rows.
 #[derive(Debug)]
 pub struct Datagen {
     schema: SchemaRef,
     /// By column of `schema`: its place in the table and what it holds.
-    columns: Arc<[(u64, Kind)]>,
+    columns: Arc<[Column]>,
     splits: u64,
     rows: Option<u64>,
     rows_per_second: Option<u64>,
     seed: u64,
 }
 
+/// A column and how it is made.
+#[derive(Debug, Clone)]
+struct Column {
+    /// Its place in the table, which tells its random words from those of the others.
+    place: u64,
+    kind: Kind,
+    null_rate: f64,
+}
+
 /// What a column holds.
 #[derive(Debug, Clone)]
 enum Kind {
-    Integers { min: i64, max: i64 },
-    Floats { min: f64, max: f64 },
+    Integers {
+        min: i64,
+        max: i64,
+    },
+    Floats {
+        min: f64,
+        max: f64,
+    },
+    /// Numbers of a shape that has a formula, moved to the nearest bound where they are outside.
+    Shaped {
+        shape: Shape,
+        start: f64,
+        min: f64,
+        max: f64,
+        whole: bool,
+    },
+    /// Ranks counted from `first` on.
+    Ranked {
+        first: i64,
+        ranks: Arc<Ranks>,
+    },
     Booleans,
-    Letters { length: usize },
-    Bytes { length: usize },
-    Sequence { start: i64 },
-    Words { words: usize, vocabulary: Arc<Vocabulary> },
-    Time { start: Option<Micros>, step: Micros, disorder: Micros },
+    Letters {
+        length: usize,
+    },
+    Bytes {
+        length: usize,
+    },
+    Sequence {
+        start: i64,
+    },
+    Words {
+        words: usize,
+        vocabulary: Arc<Vocabulary>,
+    },
+    Time {
+        start: Option<Micros>,
+        step: Micros,
+        disorder: Micros,
+    },
 }
 
 impl Datagen {
@@ -81,11 +129,15 @@ impl Datagen {
         for field in table.schema.fields() {
             let (kind, ends_after) = Kind::new(field, options)?;
             rows = rows.into_iter().chain(ends_after).min();
-            kinds.push(kind);
+            kinds.push((kind, null_rate(field, options)?));
         }
         Ok(Datagen {
             schema: Arc::new(table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?),
-            columns: columns.iter().map(|column| (*column as u64, kinds[*column].clone())).collect(),
+            columns: columns
+                .iter()
+                .map(|column| (*column as u64, kinds[*column].clone()))
+                .map(|(place, (kind, null_rate))| Column { place, kind, null_rate })
+                .collect(),
             splits,
             rows,
             rows_per_second,
@@ -131,7 +183,7 @@ impl Source for Datagen {
 
 struct DatagenSplit {
     schema: SchemaRef,
-    columns: Arc<[(u64, Kind)]>,
+    columns: Arc<[Column]>,
     split: u64,
     splits: u64,
     /// This split's share.
@@ -188,11 +240,18 @@ impl DatagenSplit {
     }
 
     fn generate(&self, rows: usize) -> Result<Batch> {
-        let columns = self.columns.iter().zip(self.schema.fields()).map(|((column, kind), field)| {
-            let stream = u128::from(self.split) << 64 | u128::from(*column);
+        let columns = self.columns.iter().zip(self.schema.fields()).map(|(column, field)| {
+            let stream = u128::from(self.split) << 64 | u128::from(column.place);
             let mut random = Pcg64Dxsm::new(u128::from(self.seed), stream);
-            random.advance(u128::from(self.row) * u128::from(kind.draws()));
-            self.column(kind, random, rows, field)
+            random.advance(u128::from(self.row) * u128::from(column.kind.draws()));
+            let values = self.column(&column.kind, random, rows, field)?;
+            if column.null_rate == 0.0 {
+                return Ok(values);
+            }
+            let mut random = Pcg64Dxsm::new(u128::from(self.seed), stream | NULLS);
+            random.advance(u128::from(self.row));
+            let nulls = (0..rows).map(|_| Some(Shape::Uniform.number(&mut random) < column.null_rate));
+            nullif(&values, &nulls.collect::<BooleanArray>()).map_err(|error| Error::internal(error.to_string()))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -207,9 +266,18 @@ impl DatagenSplit {
                 Arc::new(rows.map(|_| between(&mut random, *min, *max)).collect::<Int64Array>())
             }
             Kind::Floats { min, max } => {
-                // 53 random bits: all that an f64 holds between 0 and 1
-                let mut part = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+                let mut part = || Shape::Uniform.number(&mut random);
                 Arc::new(rows.map(|_| min + part() * (max - min)).collect::<Float64Array>())
+            }
+            Kind::Shaped { shape, start, min, max, whole } => {
+                let number = |_| (start + shape.number(&mut random)).clamp(*min, *max);
+                match whole {
+                    true => Arc::new(rows.map(number).map(|number| number.round() as i64).collect::<Int64Array>()),
+                    false => Arc::new(rows.map(number).collect::<Float64Array>()) as ArrayRef,
+                }
+            }
+            Kind::Ranked { first, ranks } => {
+                Arc::new(rows.map(|_| first + ranks.pick(random.next_u64()) as i64).collect::<Int64Array>())
             }
             Kind::Booleans => Arc::new(rows.map(|_| Some(random.next_u64() >> 63 == 1)).collect::<BooleanArray>()),
             Kind::Letters { length } => Arc::new(text(*length, rows.end, |text| {
@@ -298,24 +366,36 @@ impl Kind {
             }
             (DataType::Timestamp(..), Some(_)) => return Err(unfit("'time'")),
             (DataType::Utf8, Some("words")) => {
-                let (words, size) = (length("words", 8, WORDS_MAX)?, length("vocabulary", 10_000, VOCABULARY_MAX)?);
+                let (words, size) = (length("words", 8, WORDS_MAX)?, length("vocabulary", 10_000, RANKS_MAX)?);
                 if size == 0 {
                     return Err(options.wrong(&option("vocabulary"), "a line needs words to choose from"));
                 }
-                let zipf = options.choice(&option("distribution"), &["zipf", "uniform"])? == "zipf";
-                Kind::Words { words, vocabulary: Arc::new(Vocabulary::new(size, zipf)) }
+                let middle = (size as f64 / 2.0, size as f64 / 8.0);
+                let shape = shape(field, options, &["zipf", "uniform", "normal", "exponential"], middle)?;
+                let ranks = ranks(size, shape).map_err(|text| options.wrong(&option("distribution"), text))?;
+                Kind::Words { words, vocabulary: Arc::new(Vocabulary::new(ranks)) }
             }
             (DataType::Utf8, None | Some("random")) => Kind::Letters { length: length("length", 100, LENGTH_MAX)? },
             (DataType::Utf8, Some(_)) => return Err(unfit("'random' or 'words'")),
             (DataType::Binary, None | Some("random")) => Kind::Bytes { length: length("length", 100, LENGTH_MAX)? },
             (DataType::Boolean, None | Some("random")) => Kind::Booleans,
             (DataType::Float32 | DataType::Float64, None | Some("random")) => {
-                let min = options.parsed(&option("min"), 0.0, "a number")?;
-                let max = options.parsed(&option("max"), 1.0, "a number")?;
+                let shape = shape(field, options, &["uniform", "normal", "exponential"], (0.0, 1.0))?;
+                let (least, most) = match shape {
+                    Shape::Normal { .. } => (f64::MIN, f64::MAX),
+                    Shape::Exponential { .. } => (0.0, f64::MAX),
+                    _ => (0.0, 1.0),
+                };
+                let min = options.parsed(&option("min"), least, "a number")?;
+                let max = options.parsed(&option("max"), most, "a number")?;
                 if min > max || f64::is_nan(min) || f64::is_nan(max) {
                     return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
                 }
-                Kind::Floats { min, max }
+                let start = if matches!(shape, Shape::Exponential { .. }) { min } else { 0.0 };
+                match shape {
+                    Shape::Uniform => Kind::Floats { min, max },
+                    shape => Kind::Shaped { shape, start, min, max, whole: false },
+                }
             }
             (DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64, Some(_)) => {
                 return Err(unfit("'random'"));
@@ -329,14 +409,31 @@ impl Kind {
                 return Ok((Kind::Sequence { start }, Some(rows)));
             }
             (number, None | Some("random")) if number.is_integer() || matches!(number, DataType::Decimal128(..)) => {
+                let shape = shape(field, options, &["uniform", "normal", "exponential", "zipf"], (0.0, 1.0))?;
                 let (least, most) = range(number);
+                let least = match shape {
+                    Shape::Exponential { .. } => 0,
+                    Shape::Zipf { .. } => 1,
+                    _ => least,
+                };
                 let min = options.parsed(&option("min"), least, "a whole number")?;
                 let max = options.parsed(&option("max"), most, "a whole number")?;
                 if min > max {
                     return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
                 }
                 fits(data_type, min, max).map_err(|text| options.wrong(&option("max"), text))?;
-                Kind::Integers { min, max }
+                match shape {
+                    Shape::Uniform => Kind::Integers { min, max },
+                    Shape::Zipf { .. } => {
+                        let count = usize::try_from(i128::from(max) - i128::from(min) + 1).unwrap_or(usize::MAX);
+                        let ranks = ranks(count, shape).map_err(|text| options.wrong(&option("max"), text))?;
+                        Kind::Ranked { first: min, ranks: Arc::new(ranks) }
+                    }
+                    shape => {
+                        let start = if matches!(shape, Shape::Exponential { .. }) { min as f64 } else { 0.0 };
+                        Kind::Shaped { shape, start, min: min as f64, max: max as f64, whole: true }
+                    }
+                }
             }
             (integer, Some(_)) if integer.is_integer() => return Err(unfit("'random' or 'sequence'")),
             (other, _) => {
@@ -351,11 +448,48 @@ impl Kind {
     fn draws(&self) -> u64 {
         match self {
             Kind::Sequence { .. } => 0,
-            Kind::Integers { .. } | Kind::Floats { .. } | Kind::Booleans | Kind::Time { .. } => 1,
+            Kind::Integers { .. } | Kind::Floats { .. } | Kind::Ranked { .. } | Kind::Booleans | Kind::Time { .. } => 1,
+            Kind::Shaped { shape, .. } => shape.draws(),
             Kind::Letters { length } | Kind::Bytes { length } => length.div_ceil(8) as u64,
             Kind::Words { words, .. } => *words as u64,
         }
     }
+}
+
+/// The part of the rows that has NULL in this column.
+fn null_rate(field: &Field, options: &Options) -> Result<f64> {
+    let option = format!("fields.{}.null-rate", field.name());
+    let rate = options.parsed(&option, 0.0, "a number")?;
+    match rate {
+        0.0..=1.0 if rate == 0.0 || field.is_nullable() => Ok(rate),
+        0.0..=1.0 => Err(options.wrong(&option, format!("column \"{}\" is NOT NULL", field.name()))),
+        _ => Err(options.wrong(&option, "from 0 to 1 are possible")),
+    }
+}
+
+/// The column's distribution, of those that `names` has; the first one by default. `normal` is the default mean and deviation.
+fn shape(field: &Field, options: &Options, names: &[&'static str], normal: (f64, f64)) -> Result<Shape> {
+    let option = |name: &str| format!("fields.{}.{name}", field.name());
+    let number = |name: &str, default: f64| options.parsed(&option(name), default, "a number");
+    let above_0 = |name: &str, default: f64| match number(name, default)? {
+        value if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err(options.wrong(&option(name), "it must be above 0")),
+    };
+    Ok(match options.choice(&option("distribution"), names)? {
+        "zipf" => Shape::Zipf { exponent: above_0("exponent", 1.0)? },
+        "normal" => Shape::Normal { mean: number("mean", normal.0)?, deviation: above_0("deviation", normal.1)? },
+        "exponential" => Shape::Exponential { mean: above_0("mean", normal.1)? },
+        _ => Shape::Uniform,
+    })
+}
+
+fn ranks(count: usize, shape: Shape) -> Result<Ranks, String> {
+    if count > RANKS_MAX {
+        return Err(format!(
+            "{count} different values are too many for this distribution; at most {RANKS_MAX} are possible"
+        ));
+    }
+    Ranks::new(count, shape).ok_or_else(|| "no value would be likely enough to come".to_owned())
 }
 
 /// The integers that a type holds, as far as an i64 does.
@@ -402,60 +536,29 @@ fn text(length: usize, rows: u64, mut write: impl FnMut(&mut Vec<u8>)) -> String
 }
 
 /// Distinct words and how likely each is.
+#[derive(Debug)]
 struct Vocabulary {
     text: Vec<u8>,
     /// Where each word starts in `text`, and where the last one ends.
     starts: Vec<u32>,
-    /// An alias table: a draw chooses a slot, and in it the slot's own word or the other one.
-    slots: Vec<Slot>,
-}
-
-struct Slot {
-    /// The part of the slot, of 2^32, that is its own word's.
-    own: u32,
-    other: u32,
-}
-
-impl fmt::Debug for Vocabulary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} words", self.slots.len())
-    }
+    ranks: Ranks,
 }
 
 impl Vocabulary {
-    fn new(size: usize, zipf: bool) -> Self {
-        let (mut text, mut starts) = (Vec::new(), Vec::with_capacity(size + 1));
-        for rank in 0..size {
+    fn new(ranks: Ranks) -> Self {
+        let (mut text, mut starts) = (Vec::new(), Vec::with_capacity(ranks.count() + 1));
+        for rank in 0..ranks.count() {
             starts.push(text.len() as u32);
             spell(rank, &mut text);
         }
         starts.push(text.len() as u32);
-        let weight = |rank: usize| if zipf { 1.0 / (rank + 1) as f64 } else { 1.0 };
-        Vocabulary { text, starts, slots: alias_table(size, weight) }
+        Vocabulary { text, starts, ranks }
     }
 
     fn pick(&self, draw: u64) -> &[u8] {
-        let slot = ((draw >> 32) * self.slots.len() as u64) >> 32;
-        let Slot { own, other } = self.slots[slot as usize];
-        let word = if draw as u32 <= own { slot as usize } else { other as usize };
+        let word = self.ranks.pick(draw);
         &self.text[self.starts[word] as usize..self.starts[word + 1] as usize]
     }
-}
-
-/// Vose's method: slots that are less than full are filled up by words that have too much.
-fn alias_table(size: usize, weight: impl Fn(usize) -> f64) -> Vec<Slot> {
-    let total: f64 = (0..size).map(&weight).sum();
-    let mut parts: Vec<f64> = (0..size).map(|rank| weight(rank) * size as f64 / total).collect();
-    let mut slots: Vec<Slot> = (0..size as u32).map(|rank| Slot { own: u32::MAX, other: rank }).collect();
-    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..size).partition(|rank| parts[*rank] < 1.0);
-    while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
-        slots[less] = Slot { own: (parts[less] * f64::from(u32::MAX)) as u32, other: more as u32 };
-        parts[more] -= 1.0 - parts[less];
-        if parts[more] < 1.0 {
-            small.extend(large.pop());
-        }
-    }
-    slots
 }
 
 /// A word for a rank: its digits to the base of 70, each a syllable.
@@ -477,7 +580,7 @@ fn spell(rank: usize, text: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::connector::OptionText;
-    use arrow::array::AsArray;
+    use arrow::array::{Array, AsArray};
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Schema, TimeUnit};
     use std::collections::HashMap;
@@ -499,7 +602,7 @@ mod tests {
     fn table(given: &[(&str, &str)]) -> Table {
         let fields = vec![
             Field::new("id", DataType::Int64, false),
-            Field::new("small", DataType::Int16, false),
+            Field::new("small", DataType::Int16, true),
             Field::new("part", DataType::Float64, false),
             Field::new("yes", DataType::Boolean, false),
             Field::new("name", DataType::Utf8, false),
@@ -549,6 +652,8 @@ mod tests {
             ("number-of-rows", "1000"),
             ("fields.at.start", "2024-05-01 00:00:00"),
             ("fields.at.disorder", "5s"),
+            ("fields.part.distribution", "normal"),
+            ("fields.small.null-rate", "0.2"),
         ];
         for split in 0..4 {
             let at_once = rows(&given, &ALL, split, || 10_000);
@@ -602,6 +707,90 @@ mod tests {
         );
     }
 
+    /// The first column of so many rows of one split.
+    fn column(given: &[(&str, &str)], column: usize, count: usize) -> ArrayRef {
+        let many = count.to_string();
+        let given: Vec<_> = given.iter().copied().chain([("number-of-rows", &*many), ("splits", "1")]).collect();
+        Arc::clone(rows(&given, &[column], 0, || 1000).column(0))
+    }
+
+    #[test]
+    fn numbers_follow_their_distribution() {
+        const ROWS: usize = 20_000;
+        let floats = |given: &[(&str, &str)]| {
+            let mut values = column(given, 2, ROWS).as_primitive::<arrow::datatypes::Float64Type>().values().to_vec();
+            values.sort_unstable_by(f64::total_cmp);
+            let mean = values.iter().sum::<f64>() / ROWS as f64;
+            let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / ROWS as f64).sqrt();
+            (mean, deviation, values)
+        };
+        let near = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < expected.abs() * 0.03, "{found} for {expected}")
+        };
+        let (mean, deviation, values) = floats(&[
+            ("fields.part.distribution", "normal"),
+            ("fields.part.mean", "40"),
+            ("fields.part.deviation", "8"),
+        ]);
+        near(mean, 40.0);
+        near(deviation, 8.0);
+        near(values[ROWS * 84134 / 100_000], 48.0);
+        let (mean, deviation, values) = floats(&[
+            ("fields.part.distribution", "exponential"),
+            ("fields.part.mean", "3"),
+            ("fields.part.min", "10"),
+        ]);
+        near(mean, 13.0);
+        near(deviation, 3.0);
+        near(values[ROWS / 2], 10.0 + 3.0 * 2_f64.ln());
+        let (.., values) =
+            floats(&[("fields.part.distribution", "normal"), ("fields.part.min", "-1"), ("fields.part.max", "2")]);
+        assert_eq!((values[0], values[ROWS - 1]), (-1.0, 2.0), "bounds hold");
+
+        let shorts = |given: &[(&str, &str)]| {
+            let column = column(given, 1, ROWS);
+            let mut counts: HashMap<i16, usize> = HashMap::new();
+            for value in column.as_primitive::<arrow::datatypes::Int16Type>().values() {
+                *counts.entry(*value).or_default() += 1;
+            }
+            counts
+        };
+        let counts = shorts(&[
+            ("fields.small.distribution", "zipf"),
+            ("fields.small.exponent", "2"),
+            ("fields.small.min", "5"),
+            ("fields.small.max", "1004"),
+        ]);
+        let all: f64 = (1..=1000).map(|rank| f64::from(rank).powi(-2)).sum();
+        near(counts[&5] as f64, ROWS as f64 / all);
+        near(counts[&6] as f64, ROWS as f64 / all / 4.0);
+        assert!(counts.keys().all(|value| (5..=1004).contains(value)));
+        let counts = shorts(&[("fields.small.distribution", "normal"), ("fields.small.mean", "-7")]);
+        near(counts[&-7] as f64, ROWS as f64 * 0.38292);
+        let words = column(
+            &[("fields.line.words", "1"), ("fields.line.vocabulary", "64"), ("fields.line.distribution", "normal")],
+            6,
+            ROWS,
+        );
+        let rank_32 = {
+            let mut text = Vec::new();
+            spell(32, &mut text);
+            String::from_utf8(text).unwrap()
+        };
+        let middle = words.as_string::<i32>().iter().flatten().filter(|word| *word == rank_32).count();
+        assert!((880..1120).contains(&middle), "{middle}");
+    }
+
+    #[test]
+    fn so_many_are_null_and_the_others_stay_as_they_are() {
+        let without = column(&[], 1, 10_000);
+        let with = column(&[("fields.small.null-rate", "0.3")], 1, 10_000);
+        assert!((2850..3150).contains(&with.null_count()), "{}", with.null_count());
+        let (with, without) =
+            (with.as_primitive::<arrow::datatypes::Int16Type>(), without.as_primitive::<arrow::datatypes::Int16Type>());
+        assert!((0..10_000).all(|row| with.is_null(row) || with.value(row) == without.value(row)));
+    }
+
     #[test]
     fn the_rate_is_that_of_all_splits_by_the_clock() {
         let hands = Arc::new(Hands::default());
@@ -638,5 +827,19 @@ mod tests {
             "option 'fields.yes.kind': column \"yes\" of type Boolean can be 'random'",
         );
         check(&[("splits", "0")], "option 'splits': from 1 to 1024 are possible");
+        check(&[("fields.id.null-rate", "0.1")], "option 'fields.id.null-rate': column \"id\" is NOT NULL");
+        check(&[("fields.small.null-rate", "1.1")], "option 'fields.small.null-rate': from 0 to 1 are possible");
+        check(
+            &[("fields.part.distribution", "zipf")],
+            "option 'fields.part.distribution': 'zipf' is not one of uniform, normal, exponential",
+        );
+        check(
+            &[("fields.line.distribution", "normal"), ("fields.line.mean", "1e9")],
+            "option 'fields.line.distribution': no value would be likely enough to come",
+        );
+        check(
+            &[("fields.part.distribution", "normal"), ("fields.part.deviation", "-1")],
+            "option 'fields.part.deviation': it must be above 0",
+        );
     }
 }

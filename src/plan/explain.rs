@@ -107,18 +107,24 @@ impl Plan {
         tables.collect()
     }
 
+    /// What bounds the state of windows. Rows without a watermark are those of the definition itself.
+    fn window_bound(&self, id: StepId) -> String {
+        match self.watermark_tables(id).as_slice() {
+            [] => "by windows until the input ends".into(),
+            tables => format!("by watermark of {}", tables.join(", ")),
+        }
+    }
+
     /// What bounds a step's state.
     fn state_text(&self, id: StepId) -> String {
         match &self.steps[id].action {
             Action::Aggregate(aggregation) => match aggregation.grouping {
-                Grouping::Windowed { .. } | Grouping::Attached { .. } => {
-                    format!("by watermark of {}", self.watermark_tables(id).join(", "))
-                }
+                Grouping::Windowed { .. } | Grouping::Attached { .. } => self.window_bound(id),
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
             Action::Rank(ranking) => {
-                let by = format!("by watermark of {}", self.watermark_tables(id).join(", "));
+                let by = self.window_bound(id);
                 match ranking.limit {
                     Some(1) => format!("{by}, 1 row of a key in a window"),
                     Some(limit) => format!("{by}, {limit} rows of a key in a window"),

@@ -50,6 +50,9 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Source(source) => {
             writeln!(out, "  source {:?} {:?} bounded {}", source.table, source.connector, source.source.bounded())?;
             fields(&source.source.schema(), out)?;
+            if let Some(digest) = source.source.digest() {
+                writeln!(out, "  rows {}", blake3::Hash::from_bytes(digest).to_hex())?;
+            }
             source.columns.iter().try_for_each(|column| writeln!(out, "  value {column:#}"))?;
             if let Some(time) = &source.time {
                 writeln!(out, "  watermark {} {:#}", time.column, time.watermark)?;

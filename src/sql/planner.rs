@@ -5,6 +5,7 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 mod rank;
+mod values;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
@@ -20,7 +21,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion_expr::execution_props::ExecutionProps;
-use datafusion_expr::logical_plan::{Aggregate, Distinct, LogicalPlan, TableScan, Union, Unnest};
+use datafusion_expr::logical_plan::{Aggregate, Distinct, EmptyRelation, LogicalPlan, TableScan, Union, Unnest};
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Expr as Logical, ExprSchemable, lit};
 use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
@@ -463,9 +464,12 @@ impl<'a> Planner<'a> {
                 None => Err(Error::internal(format!("no step for {}", extension.node.name()))),
             },
             LogicalPlan::Distinct(Distinct::All(_)) => Err(Error::internal("DISTINCT is left by the optimiser")),
+            LogicalPlan::Values(values) => self.values(Arc::new(values.schema.as_arrow().clone()), &values.values),
+            LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, schema }) => {
+                self.values(Arc::new(schema.as_arrow().clone()), &[Vec::new()])
+            }
             LogicalPlan::EmptyRelation(_) => {
-                Err(Error::invalid("a query without rows: it reads no table, or its WHERE is never true")
-                    .help("read a table in FROM"))
+                Err(Error::invalid("a query without rows: its WHERE is never true").help("leave it out"))
             }
             other => Err(Error::invalid(format!("not yet supported: {}", other.display()))),
         }

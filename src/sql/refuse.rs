@@ -165,8 +165,7 @@ impl Refusal<'_> {
                 self.set_expr(right)
             }
             SetExpr::SetOperation { op, right, .. } => no(right.as_ref(), &format!("{op} is"), ""),
-            SetExpr::Select(_) | SetExpr::Query(_) => ControlFlow::Continue(()),
-            SetExpr::Values(values) => no(values, "VALUES is", "put the rows into a file and read that"),
+            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
             other => no(other, "this form of query is", ""),
         }
     }
