@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod block;
+pub mod join;
 pub mod panes;
 pub mod pile;
 pub mod rank;
@@ -29,6 +30,42 @@ pub trait Operator: Send {
     /// Rows that came after their window had closed, since the last call.
     fn take_late_rows(&mut self) -> u64 {
         0
+    }
+}
+
+/// A step with several inputs, which may have more to say of an epoch than should be said at once.
+///
+/// What holds for an [`Operator`] holds here; every operator is one through [`OneInput`].
+pub trait Confluence: Send {
+    /// Takes one batch of the open epoch from input `port`.
+    fn on_batch(&mut self, port: usize, batch: Batch, out: &mut Output) -> Result<()>;
+
+    /// Learns that `epoch` is complete and how far event time has come. Epochs come in order, each once.
+    fn on_epoch(&mut self, epoch: Epoch, mark: Watermark, out: &mut Output) -> Result<()>;
+
+    /// Goes on with what it has to say of the complete epoch: true until all is said. Called after `on_epoch` and before the next batch.
+    fn say_more(&mut self, _out: &mut Output) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Rows that came after their window had closed, since the last call.
+    fn take_late_rows(&mut self) -> u64;
+}
+
+/// An operator as what it is, too: a confluence of one input.
+pub struct OneInput(pub Box<dyn Operator>);
+
+impl Confluence for OneInput {
+    fn on_batch(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
+        self.0.on_batch(batch, out)
+    }
+
+    fn on_epoch(&mut self, epoch: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
+        self.0.on_epoch(epoch, mark, out)
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        self.0.take_late_rows()
     }
 }
 

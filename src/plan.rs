@@ -5,9 +5,11 @@
 
 mod explain;
 mod fingerprint;
+mod joining;
 mod ranking;
 
 pub use explain::type_name;
+pub use joining::{JoinCondition, JoinKind, JoinSide, Joining};
 pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Sink, Source};
@@ -148,6 +150,8 @@ pub enum Action {
     Aggregate(Arc<Aggregation>),
     /// The first rows of each key in each window, which come by key.
     Rank(Arc<Ranking>),
+    /// The rows of two inputs window by window, which come by key.
+    Join(Arc<Joining>),
     /// The rows of all inputs.
     Union,
     /// Writes a table.

@@ -563,11 +563,11 @@ fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> datafusion_common::Result<Log
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// True if rows with windows, or with numbers that a reader may bound, leave the plan without an aggregate that takes them up: its
-/// reader may, if it is planned into it.
+/// True if rows with windows, or with numbers that a reader may bound, leave the plan without an aggregate or a join that takes them
+/// up: its reader may, if it is planned into it.
 fn has_open_windows(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => false,
         LogicalPlan::Extension(_) | LogicalPlan::Window(_) => true,
         other => other.inputs().into_iter().any(has_open_windows),
     }

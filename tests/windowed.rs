@@ -10,7 +10,7 @@ use pipeline::{Row, SECOND, SHAPES, Table, assert_same, expected, for_seeds, run
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Runs `insert` over the tables `t` and `u` into `out`, which has `columns`, everywhere, and expects `rows` and so many `late` ones.
@@ -168,5 +168,152 @@ fn the_first_results_of_windows_have_windows_in_their_turn() {
              GROUP BY window_start"
         );
         check(rng, &[&table], "a TIMESTAMP(6), c BIGINT", &insert, rows.collect(), late);
+    });
+}
+
+/// Two tables and the watermark of both at the end of each epoch.
+fn two_tables(rng: &mut StdRng) -> (Table, Table, Vec<i64>) {
+    let (left, mut right) = (Table::random(rng), Table::random(rng));
+    (right.tick, right.delay) = (left.tick, left.delay);
+    let at = |marks: &[i64], epoch: usize| marks.get(epoch).copied().unwrap_or(i64::MAX);
+    let (of_left, of_right) = (left.marks(), right.marks());
+    let epochs = left.epochs().max(right.epochs());
+    let marks = (0..epochs).map(|epoch| at(&of_left, epoch).min(at(&of_right, epoch))).collect();
+    (left, right, marks)
+}
+
+/// What SQL says of equality: NULL equals nothing.
+fn equal<T: PartialEq>(left: &Option<T>, right: &Option<T>) -> bool {
+    left.is_some() && left == right
+}
+
+type OnRows = fn(&Row, &Row) -> bool;
+
+/// Conditions on a row of each table, which hold for few pairs.
+const CONDITIONS: [(&str, OnRows); 4] = [
+    ("a.word = b.word AND a.n % 7 = b.n % 7", |a, b| {
+        equal(&a.word, &b.word) && equal(&a.n.map(|n| n % 7), &b.n.map(|n| n % 7))
+    }),
+    ("a.price = b.price", |a, b| equal(&a.price, &b.price)),
+    ("a.word = b.word AND a.n % 5 = b.n % 5 AND a.price < b.price", |a, b| {
+        let less = a.price.zip(b.price).is_some_and(|(a, b)| a < b);
+        equal(&a.word, &b.word) && equal(&a.n.map(|n| n % 5), &b.n.map(|n| n % 5)) && less
+    }),
+    ("abs(a.n - b.n) < 3", |a, b| a.n.zip(b.n).is_some_and(|(a, b)| (a - b).abs() < 3)),
+];
+
+const SAME_WINDOW: &str = "a.window_start = b.window_start AND a.window_end = b.window_end";
+
+#[test]
+fn a_join_pairs_the_rows_of_each_window() {
+    for_seeds(4, |rng| {
+        let (t, u, marks) = two_tables(rng);
+        let slide = rng.random_range(1..4) * SECOND;
+        let size = if rng.random() { slide } else { slide + rng.random_range(0..3) * SECOND };
+        let (of_left, late_left) = pieces(&t, &marks, size, slide);
+        let (of_right, late_right) = pieces(&u, &marks, size, slide);
+        let late = late_left + late_right;
+        let over = |table: &str| {
+            format!("hop({table}, ts, INTERVAL '{}' SECOND, INTERVAL '{}' SECOND)", slide / SECOND, size / SECOND)
+        };
+        let (a, b) = (over("t"), over("u"));
+        let (left, right) = (group(of_left), group(of_right));
+        let none = Vec::new();
+        let starts: BTreeSet<i64> = left.keys().chain(right.keys()).copied().collect();
+        let windows: Vec<_> = starts
+            .into_iter()
+            .map(|start| (start, left.get(&start).unwrap_or(&none), right.get(&start).unwrap_or(&none)))
+            .collect();
+
+        let (text, on) = CONDITIONS[rng.random_range(0..CONDITIONS.len())];
+        let kinds = ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"];
+        let kind = kinds[rng.random_range(0..kinds.len())];
+        let mut rows = Vec::new();
+        for (start, left, right) in &windows {
+            let cells = |row: Option<&&Row>| {
+                let start = row.map(|_| *start);
+                row!(start, row.and_then(|row| row.word.clone()), row.and_then(|row| row.n), row.map(|row| row.ts))
+            };
+            let mut pair = |a: Option<&&Row>, b: Option<&&Row>| rows.push(format!("{} {}", cells(a), cells(b)));
+            for a in *left {
+                right.iter().filter(|b| on(a, b)).for_each(|b| pair(Some(a), Some(b)));
+                if kind != "JOIN" && kind != "RIGHT JOIN" && !right.iter().any(|b| on(a, b)) {
+                    pair(Some(a), None);
+                }
+            }
+            let outer = kind != "JOIN" && kind != "LEFT JOIN";
+            right.iter().filter(|b| outer && !left.iter().any(|a| on(a, b))).for_each(|b| pair(None, Some(b)));
+        }
+        let columns =
+            "a TIMESTAMP(6), b STRING, c BIGINT, d TIMESTAMP(6), e TIMESTAMP(6), f STRING, g BIGINT, h TIMESTAMP(6)";
+        let insert = format!(
+            "SELECT a.window_start, a.word, a.n, a.ts, b.window_start, b.word, b.n, b.ts \
+             FROM {a} AS a {kind} {b} AS b ON {SAME_WINDOW} AND {text}"
+        );
+        check(rng, &[&t, &u], columns, &insert, rows, late);
+
+        for (exists, wanted) in [("EXISTS", true), ("NOT EXISTS", false)] {
+            let rows = windows.iter().flat_map(|(start, left, right)| {
+                let left = left.iter().filter(|a| right.iter().any(|b| on(a, b)) == wanted);
+                left.map(|row| row!(*start, row.word, row.ts)).collect::<Vec<_>>()
+            });
+            let insert = format!(
+                "SELECT window_start, word, ts FROM {a} AS a WHERE {exists} (SELECT 1 FROM {b} AS b WHERE {SAME_WINDOW} AND {text})"
+            );
+            let columns = "a TIMESTAMP(6), b STRING, c TIMESTAMP(6)";
+            check(rng, &[&t, &u], columns, &insert, rows.collect(), late);
+        }
+    });
+}
+
+#[test]
+fn a_join_by_nothing_but_the_window() {
+    for_seeds(3, |rng| {
+        let (t, u, marks) = two_tables(rng);
+        let size = SECOND;
+        let (of_left, late_left) = pieces(&t, &marks, size, size);
+        let (of_right, late_right) = pieces(&u, &marks, size, size);
+        let (left, right) = (group(of_left), group(of_right));
+        let [a, b] = ["t", "u"].map(|table| format!("tumble({table}, ts, INTERVAL '1' SECOND)"));
+
+        let rows = left.iter().filter_map(|(start, left)| {
+            let right = right.get(start)?;
+            let sum = |rows: &[&Row]| rows.iter().filter_map(|row| row.n).sum::<i64>();
+            let known = |rows: &[&Row]| rows.iter().any(|row| row.n.is_some());
+            let total = known(left).then(|| sum(left) * right.len() as i64);
+            Some(row!(*start, (left.len() * right.len()) as i64, total))
+        });
+        let insert = format!(
+            "SELECT window_start, count(*), sum(n) FROM (SELECT a.window_start, a.window_end, a.n, b.word FROM {a} AS a JOIN {b} AS b ON {SAME_WINDOW}) \
+             GROUP BY window_start, window_end"
+        );
+        check(rng, &[&t, &u], "a TIMESTAMP(6), n BIGINT, s BIGINT", &insert, rows.collect(), late_left + late_right);
+
+        // rows of one table with the results of the other, whose windows close by its own watermark
+        let (closed, late_closed) = pieces(&u, &u.marks(), size, size);
+        let closed = group(closed);
+        let rows = left.iter().flat_map(|(start, left)| {
+            let most = closed.get(start).and_then(|right| right.iter().filter_map(|row| row.n).max());
+            left.iter()
+                .filter(move |row| row.n > most && most.is_some())
+                .map(move |row| row!(start + size, row.n, most))
+        });
+        let insert = format!(
+            "SELECT a.window_end, n, most FROM {a} AS a, \
+               (SELECT window_start, window_end, max(n) AS most FROM {b} GROUP BY window_start, window_end) AS b \
+             WHERE {SAME_WINDOW} AND n > most"
+        );
+        check(rng, &[&t, &u], "a TIMESTAMP(6), n BIGINT, m BIGINT", &insert, rows.collect(), late_left + late_closed);
+
+        let rows = left.iter().flat_map(|(start, left)| {
+            let words: Vec<&String> =
+                right.get(start).into_iter().flatten().filter_map(|row| row.word.as_ref()).collect();
+            let known = left.iter().filter(move |row| row.word.as_ref().is_some_and(|word| words.contains(&word)));
+            known.map(|row| row!(*start, row.word, row.n)).collect::<Vec<_>>()
+        });
+        let insert = format!(
+            "SELECT window_start, word, n FROM {a} AS a WHERE word IN (SELECT word FROM {b} AS b WHERE {SAME_WINDOW})"
+        );
+        check(rng, &[&t, &u], "a TIMESTAMP(6), w STRING, n BIGINT", &insert, rows.collect(), late_left + late_right);
     });
 }

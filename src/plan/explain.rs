@@ -1,7 +1,7 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Plan, Ranking, Route, Stage, Step, StepId, Tick, Transform,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Plan, Ranking, Route, Stage, Step, StepId, Tick, Transform,
     describe_windows,
 };
 use arrow::datatypes::{DataType, Schema, TimeUnit};
@@ -81,6 +81,11 @@ impl Plan {
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
             Action::Aggregate(_) | Action::Union => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
+            Action::Join(join) => {
+                let schemas: Vec<&Schema> =
+                    step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
+                joining_text(join, &schemas)
+            }
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
         }
     }
@@ -123,6 +128,7 @@ impl Plan {
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
+            Action::Join(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
             Action::Rank(ranking) => {
                 let by = self.window_bound(id);
                 match ranking.limit {
@@ -215,6 +221,7 @@ fn kind(action: &Action) -> &'static str {
         Action::PreAggregate(_) => "pre-aggregate",
         Action::Aggregate(_) => "aggregate",
         Action::Rank(_) => "rank",
+        Action::Join(_) => "join",
         Action::Union => "union",
         Action::Sink(_) => "sink",
     }
@@ -297,6 +304,29 @@ fn ranking_text(ranking: &Ranking, schema: &Schema) -> Vec<String> {
         lines.push(format!("order by {}", sorts.join(", ")));
     }
     lines.push(format!("in the windows of {}, {}", name(ranking.start), name(ranking.end)));
+    lines
+}
+
+fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
+    let name = |side: usize, column: usize| schemas[side].field(column).name().as_str();
+    let [left, right] = &join.sides;
+    let keys: Vec<String> = left
+        .keys
+        .iter()
+        .zip(&right.keys)
+        .map(|(left, right)| format!("{} = {}", name(0, *left), name(1, *right)))
+        .collect();
+    let mut lines = Vec::new();
+    if !keys.is_empty() {
+        lines.push(format!("on {}", keys.join(" AND ")));
+    }
+    lines.extend(join.condition.iter().map(|condition| format!("where {}", condition.holds)));
+    let windows = |side: usize| format!("{}, {}", name(side, join.sides[side].start), name(side, join.sides[side].end));
+    let (left, right) = (windows(0), windows(1));
+    lines.push(format!("in the windows of {left}"));
+    if left != right {
+        lines.push(format!("which are those of {right}"));
+    }
     lines
 }
 

@@ -76,6 +76,12 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
             Ok(())
         }
         Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
+        Action::Join(join) => {
+            writeln!(out, "  {:?} {:?}", join.kind, join.sides)?;
+            join.condition
+                .iter()
+                .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
+        }
         Action::Union => writeln!(out, "  union"),
         Action::Sink(sink) => {
             writeln!(

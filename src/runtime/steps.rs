@@ -9,7 +9,7 @@ use super::marks::Marks;
 use super::source::Reports;
 use super::worker::Local;
 use crate::error::Result;
-use crate::operator::{Operator, Output};
+use crate::operator::{Confluence, Operator, Output};
 use crate::plan::StepId;
 use crate::time::{Epoch, Report, Watermark};
 use arrow::datatypes::SchemaRef;
@@ -187,38 +187,63 @@ pub fn until_the_end<'scope>(input: Rows<'scope>, site: Site, mut operator: impl
 #[derive(Default)]
 struct Stashed {
     capability: Option<Capability<Epoch>>,
-    packets: Vec<Packet>,
+    /// With the input that each came from.
+    packets: Vec<(usize, Packet)>,
     reports: Vec<Report>,
 }
 
+impl Stashed {
+    fn hold(&mut self, capability: &InputCapability<Epoch>) {
+        self.capability.get_or_insert_with(|| capability.delayed(&epoch_of(capability), 0));
+    }
+}
+
+/// An edge into a staged step.
+pub struct Inlet<'scope, P> {
+    /// What comes.
+    pub rows: Rows<'scope>,
+    /// How it changes its worker.
+    pub route: P,
+    /// Its columns, weight included.
+    pub schema: SchemaRef,
+}
+
 /// An operator that sees complete epochs in order. `reports` are those of the sources that it depends on, sent to this worker.
+///
+/// What it has to say of an epoch may be more than fits into memory: it is asked again for more after what it said has moved on.
 pub fn staged<'scope>(
-    input: Rows<'scope>,
-    route: impl ParallelizationContract<Epoch, Packet>,
+    inlets: Vec<Inlet<'scope, impl ParallelizationContract<Epoch, Packet>>>,
     reports: Stream<'scope, Epoch, Reports>,
     mut marks: Marks,
     site: Site,
-    mut operator: impl Operator + 'static,
+    mut operator: Box<dyn Confluence>,
 ) -> Rows<'scope> {
-    let mut builder = OperatorBuilder::new(site.name(), input.scope());
-    let mut batches = builder.new_input(input, route);
+    let scope = reports.scope();
+    let mut builder = OperatorBuilder::new(site.name(), scope);
+    let mut inputs = Vec::new();
+    for Inlet { rows, route, schema } in inlets {
+        inputs.push((builder.new_input(rows, route), schema));
+    }
     let mut reports = builder.new_input(reports, Pipeline);
     let (rows, stream) = builder.new_output();
     let mut rows: RowOutput = OutputBuilder::from(rows);
+    let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         let mut stash: BTreeMap<Epoch, Stashed> = BTreeMap::new();
         let mut out = Output::default();
+        // the first epoch of the stash is complete, and the operator is not through with it
+        let mut speaking = false;
         move |frontiers| {
-            batches.for_each(|capability, packet| {
-                let epoch = epoch_of(&capability);
-                let stashed = stash.entry(epoch).or_default();
-                stashed.capability.get_or_insert_with(|| capability.delayed(&epoch, 0));
-                stashed.packets.push(std::mem::take(packet));
-            });
+            for (port, (batches, _)) in inputs.iter_mut().enumerate() {
+                batches.for_each(|capability, packet| {
+                    let stashed = stash.entry(epoch_of(&capability)).or_default();
+                    stashed.hold(&capability);
+                    stashed.packets.push((port, std::mem::take(packet)));
+                });
+            }
             reports.for_each(|capability, batch| {
-                let epoch = epoch_of(&capability);
-                let stashed = stash.entry(epoch).or_default();
-                stashed.capability.get_or_insert_with(|| capability.delayed(&epoch, 0));
+                let stashed = stash.entry(epoch_of(&capability)).or_default();
+                stashed.hold(&capability);
                 stashed.reports.extend(batch.drain(..).map(|(_, report)| report));
             });
             if site.local.fate.failed() {
@@ -233,27 +258,30 @@ pub fn staged<'scope>(
                     break;
                 }
                 let stashed = entry.get_mut();
-                let taken = site.attempt(|| {
-                    stashed.packets.drain(..).try_for_each(|mut packet| {
-                        let batch = packet.take(&site.input)?;
+                let complete = least.is_none_or(|least| epoch < least);
+                let worked = site.attempt(|| {
+                    for (port, mut packet) in stashed.packets.drain(..) {
+                        let batch = packet.take(&inputs[port].1)?;
                         site.count(batch.num_rows());
-                        operator.on_batch(batch, &mut out)
-                    })
+                        operator.on_batch(port, batch, &mut out)?;
+                    }
+                    if complete && !speaking {
+                        let mark = marks.complete(stashed.reports.drain(..));
+                        operator.on_epoch(epoch, mark, &mut out)?;
+                        site.local.metrics.steps[site.id].complete(mark, operator.take_late_rows());
+                    }
+                    speaking = complete && operator.say_more(&mut out)?;
+                    Ok(())
                 });
-                let capability = stashed.capability.as_ref().expect("whatever made the entry brought a capability");
-                if taken.is_none() {
+                if worked.is_none() {
                     return;
                 }
-                let complete = least.is_none_or(|least| epoch < least);
-                if complete {
-                    let mark = marks.complete(stashed.reports.drain(..));
-                    if site.attempt(|| operator.on_epoch(epoch, mark, &mut out)).is_none() {
-                        return;
-                    }
-                    site.local.metrics.steps[site.id].complete(mark, operator.take_late_rows());
-                }
+                let capability = stashed.capability.as_ref().expect("whatever made the entry brought a capability");
                 send(&mut rows, capability, &mut out);
-                if !complete {
+                if speaking {
+                    activator.activate();
+                }
+                if speaking || !complete {
                     break;
                 }
                 entry.remove();

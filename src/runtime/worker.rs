@@ -7,13 +7,15 @@ use super::metrics::Metrics;
 use super::metronome::{Orders, metronome};
 use super::sink::sink;
 use super::source::{Reports, source};
-use super::steps::{Rows, Site, of_an_epoch, staged, stateless, until_the_end};
+use super::steps::{Inlet, Rows, Site, of_an_epoch, staged, stateless, until_the_end};
 use crate::connector::Context;
 use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
+use crate::operator::join::Join;
 use crate::operator::rank::Rank;
 use crate::operator::transform::{Transforms, with_weight};
 use crate::operator::updating::UpdatingAggregate;
+use crate::operator::{Confluence, OneInput, Operator};
 use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, Route, StepId};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
@@ -96,47 +98,27 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 })
             }
             Action::Aggregate(spec) => {
-                let from = step.inputs[0].from;
-                let direct = merges_rows_directly(&local.plan, from, scope.peers());
+                let direct = merges_rows_directly(&local.plan, step.inputs[0].from, scope.peers());
                 let feed = if direct { Feed::Rows } else { Feed::Partials };
                 let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
-                let sources = local.plan.sources_of(id);
-                let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
-                let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
-                let (input, site) = (input(0), site(schema));
-                let route = &step.inputs[0].route;
-                Some(match spec.grouping {
-                    Grouping::Updating => {
-                        let operator = UpdatingAggregate::new(Arc::clone(spec), feed, &step.schema)?;
-                        routed(input, route, site, |input, pact, site| match pact {
-                            Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
-                            Pact::Move(router) => {
-                                staged(input, DistributorPact(|_| *router), reports, marks, site, operator)
-                            }
-                        })
-                    }
-                    _ => {
-                        let operator = Aggregate::new(Arc::clone(spec), feed, Arc::clone(&step.schema));
-                        routed(input, route, site, |input, pact, site| match pact {
-                            Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
-                            Pact::Move(router) => {
-                                staged(input, DistributorPact(|_| *router), reports, marks, site, operator)
-                            }
-                        })
-                    }
-                })
+                let spec = Arc::clone(spec);
+                let operator: Box<dyn Operator> = match spec.grouping {
+                    Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
+                    _ => Box::new(Aggregate::new(spec, feed, Arc::clone(&step.schema))),
+                };
+                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
             }
             Action::Rank(spec) => {
-                let from = step.inputs[0].from;
-                let sources = local.plan.sources_of(id);
-                let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
-                let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
-                let schema = carried(&local.plan, from);
+                let schema = carried(&local.plan, step.inputs[0].from);
                 let operator = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
-                Some(routed(input(0), &step.inputs[0].route, site(schema), |input, pact, site| match pact {
-                    Pact::Stay => staged(input, Pipeline, reports, marks, site, operator),
-                    Pact::Move(router) => staged(input, DistributorPact(|_| *router), reports, marks, site, operator),
-                }))
+                let operator = OneInput(Box::new(operator));
+                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(operator), local))
+            }
+            Action::Join(spec) => {
+                let schemas = [0, 1].map(|n| carried(&local.plan, step.inputs[n].from));
+                let operator = Join::new(Arc::clone(spec), schemas.clone(), Arc::clone(&step.schema));
+                let inputs = schemas.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
+                Some(staged_step(id, inputs, &reports, Box::new(operator), local))
             }
             Action::Sink(definition) => {
                 let from = step.inputs[0].from;
@@ -160,6 +142,37 @@ enum Pact {
     Move(Box<Router>),
 }
 
+/// A step that sees whole epochs: its inputs, with their columns, go where the plan says.
+fn staged_step<'scope>(
+    id: StepId,
+    inputs: Vec<(Rows<'scope>, SchemaRef)>,
+    reports: &BTreeMap<StepId, Stream<'scope, Epoch, Reports>>,
+    operator: Box<dyn Confluence>,
+    local: &Local,
+) -> Rows<'scope> {
+    let scope = inputs[0].0.scope();
+    let sources = local.plan.sources_of(id);
+    let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
+    let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
+    let site = Site { id, input: Arc::clone(&inputs[0].1), local: local.clone() };
+    let routes = local.plan.steps[id].inputs.iter().map(|input| &input.route);
+    if scope.peers() == 1 {
+        let inlets = inputs.into_iter().map(|(rows, schema)| Inlet { rows, route: Pipeline, schema });
+        return staged(inlets.collect(), reports, marks, site, operator);
+    }
+    let inlet = |((rows, schema), route): ((Rows<'scope>, SchemaRef), &Route)| {
+        let router = router(route, &schema, &site);
+        Inlet { rows, route: DistributorPact(|_| router), schema }
+    };
+    let inlets = inputs.into_iter().zip(routes).map(inlet).collect();
+    staged(inlets, reports, marks, site, operator)
+}
+
+fn router(route: &Route, schema: &SchemaRef, site: &Site) -> Router {
+    let (local, name) = (&site.local, site.local.plan.steps[site.id].name.clone());
+    Router::new(route.clone(), Arc::clone(schema), local.workers.clone(), Arc::clone(&local.fate), name)
+}
+
 fn routed<'scope, T>(
     input: Rows<'scope>,
     route: &Route,
@@ -170,17 +183,7 @@ fn routed<'scope, T>(
     let pact = match route {
         _ if alone => Pact::Stay,
         Route::Forward => Pact::Stay,
-        route => {
-            let local = &site.local;
-            let name = local.plan.steps[site.id].name.clone();
-            Pact::Move(Box::new(Router::new(
-                route.clone(),
-                Arc::clone(&site.input),
-                local.workers.clone(),
-                Arc::clone(&local.fate),
-                name,
-            )))
-        }
+        route => Pact::Move(Box::new(router(route, &site.input, &site))),
     };
     build(input, pact, site)
 }

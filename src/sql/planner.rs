@@ -4,6 +4,7 @@
 //! it, and where each column of the query is in the rows that come out. So choosing and renaming columns costs nothing, neighbouring
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
+mod join;
 mod rank;
 mod values;
 
@@ -433,6 +434,7 @@ impl<'a> Planner<'a> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan, last),
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input, last),
+            LogicalPlan::Join(join) => self.join(join, last),
             LogicalPlan::Window(window) => self.rank(window, None, last),
             LogicalPlan::Filter(filter) => {
                 if let Some(stream) = self.first_rows(filter, last)? {
@@ -967,7 +969,7 @@ impl Stream {
         DFSchema::new_with_metadata(fields, schema.metadata().clone()).map_err(from_datafusion)
     }
 
-    /// Gives every column of the query a column of the rows of its own.
+    /// Gives every column of the query a column of the rows of its own. Bounds of windows stay, whoever reads them.
     fn widen(&mut self, schema: &DFSchema) {
         let mut builder = ProjectBuilder::default();
         let mut columns = Vec::with_capacity(self.columns.len());
@@ -983,6 +985,9 @@ impl Stream {
         if let Some(pending) = self.pending {
             let time = builder.copy(self, pending.time, self.rows.field(pending.time).name());
             self.pending = Some(PendingWindows { time, ..pending });
+        }
+        for row in (0..self.roles.len()).filter(|row| self.window_of(*row).is_some()) {
+            builder.copy(self, row, self.rows.field(row).name());
         }
         builder.apply(self);
         self.columns = columns;

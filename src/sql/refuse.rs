@@ -68,16 +68,12 @@ impl Visitor for Refusal<'_> {
                 None => no(select, "DISTINCT ON is", ""),
             };
         }
-        if let Some(second) = select.from.get(1) {
-            return no(second, "a second table in FROM, a join, is", "");
-        }
-        if let Some(join) = select.from.iter().find_map(|table| table.joins.first()) {
-            return match &join.relation {
-                TableFactor::UNNEST { .. } => {
-                    no(&join.relation, "this form of UNNEST is", "write SELECT unnest(list) AS element FROM …")
-                }
-                relation => no(relation, "JOIN is", ""),
-            };
+        let tables = select
+            .from
+            .iter()
+            .flat_map(|table| std::iter::once(&table.relation).chain(table.joins.iter().map(|join| &join.relation)));
+        if let Some(list) = tables.clone().skip(1).find(|table| matches!(table, TableFactor::UNNEST { .. })) {
+            return no(list, "this form of UNNEST is", "write SELECT unnest(list) AS element FROM …");
         }
         if let Some(view) = select.lateral_views.first() {
             return no(view, "LATERAL VIEW is", "write SELECT unnest(list) AS element FROM …");
@@ -136,8 +132,9 @@ impl Visitor for Refusal<'_> {
     fn pre_visit_expr(&mut self, expr: &Expr) -> Found {
         match expr {
             Expr::Subquery(query) if !self.rows.contains(&query.span().start) => no(expr, "a query as a value is", ""),
-            Expr::InSubquery { expr, .. } => no(expr.as_ref(), "IN with a query is", "list the values"),
-            Expr::Exists { subquery, .. } => no(subquery.as_ref(), "EXISTS is", ""),
+            Expr::InSubquery { expr, negated: true, .. } => {
+                no(expr.as_ref(), "NOT IN with a query is", "NOT EXISTS (SELECT … WHERE a.key = b.key AND …) is")
+            }
             Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => no(left.as_ref(), "ANY and ALL are", ""),
             Expr::Function(function) => self.function(function),
             _ => ControlFlow::Continue(()),
