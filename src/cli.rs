@@ -94,6 +94,13 @@ fn complain(error: &Error) {
     if let Some(advice) = error.advice() {
         eprintln!("{bold}help{plain}: {advice}");
     }
+    if let Some(excerpt) = error.excerpt() {
+        let margin = " ".repeat(excerpt.line.to_string().len());
+        // Tabs stay tabs, so that the carets land under their characters.
+        let before = excerpt.text.chars().take(excerpt.column - 1);
+        let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        eprintln!("{} | {}\n{margin} | {indent}{}", excerpt.line, excerpt.text, "^".repeat(excerpt.length));
+    }
 }
 
 fn exit_code(error: &Error) -> ExitCode {

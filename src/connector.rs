@@ -19,14 +19,16 @@ pub mod nexmark;
 pub mod print;
 pub mod values;
 
+mod formats;
+mod options;
+
+pub use formats::{FORMATS, FormatSpec};
+pub use options::{Named, OptionSpec, OptionText, Options, Preset, Side, Takes};
+
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
-use crate::format::Format;
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,8 +164,81 @@ pub struct Table {
     pub options: Options,
 }
 
+/// What a connector says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectorSpec {
+    /// Its name, as `'connector' = '…'` has it.
+    pub name: &'static str,
+    /// What it is, in a sentence without its full stop.
+    pub about: &'static str,
+    /// True if its tables can be read.
+    pub reads: bool,
+    /// True if its tables can be written.
+    pub writes: bool,
+    /// What may stand before `format` and the formats' own options; none for a connector without formats.
+    pub formats: &'static [&'static str],
+    /// Its own options.
+    pub options: &'static [&'static OptionSpec],
+}
+
+/// Which connector has the table.
+pub const CONNECTOR: OptionSpec =
+    OptionSpec::both("connector", Takes::Text, Preset::Required, "where the rows of the table are");
+
+/// How long a split may be silent.
+pub const IDLE_TIMEOUT: OptionSpec = OptionSpec::reading(
+    "scan.watermark.idle-timeout",
+    Takes::DurationOrOff,
+    Preset::None("the setting `idle_timeout`"),
+    "after how long without data a split is left out of the watermark",
+);
+
+/// What the watermark does without data.
+pub const WHEN_ALL_IDLE: OptionSpec = OptionSpec::reading(
+    "scan.watermark.when-all-idle",
+    Takes::Choice(&["hold", "wall_clock"]),
+    Preset::None("the setting `when_all_idle`"),
+    "what the watermark does when every split is silent",
+);
+
+/// How far ahead rows may be.
+pub const MAX_FUTURE: OptionSpec = OptionSpec::reading(
+    "scan.watermark.max-future",
+    Takes::Duration,
+    Preset::None("the setting `max_future`"),
+    "how far ahead of the clock event time may be",
+);
+
+/// The options that every table has, whatever its connector.
+pub const TABLE_OPTIONS: &[&OptionSpec] = &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE];
+
+impl ConnectorSpec {
+    /// Every option that a table of this connector may have: its own, its formats', and those of all tables.
+    pub fn declared(&self) -> Vec<Named<'static>> {
+        let formats = self.formats.iter().flat_map(|prefix| formats::declared(prefix));
+        self.options
+            .iter()
+            .map(|spec| Named::from(*spec))
+            .chain(formats)
+            .chain(TABLE_OPTIONS.iter().map(|spec| Named::from(*spec)))
+            .collect()
+    }
+}
+
+/// The error for a connector that is not there.
+pub fn unknown_connector(options: &Options, name: &str, known: &[&str]) -> Error {
+    let error = Error::invalid(format!("unknown connector '{name}'"));
+    let error = match nearest(name, known.iter().copied()) {
+        Some(near) => error.help(format!("did you mean '{near}'?")),
+        None => error.help(format!("the connectors are {}", known.join(", "))),
+    };
+    options.at_value(&CONNECTOR, error)
+}
+
 /// The connectors that a definition may name.
 pub trait Connectors {
+    /// What there is, for messages and for checking a table's options before it is used.
+    fn specs(&self) -> &[ConnectorSpec];
     /// Checks `table` as one that is read and gives its reading side.
     ///
     /// `columns` are those of `table.schema` that the pipeline needs, by index and in order, perhaps none. A source that can
@@ -180,175 +255,4 @@ pub struct SinkInput {
     pub schema: SchemaRef,
     /// True if rows may be taken back later.
     pub updating: bool,
-}
-
-/// One option's text and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OptionText {
-    /// The value.
-    pub text: String,
-    /// `file:line:column`, for messages; empty when it came from a program.
-    pub place: String,
-}
-
-/// A table's options. Each one asked for is known from then on; [`Options::finish`] refuses the others.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    given: BTreeMap<String, OptionText>,
-    known: RefCell<BTreeSet<String>>,
-}
-
-impl Options {
-    /// The options as the definition gives them.
-    pub fn new(given: impl IntoIterator<Item = (String, OptionText)>) -> Self {
-        Options { given: given.into_iter().collect(), known: RefCell::default() }
-    }
-
-    /// The text of option `name`, if it is given.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        self.known.borrow_mut().insert(name.to_owned());
-        self.given.get(name).map(|option| option.text.as_str())
-    }
-
-    /// The text of option `name`, which must be given.
-    pub fn required(&self, name: &str) -> Result<&str> {
-        let missing =
-            || Error::invalid(format!("option '{name}' is missing")).help(format!("add '{name}' = '…' to WITH"));
-        self.text(name).ok_or_else(missing)
-    }
-
-    /// Option `name` as a number, a boolean or anything else that reads itself; `default` when it is not given.
-    pub fn parsed<T: FromStr>(&self, name: &str, default: T, what: &str) -> Result<T> {
-        match self.text(name) {
-            None => Ok(default),
-            Some(text) => text.parse().map_err(|_| self.wrong(name, format!("'{text}' is not {what}"))),
-        }
-    }
-
-    /// Option `name` as a duration like `100 ms`, `5s` or `1min`; `default` when it is not given.
-    pub fn duration(&self, name: &str, default: Duration) -> Result<Duration> {
-        match self.text(name) {
-            None => Ok(default),
-            Some(text) => humantime::parse_duration(text).map_err(|error| {
-                self.wrong(name, format!("'{text}' is not a duration such as '5s' or '100 ms': {error}"))
-            }),
-        }
-    }
-
-    /// Option `name` as a number of bytes like `4096`, `64 KiB` or `128MB` (units are powers of 1,024); `default` when it
-    /// is not given.
-    pub fn bytes(&self, name: &str, default: u64) -> Result<u64> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let power = match text[digits..].trim().to_ascii_lowercase().as_str() {
-            "" | "b" | "bytes" => Some(0),
-            "k" | "kb" | "kib" => Some(1),
-            "m" | "mb" | "mib" => Some(2),
-            "g" | "gb" | "gib" => Some(3),
-            _ => None,
-        };
-        let bytes = power.and_then(|power| text[..digits].parse::<u64>().ok()?.checked_mul(1 << (10 * power)));
-        bytes.ok_or_else(|| self.wrong(name, format!("'{text}' is not a number of bytes such as '4096' or '64 MiB'")))
-    }
-
-    /// Option `name` as one of `choices`; the first one when it is not given.
-    pub fn choice<'a>(&self, name: &str, choices: &[&'a str]) -> Result<&'a str> {
-        let Some(text) = self.text(name) else { return Ok(choices[0]) };
-        choices.iter().find(|choice| **choice == text).copied().ok_or_else(|| {
-            let error = self.wrong(name, format!("'{text}' is not one of {}", choices.join(", ")));
-            match nearest(text, choices.iter().copied()) {
-                Some(near) => error.help(format!("did you mean '{near}'?")),
-                None => error,
-            }
-        })
-    }
-
-    /// The format that option `{prefix}format` names, with its settings from `{prefix}json.…` and `{prefix}csv.…`; the
-    /// prefix is empty, or `key.` or `value.` where a record has two parts.
-    pub fn format(&self, prefix: &str) -> Result<Format> {
-        let option = |name: &str| format!("{prefix}{name}");
-        let name = self.required(&option("format"))?;
-        let mut format = Format::named(name).map_err(|error| match self.given.get(&option("format")) {
-            Some(given) if !given.place.is_empty() => error.within(given.place.clone()),
-            _ => error,
-        })?;
-        match &mut format {
-            Format::Raw => {}
-            Format::Json(json) => {
-                json.nulls = self.parsed(&option("json.encode.nulls"), json.nulls, "true or false")?;
-                let standard = self.choice(&option("json.timestamp-format.standard"), &["SQL", "ISO-8601"])?;
-                json.iso_timestamps = standard == "ISO-8601";
-            }
-            Format::Csv(csv) => {
-                let delimiter = option("csv.delimiter");
-                match self.text(&delimiter).map(str::as_bytes) {
-                    None => {}
-                    Some(br"\t") => csv.delimiter = b'\t',
-                    Some([byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => csv.delimiter = *byte,
-                    Some(_) => {
-                        return Err(self.wrong(&delimiter, "not one ASCII character other than a quote or a newline"));
-                    }
-                }
-                csv.null = self.text(&option("csv.null")).unwrap_or_default().to_owned();
-            }
-        }
-        Ok(format)
-    }
-
-    /// The options that start with `prefix`, without it; all of them count as known.
-    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a OptionText)> {
-        self.given.iter().filter_map(move |(name, option)| {
-            let rest = name.strip_prefix(prefix)?;
-            self.known.borrow_mut().insert(name.clone());
-            Some((rest, option))
-        })
-    }
-
-    /// An error about the value of option `name`, with its place.
-    pub fn wrong(&self, name: &str, reason: impl Into<String>) -> Error {
-        let error = Error::invalid(format!("option '{name}': {}", reason.into()));
-        match self.given.get(name).filter(|option| !option.place.is_empty()) {
-            Some(option) => error.within(option.place.clone()),
-            None => error,
-        }
-    }
-
-    /// Refuses options that nobody asked for, with a near match.
-    pub fn finish(&self) -> Result<()> {
-        let known = self.known.borrow();
-        let Some((name, option)) = self.given.iter().find(|(name, _)| !known.contains(*name)) else { return Ok(()) };
-        let mut error = Error::invalid(format!("unknown option '{name}'"));
-        error = match nearest(name, known.iter().map(String::as_str)) {
-            Some(near) => error.help(format!("did you mean '{near}'?")),
-            None => {
-                error.help(format!("the options here are {}", known.iter().cloned().collect::<Vec<_>>().join(", ")))
-            }
-        };
-        Err(if option.place.is_empty() { error } else { error.within(option.place.clone()) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options(given: &[(&str, &str)]) -> Options {
-        let option = |text: &str| OptionText { text: text.into(), place: "p.sql:1:2".into() };
-        Options::new(given.iter().map(|(name, text)| ((*name).to_owned(), option(text))))
-    }
-
-    #[test]
-    fn an_unknown_option_is_refused_with_the_nearest_known_one() {
-        let options = options(&[("topc", "words")]);
-        assert_eq!(options.text("topic"), None);
-        let error = options.finish().unwrap_err();
-        assert_eq!(error.to_string(), "p.sql:1:2: unknown option 'topc'");
-        assert_eq!(error.advice(), Some("did you mean 'topic'?"));
-    }
-
-    #[test]
-    fn a_value_that_does_not_parse_is_named_with_its_place() {
-        let error = options(&[("rows", "many")]).parsed("rows", 1_u64, "a whole number").unwrap_err();
-        assert_eq!(error.to_string(), "p.sql:1:2: option 'rows': 'many' is not a whole number");
-    }
 }

@@ -26,6 +26,27 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// A place in a text, and the line that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The name of the file.
+    pub file: String,
+    /// Which line, from 1.
+    pub line: usize,
+    /// Where in the line the place starts, in characters from 1.
+    pub column: usize,
+    /// How many characters it has, at least 1.
+    pub length: usize,
+    /// The line.
+    pub text: String,
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
 /// A cause with the places it happened in.
 #[derive(Clone)]
 pub struct Error {
@@ -33,6 +54,7 @@ pub struct Error {
     message: String,
     /// Innermost first: each room that the error crosses pushes one.
     places: Vec<String>,
+    excerpt: Option<Box<Excerpt>>,
     help: Option<String>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -40,7 +62,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), places: Vec::new(), help: None, source: None }
+        Error { kind, message: message.into(), places: Vec::new(), excerpt: None, help: None, source: None }
     }
 
     /// The definition or the call is wrong.
@@ -69,6 +91,19 @@ impl Error {
         self
     }
 
+    /// Puts what the message is about before it: `option 'rows'`.
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// Adds the place in a text that the error is about.
+    pub fn at(mut self, excerpt: Excerpt) -> Self {
+        self.places.push(excerpt.to_string());
+        self.excerpt.get_or_insert_with(|| Box::new(excerpt));
+        self
+    }
+
     /// Says what to do about it, on a line of its own.
     pub fn help(mut self, advice: impl Into<String>) -> Self {
         self.help = Some(advice.into());
@@ -89,6 +124,11 @@ impl Error {
     /// The outermost place that the error has passed, if any.
     pub fn place(&self) -> Option<&str> {
         self.places.last().map(String::as_str)
+    }
+
+    /// The place in a text that the error is about, if it is about one.
+    pub fn excerpt(&self) -> Option<&Excerpt> {
+        self.excerpt.as_deref()
     }
 
     /// The advice, if there is one.

@@ -20,8 +20,9 @@ mod unnest;
 mod windows;
 
 pub use place::Text;
+pub use settings::SETTINGS;
 
-use crate::connector::{self, Connectors, OptionText, Options};
+use crate::connector::{self, CONNECTOR, Connectors, OptionText, Options, unknown_connector};
 use crate::error::{Error, Result, nearest};
 use crate::expr::from_datafusion;
 use crate::plan::{Plan, Settings, type_name};
@@ -77,11 +78,11 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
     let mut session = Session::new(text, &statements);
     for statement in &statements {
         if let Kind::Set { key, value } = &statement.kind {
-            settings::set(&mut session.settings, key, value).map_err(|error| text.error_at(error, statement.start))?;
+            settings::set(&mut session.settings, key, value.clone())?;
         }
     }
     for (key, value) in overrides {
-        settings::set(&mut session.settings, key, value)
+        settings::set(&mut session.settings, key, OptionText::from(value.as_str()))
             .map_err(|error| error.within(format!("--set {key}={value}")))?;
     }
     let mut inserts = Vec::new();
@@ -91,7 +92,7 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
     for statement in statements {
         match statement.kind {
             Kind::Set { .. } => {}
-            Kind::CreateTable(table) => session.create_table(*table, statement.start)?,
+            Kind::CreateTable(table) => session.create_table(*table, statement.start, connectors)?,
             Kind::CreateView(view) => session.create_view(view, statement.start)?,
             Kind::Insert(insert) => {
                 let query = session.insert(insert, printed)?;
@@ -189,7 +190,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn create_table(&mut self, table: CreateTable, start: Location) -> Result<()> {
+    fn create_table(&mut self, table: CreateTable, start: Location, connectors: &dyn Connectors) -> Result<()> {
         if self.refuse_taken(&table.name, start, table.if_not_exists)? {
             return Ok(());
         }
@@ -243,14 +244,14 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        let options = Options::new(table.options);
+        check_options(&options, connectors).map_err(|error| match error.excerpt() {
+            Some(_) => error,
+            None => self.text.error_at(error, table.name.span.start),
+        })?;
         let name = normal(&table.name);
         let place = self.text.place(start);
-        let definition = connector::Table {
-            name: name.clone(),
-            schema: Arc::clone(&physical),
-            primary_key,
-            options: Options::new(table.options),
-        };
+        let definition = connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options };
         self.definitions.insert(name.clone(), Rc::new(definition));
         self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, place }));
         Ok(())
@@ -522,20 +523,38 @@ impl<'a> Session<'a> {
                 None => targets.push(Target { table: Rc::clone(&query.table), queries: vec![query] }),
             }
         }
-        let mut used: BTreeSet<String> = needs.into_keys().collect();
+        let read: BTreeSet<String> = needs.into_keys().collect();
+        let mut written = BTreeSet::new();
         for target in targets {
-            used.insert(target.table.name.clone());
+            written.insert(target.table.name.clone());
             let at = target.queries[0].at;
             planner.write(target, &|error, at| self.text.error_at(error, at)).map_err(|error| match error.place() {
                 Some(_) => error,
                 None => self.text.error_at(error, at),
             })?;
         }
-        for table in self.catalog.tables.values().filter(|table| used.contains(&table.name)) {
-            self.definitions[&table.name].options.finish().map_err(|error| within_table(error, table))?;
+        for table in self.catalog.tables.values() {
+            let options = &self.definitions[&table.name].options;
+            let (read, written) = (read.contains(&table.name), written.contains(&table.name));
+            let name = options.text(&CONNECTOR).unwrap_or_default();
+            let Some(spec) = connectors.specs().iter().find(|spec| spec.name == name) else { continue };
+            if let Some(error) = options.unused(&spec.declared(), read, written).into_iter().next() {
+                return Err(within_table(error, table));
+            }
         }
         planner.finish().map_err(|error| error.within(self.text.name))
     }
+}
+
+/// Refuses options that the table's connector does not have, and values that they do not take.
+fn check_options(options: &Options, connectors: &dyn Connectors) -> Result<()> {
+    let name = options.required(&CONNECTOR)?;
+    let specs = connectors.specs();
+    let Some(spec) = specs.iter().find(|spec| spec.name == name) else {
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
+        return Err(unknown_connector(options, name, &names));
+    };
+    options.check(&spec.declared()).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// An error about a table says where the table is declared, unless it says more already.
@@ -576,12 +595,11 @@ fn has_open_windows(plan: &LogicalPlan) -> bool {
 /// The table that a SELECT on its own goes into: the terminal.
 fn printed(plan: &LogicalPlan, number: usize) -> connector::Table {
     let name = if number == 0 { "print".to_owned() } else { format!("print {}", number + 1) };
-    let option = OptionText { text: "print".into(), place: String::new() };
     connector::Table {
         name,
         schema: Arc::new(Schema::new(plan.schema().fields().clone())),
         primary_key: Vec::new(),
-        options: Options::new([("connector".to_owned(), option)]),
+        options: Options::new([(CONNECTOR.name.to_owned(), OptionText::from("print"))]),
     }
 }
 

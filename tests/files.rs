@@ -3,7 +3,7 @@
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use highwater::batch::Batch;
-use highwater::connector::builtin::Builtin;
+use highwater::connector::builtin::{Builtin, CONNECTORS};
 use highwater::connector::memory::{MemorySink, MemorySource};
 use highwater::connector::{Connectors, Context, OptionText, Options, Polled, SinkInput, Source, Split, Table};
 use highwater::error::Result;
@@ -26,16 +26,20 @@ fn table(columns: &str, options: &[(&str, &str)]) -> Table {
         Field::new(name, if data_type == "s" { DataType::Utf8 } else { DataType::Int64 }, true)
     };
     let schema = Arc::new(Schema::new(columns.split(", ").map(field).collect::<Vec<_>>()));
-    let option = |text: &str| OptionText { text: text.to_owned(), place: String::new() };
-    let options = Options::new(options.iter().map(|(name, text)| ((*name).to_owned(), option(text))));
+    let options = Options::new(options.iter().map(|(name, text)| ((*name).to_owned(), OptionText::from(*text))));
     Table { name: "t".into(), schema, primary_key: Vec::new(), options }
 }
 
 fn source(table: &Table) -> Result<Arc<dyn Source>> {
     let columns: Vec<usize> = (0..table.schema.fields().len()).collect();
     let source = Builtin::default().source(table, &columns)?;
-    table.options.finish()?;
+    check_options(table)?;
     Ok(source)
+}
+
+fn check_options(table: &Table) -> Result<()> {
+    let file = CONNECTORS.iter().find(|spec| spec.name == "file").expect("it is there");
+    table.options.check(&file.declared()).into_iter().next().map_or(Ok(()), Err)
 }
 
 fn text_file(path: &Path, more: &[(&str, &str)]) -> Result<Arc<dyn Source>> {
@@ -264,7 +268,7 @@ fn write(
     let table = table("word s, n i", &options);
     let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
     let sink = Builtin::default().sink(&table, &input)?;
-    table.options.finish()?;
+    check_options(&table)?;
     assert_eq!(sink.single(), !path.ends_with('/'));
     let mut shard = sink.open(shard, shards, &context())?;
     for batch in batches {
@@ -370,13 +374,10 @@ fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
         let error = source(&table("line s", options)).err().unwrap();
         format!("{error} / {}", error.advice().unwrap_or_default())
     };
-    assert_eq!(
-        failure(&[("connector", "fil")]),
-        "option 'connector': there is no connector 'fil' / did you mean 'file'?"
-    );
+    assert_eq!(failure(&[("connector", "fil")]), "unknown connector 'fil' / did you mean 'file'?");
     assert_eq!(
         failure(&[("connector", "print")]),
-        "option 'connector': 'print' cannot be read / connectors that can be read are file, kafka, datagen, memory"
+        "option 'connector': 'print' cannot be read / connectors that can be read are kafka, file, datagen, nexmark, memory"
     );
     let file =
         |more: (&'static str, &'static str)| failure(&[("connector", "file"), ("path", "x"), ("format", "json"), more]);
@@ -390,7 +391,7 @@ fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
     );
     assert_eq!(
         file(("split.bytes", "many")),
-        "option 'split.bytes': 'many' is not a number of bytes such as '4096' or '64 MiB' / "
+        "option 'split.bytes': 'many' is not a number of bytes / write one such as '4096' or '64 MiB'"
     );
     assert_eq!(
         failure(&[("connector", "memory"), ("name", "x")]),

@@ -13,9 +13,8 @@ use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 
 fn format(name: &str, options: &[(&str, &str)]) -> Format {
-    let option = |text: &str| OptionText { text: text.to_owned(), place: String::new() };
     let all = [("format", name)].into_iter().chain(options.iter().copied());
-    Options::new(all.map(|(name, text)| (name.to_owned(), option(text)))).format("").unwrap()
+    Options::new(all.map(|(name, text)| (name.to_owned(), OptionText::from(text)))).format("").unwrap()
 }
 
 fn decoder(format: &Format, schema: &SchemaRef) -> Box<dyn Decode> {

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use highwater::batch::Batch;
 use highwater::broker::{Broker, Config};
+use highwater::connector::builtin::CONNECTORS;
 use highwater::connector::kafka::{KafkaSink, KafkaSource};
 use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, Table};
 use highwater::error::{Error, ErrorKind, Result};
@@ -103,8 +104,7 @@ fn table(columns: &[(&str, DataType)], primary_key: &[usize], options: &[(&str, 
     let fields: Vec<Field> =
         columns.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true)).collect();
     // a later option wins over an earlier one of the same name
-    let option =
-        |&(name, text): &(&str, &str)| (name.to_owned(), OptionText { text: text.to_owned(), place: String::new() });
+    let option = |&(name, text): &(&str, &str)| (name.to_owned(), OptionText::from(text));
     Table {
         name: "t".into(),
         schema: Arc::new(Schema::new(fields)),
@@ -655,12 +655,14 @@ fn a_definition_that_cannot_work_is_refused() {
     let refused = |options: &[(&str, &str)]| {
         let table = lines("localhost:1", "words", options);
         let made = KafkaSource::new(&table, &[0]).map(drop).and_then(|()| KafkaSink::new(&table).map(drop));
-        said(&made.and_then(|()| table.options.finish()).unwrap_err())
+        let kafka = CONNECTORS.iter().find(|spec| spec.name == "kafka").expect("it is there");
+        let unknown = |()| table.options.check(&kafka.declared()).into_iter().next().map_or(Ok(()), Err);
+        said(&made.and_then(unknown).unwrap_err())
     };
     assert_eq!(
         refused(&[("scan.startup.mode", "group-offsets")]),
-        "option 'scan.startup.mode': 'group-offsets' is not available: offsets are kept by the pipeline / \
-         say 'earliest-offset', or give the offsets with 'specific-offsets'"
+        "option 'scan.startup.mode': 'group-offsets' is not one of earliest-offset, latest-offset, timestamp, \
+         specific-offsets / it says where to start; offsets are kept by the pipeline, not by a consumer group"
     );
     assert_eq!(
         refused(&[("scan.startup.mod", "x")]),

@@ -77,8 +77,7 @@ fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) ->
     let events = EVENTS.to_string();
     let fixed = [("connector", "nexmark"), ("type", kind), ("events.num", &events), ("splits", "1")];
     let given = fixed.iter().chain(options);
-    let given =
-        given.map(|(name, text)| ((*name).to_owned(), OptionText { text: (*text).to_owned(), place: String::new() }));
+    let given = given.map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
     let fields: Vec<Field> =
         columns.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true)).collect();
     let table = Table {

@@ -1,21 +1,78 @@
 //! The connectors that come with Highwater, by name.
 
 use super::blackhole::Blackhole;
-use super::datagen::Datagen;
-use super::file::{FileSink, FileSource};
-use super::kafka::{KafkaSink, KafkaSource};
-use super::nexmark::Nexmark;
-use super::print::PrintSink;
-use super::{Connectors, Sink, SinkInput, Source, Table};
+use super::datagen::{self, Datagen};
+use super::file::{self, FileSink, FileSource};
+use super::kafka::{self, KafkaSink, KafkaSource};
+use super::memory;
+use super::nexmark::{self, Nexmark};
+use super::print::{self, PrintSink};
+use super::{CONNECTOR, ConnectorSpec, Connectors, Sink, SinkInput, Source, Table, unknown_connector};
 use crate::error::{Error, Result, nearest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const READ: [&str; 5] = ["file", "kafka", "datagen", "nexmark", "memory"];
-const WRITTEN: [&str; 5] = ["file", "kafka", "print", "blackhole", "memory"];
+/// What there is.
+pub const CONNECTORS: &[ConnectorSpec] = &[
+    ConnectorSpec {
+        name: "kafka",
+        about: "Topics of Apache Kafka, or of the development broker",
+        reads: true,
+        writes: true,
+        formats: &["", "value.", "key."],
+        options: kafka::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "file",
+        about: "Files, read once or written",
+        reads: true,
+        writes: true,
+        formats: &[""],
+        options: file::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "datagen",
+        about: "Rows from a seed: the same on each run, however many workers there are",
+        reads: true,
+        writes: false,
+        formats: &[],
+        options: datagen::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "nexmark",
+        about: "The events of an auction house, as the Nexmark benchmark has them",
+        reads: true,
+        writes: false,
+        formats: &[],
+        options: nexmark::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "print",
+        about: "The terminal: rows on standard output",
+        reads: false,
+        writes: true,
+        formats: &[],
+        options: print::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "blackhole",
+        about: "Counts rows and keeps nothing, to measure what comes before it",
+        reads: false,
+        writes: true,
+        formats: &[],
+        options: &[],
+    },
+    ConnectorSpec {
+        name: "memory",
+        about: "Rows that a program hands in or takes out",
+        reads: true,
+        writes: true,
+        formats: &[],
+        options: memory::OPTIONS,
+    },
+];
 
-/// Chooses by option `connector`. Options that no one asked for are left to the caller's
-/// [`Options::finish`](super::Options::finish), who may know of more.
+/// Chooses by option `connector`. Names of options are checked before, by the caller, with what [`Connectors::specs`] says.
 #[derive(Clone, Default)]
 pub struct Builtin {
     sources: BTreeMap<String, Arc<dyn Source>>,
@@ -37,34 +94,38 @@ impl Builtin {
 }
 
 impl Connectors for Builtin {
+    fn specs(&self) -> &[ConnectorSpec] {
+        CONNECTORS
+    }
+
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
-        Ok(match table.options.required("connector")? {
+        Ok(match table.options.required(&CONNECTOR)? {
             "file" => Arc::new(FileSource::new(table, columns)?),
             "datagen" => Arc::new(Datagen::new(table, columns)?),
             "nexmark" => Arc::new(Nexmark::new(table, columns)?),
             "kafka" => Arc::new(KafkaSource::new(table, columns)?),
             "memory" => handed_in(table, &self.sources)?,
-            name => return Err(unknown(table, name, "read", &READ, &WRITTEN)),
+            name => return Err(unknown(table, name, "read", |spec| spec.reads)),
         })
     }
 
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
-        Ok(match table.options.required("connector")? {
+        Ok(match table.options.required(&CONNECTOR)? {
             "file" => Arc::new(FileSink::new(table)?),
             "kafka" => Arc::new(KafkaSink::new(table)?),
             "print" => Arc::new(PrintSink::new(table, input)?),
             "blackhole" => Arc::new(Blackhole::default()),
             "memory" => handed_in(table, &self.sinks)?,
-            name => return Err(unknown(table, name, "written", &WRITTEN, &READ)),
+            name => return Err(unknown(table, name, "written", |spec| spec.writes)),
         })
     }
 }
 
 /// What the program registered under the table's option `name`.
 fn handed_in<T: ?Sized>(table: &Table, registered: &BTreeMap<String, Arc<T>>) -> Result<Arc<T>> {
-    let name = table.options.text("name").unwrap_or(&table.name);
+    let name = table.options.text(&memory::NAME).unwrap_or(&table.name);
     registered.get(name).cloned().ok_or_else(|| {
-        let error = table.options.wrong("name", format!("nothing in memory is called '{name}'"));
+        let error = table.options.wrong(&memory::NAME, format!("nothing in memory is called '{name}'"));
         match nearest(name, registered.keys().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean '{near}'?")),
             None => error.help("connector 'memory' is for programs, which hand their rows to Builtin"),
@@ -72,15 +133,11 @@ fn handed_in<T: ?Sized>(table: &Table, registered: &BTreeMap<String, Arc<T>>) ->
     })
 }
 
-fn unknown(table: &Table, name: &str, verb: &str, fit: &[&str], others: &[&str]) -> Error {
-    let list = fit.join(", ");
-    if others.contains(&name) {
-        let help = format!("connectors that can be {verb} are {list}");
-        return table.options.wrong("connector", format!("'{name}' cannot be {verb}")).help(help);
+fn unknown(table: &Table, name: &str, verb: &str, fits: fn(&ConnectorSpec) -> bool) -> Error {
+    let fit: Vec<&str> = CONNECTORS.iter().filter(|spec| fits(spec)).map(|spec| spec.name).collect();
+    if CONNECTORS.iter().any(|spec| spec.name == name) {
+        let help = format!("connectors that can be {verb} are {}", fit.join(", "));
+        return table.options.wrong(&CONNECTOR, format!("'{name}' cannot be {verb}")).help(help);
     }
-    let error = table.options.wrong("connector", format!("there is no connector '{name}'"));
-    match nearest(name, fit.iter().copied()) {
-        Some(near) => error.help(format!("did you mean '{near}'?")),
-        None => error.help(format!("connectors that can be {verb} are {list}")),
-    }
+    unknown_connector(&table.options, name, &fit)
 }

@@ -4,31 +4,27 @@
 //! a generator of its own that can be moved to any row. So neither batch sizes nor workers change what is generated. The
 //! exception is a time that follows the wall clock.
 //!
-//! | `fields.<f>.kind` | columns | options |
+//! | `fields.<f>.kind` | columns | what a row has |
 //! |---|---|---|
-//! | any | any that is not NOT NULL | `null-rate` (0): the part of the rows that has NULL |
-//! | `random` | numbers | `min`, `max`: inclusive; by default all of an integer's range, [0, 1) of a float's |
-//! | | numbers | `distribution` `uniform`, `normal` (`mean` 0, `deviation` 1), `exponential` (`mean` 1, above `min`, 0), `zipf` (`exponent` 1, from `min`, 1, to `max`) |
-//! | | STRING, BYTES | `length` (100): letters, bytes |
+//! | any | any that is not NOT NULL | NULL in a part `null-rate` of the rows |
+//! | `random` | numbers | one between `min` and `max`, both possible, but for a float's `max`, by `distribution` |
+//! | | STRING, BYTES | `length` letters, bytes |
 //! | | BOOLEAN | |
-//! | `sequence` | integers | `start` (0), `end`: split `s` of `n` has `start + s`, `start + s + n`, …; the table ends with `end` |
-//! | `words` | STRING | `words` (8) a row out of `vocabulary` (10000), `distribution` as above, over the vocabulary, `zipf` by default |
-//! | `time` | TIMESTAMP | row `r` of each split has `start` + `r` × `step` (1 ms), or the wall clock without `start`; up to `disorder` (0) earlier |
-//!
-//! The table has `splits` (4), ends after `number-of-rows` if that is given, and makes `rows-per-second`, or as many as are asked for.
+//! | `sequence` | integers | split `s` of `n` has `start + s`, `start + s + n`, …; the table ends with `end` |
+//! | `words` | STRING | `words` out of `vocabulary`, by `distribution` |
+//! | `time` | TIMESTAMP | row `r` of each split has `start` + `r` × `step`, or the wall clock without `start`; up to `disorder` earlier |
 
 mod draw;
 
-use super::{Context, Options, Polled, Source, Split, Table};
+use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::batch::{BATCH_ROWS, Batch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::time::{Clock, Micros};
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatchOptions, StringArray,
     TimestampMicrosecondArray,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
-use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::compute::{CastOptions, cast_with_options, nullif};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use draw::{RANKS_MAX, Ranks, Shape};
@@ -38,9 +34,140 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Letters, words or bytes a value may have, so that a batch of them stays far below 2 GiB.
-const LENGTH_MAX: usize = 1 << 16;
-const WORDS_MAX: usize = 1 << 13;
+const ROWS: OptionSpec =
+    OptionSpec::reading("number-of-rows", ANY, Preset::None("no end"), "after how many rows the table ends");
+const RATE: OptionSpec = OptionSpec::reading(
+    "rows-per-second",
+    Takes::Whole(1, u64::MAX as i128),
+    Preset::None("as many as are asked for"),
+    "how many rows there are a second, in all splits together",
+);
+const SEED: OptionSpec = OptionSpec::reading("seed", ANY, Preset::Is("0"), "what the rows follow from");
+const SPLITS: OptionSpec =
+    OptionSpec::reading("splits", Takes::Whole(1, 1024), Preset::Is("4"), "how many shares the table has");
+const KIND: OptionSpec = OptionSpec::reading(
+    "fields.*.kind",
+    Takes::Choice(&["random", "sequence", "words", "time"]),
+    Preset::None("`time` for timestamps, else `random`"),
+    "what column `*` holds",
+);
+const MIN: OptionSpec = OptionSpec::reading(
+    "fields.*.min",
+    Takes::Real,
+    Preset::None("the least of an integer's type, else 0"),
+    "the least of `random` numbers",
+);
+const MAX: OptionSpec = OptionSpec::reading(
+    "fields.*.max",
+    Takes::Real,
+    Preset::None("the greatest of an integer's type, else 1"),
+    "the greatest of `random` numbers",
+);
+// Lengths are limited so that a batch of values stays far below 2 GiB.
+const LENGTH: OptionSpec = OptionSpec::reading(
+    "fields.*.length",
+    Takes::Whole(0, 1 << 16),
+    Preset::Is("100"),
+    "how many letters or bytes a `random` STRING or BYTES has",
+);
+const START: OptionSpec = OptionSpec::reading(
+    "fields.*.start",
+    Takes::Form("a number or a moment"),
+    Preset::None("0 for numbers, the clock for timestamps"),
+    "where a `sequence` or `time` starts: a number, or a moment such as `2026-01-01T00:00:00Z`",
+);
+const END: OptionSpec = OptionSpec::reading(
+    "fields.*.end",
+    Takes::Whole(i64::MIN as i128, i64::MAX as i128),
+    Preset::None("no end"),
+    "the last number of a `sequence`, with which the table ends",
+);
+const WORDS: OptionSpec = OptionSpec::reading(
+    "fields.*.words",
+    Takes::Whole(0, 1 << 13),
+    Preset::Is("8"),
+    "how many `words` there are in a row",
+);
+const VOCABULARY: OptionSpec = OptionSpec::reading(
+    "fields.*.vocabulary",
+    Takes::Whole(1, 1 << 24),
+    Preset::Is("10000"),
+    "out of how many different `words`",
+);
+const DISTRIBUTION: OptionSpec = OptionSpec::reading(
+    "fields.*.distribution",
+    Takes::Choice(&["uniform", "normal", "exponential", "zipf"]),
+    Preset::None("`zipf` for `words`, else `uniform`"),
+    "how likely each value is, of `random` numbers and of `words`; `exponential` is above `min`, `zipf` has integers from `min` on, 1 by default, the first the most likely",
+);
+const MEAN: OptionSpec = OptionSpec::reading(
+    "fields.*.mean",
+    Takes::Real,
+    Preset::None("0, for `exponential` 1; of `words` the middle ones"),
+    "the mean of a `normal` or `exponential` distribution",
+);
+const DEVIATION: OptionSpec = OptionSpec::reading(
+    "fields.*.deviation",
+    Takes::Real,
+    Preset::None("1; of `words` an eighth"),
+    "the standard deviation of a `normal` distribution",
+);
+const EXPONENT: OptionSpec =
+    OptionSpec::reading("fields.*.exponent", Takes::Real, Preset::Is("1"), "the exponent of a `zipf` distribution");
+const NULL_RATE: OptionSpec =
+    OptionSpec::reading("fields.*.null-rate", Takes::Real, Preset::Is("0"), "the part of the rows that has NULL");
+const STEP: OptionSpec = OptionSpec::reading(
+    "fields.*.step",
+    Takes::Duration,
+    Preset::Is("1ms"),
+    "how far apart the moments of two rows are, for `time` with a start",
+);
+const DISORDER: OptionSpec = OptionSpec::reading(
+    "fields.*.disorder",
+    Takes::Duration,
+    Preset::Is("0s"),
+    "up to how much too early a row of `time` is",
+);
+
+const ANY: Takes = Takes::Whole(0, u64::MAX as i128);
+
+/// The options of a column.
+const FIELD_OPTIONS: [&OptionSpec; 15] = [
+    &KIND,
+    &MIN,
+    &MAX,
+    &LENGTH,
+    &START,
+    &END,
+    &WORDS,
+    &VOCABULARY,
+    &DISTRIBUTION,
+    &MEAN,
+    &DEVIATION,
+    &EXPONENT,
+    &NULL_RATE,
+    &STEP,
+    &DISORDER,
+];
+
+/// What this connector takes.
+pub const OPTIONS: &[&OptionSpec] = &[
+    &ROWS,
+    &RATE,
+    &SEED,
+    &SPLITS,
+    &KIND,
+    &MIN,
+    &MAX,
+    &LENGTH,
+    &START,
+    &END,
+    &WORDS,
+    &VOCABULARY,
+    &DISTRIBUTION,
+    &STEP,
+    &DISORDER,
+];
 
 /// Of a column's stream of random words: where it is decided what is NULL, far from the values.
 const NULLS: u128 = 1 << 63;
@@ -115,16 +242,8 @@ impl Datagen {
     /// Checks the options.
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
-        let limit = |name| options.text(name).map(|_| options.parsed(name, 0_u64, "a number of rows")).transpose();
-        let mut rows = limit("number-of-rows")?;
-        let rows_per_second = limit("rows-per-second")?;
-        if rows_per_second == Some(0) {
-            return Err(options.wrong("rows-per-second", "without rows nothing would happen"));
-        }
-        let splits = options.parsed("splits", 4_u64, "a number of splits")?;
-        if !(1..=1024).contains(&splits) {
-            return Err(options.wrong("splits", "from 1 to 1024 are possible"));
-        }
+        let mut rows = options.if_given(&ROWS, Options::whole)?;
+        check_fields(table)?;
         let mut kinds = Vec::new();
         for field in table.schema.fields() {
             let (kind, ends_after) = Kind::new(field, options)?;
@@ -138,12 +257,27 @@ impl Datagen {
                 .map(|column| (*column as u64, kinds[*column].clone()))
                 .map(|(place, (kind, null_rate))| Column { place, kind, null_rate })
                 .collect(),
-            splits,
+            splits: options.whole(&SPLITS)?,
             rows,
-            rows_per_second,
-            seed: options.parsed("seed", 0, "a number")?,
+            rows_per_second: options.if_given(&RATE, Options::whole)?,
+            seed: options.whole(&SEED)?,
         })
     }
+}
+
+/// Refuses options of columns that are not there.
+fn check_fields(table: &Table) -> Result<()> {
+    let columns = || table.schema.fields().iter().map(|field| field.name().as_str());
+    let unknown = |spec: &&'static OptionSpec| {
+        table.options.parts(spec).find(|name| columns().all(|column| column != *name)).map(|name| (*spec, name))
+    };
+    let Some((spec, name)) = FIELD_OPTIONS.iter().find_map(unknown) else { return Ok(()) };
+    let error = Error::invalid(format!("unknown column '{name}'"));
+    let error = match nearest(name, columns()) {
+        Some(near) => error.help(format!("did you mean '{near}'?")),
+        None => error.help(format!("the columns are {}", columns().collect::<Vec<_>>().join(", "))),
+    };
+    Err(table.options.misnamed(spec.of(name), error))
 }
 
 impl Source for Datagen {
@@ -332,52 +466,36 @@ impl DatagenSplit {
 impl Kind {
     /// What the options say of a column, and after how many rows it ends.
     fn new(field: &Field, options: &Options) -> Result<(Kind, Option<u64>)> {
-        let option = |name: &str| format!("fields.{}.{name}", field.name());
-        let length = |name: &str, default: usize, most: usize| -> Result<usize> {
-            let length = options.parsed(&option(name), default, "a number")?;
-            match length <= most {
-                true => Ok(length),
-                false => Err(options.wrong(&option(name), format!("at most {most} are possible"))),
-            }
-        };
+        let name = field.name();
         let unfit = |kinds: &str| {
             let text = format!("column \"{}\" of type {} can be {kinds}", field.name(), field.data_type());
-            options.wrong(&option("kind"), text)
+            options.wrong(KIND.of(name), text)
         };
         let data_type = field.data_type();
-        let kind = options.text(&option("kind"));
+        let kind = options.text(KIND.of(name));
         let kind = match (data_type, kind) {
             (DataType::Timestamp(..), None | Some("time")) => {
-                let micros = |name: &str, default| -> Result<Micros> {
-                    let duration = options.duration(&option(name), default)?;
-                    Micros::try_from(duration.as_micros()).map_err(|_| options.wrong(&option(name), "too long"))
+                let micros = |option: &OptionSpec| -> Result<Micros> {
+                    let duration = options.duration(option.of(name))?;
+                    Micros::try_from(duration.as_micros()).map_err(|_| options.wrong(option.of(name), "too long"))
                 };
-                let start = match options.text(&option("start")) {
-                    None => None,
-                    Some(text) => {
-                        let nanos = string_to_timestamp_nanos(text);
-                        Some(
-                            nanos.map_err(|error| options.wrong(&option("start"), error.to_string()))?.div_euclid(1000),
-                        )
-                    }
-                };
-                let (step, disorder) = (micros("step", Duration::from_millis(1))?, micros("disorder", Duration::ZERO)?);
-                Kind::Time { start, step, disorder }
+                let start = options.if_given(START.of(name), Options::time)?;
+                // without a start the clock says how far apart they are
+                let step = if start.is_some() { micros(&STEP)? } else { 0 };
+                Kind::Time { start, step, disorder: micros(&DISORDER)? }
             }
             (DataType::Timestamp(..), Some(_)) => return Err(unfit("'time'")),
             (DataType::Utf8, Some("words")) => {
-                let (words, size) = (length("words", 8, WORDS_MAX)?, length("vocabulary", 10_000, RANKS_MAX)?);
-                if size == 0 {
-                    return Err(options.wrong(&option("vocabulary"), "a line needs words to choose from"));
-                }
+                let (words, size): (usize, usize) =
+                    (options.whole(WORDS.of(name))?, options.whole(VOCABULARY.of(name))?);
                 let middle = (size as f64 / 2.0, size as f64 / 8.0);
                 let shape = shape(field, options, &["zipf", "uniform", "normal", "exponential"], middle)?;
-                let ranks = ranks(size, shape).map_err(|text| options.wrong(&option("distribution"), text))?;
+                let ranks = ranks(size, shape).map_err(|text| options.wrong(DISTRIBUTION.of(name), text))?;
                 Kind::Words { words, vocabulary: Arc::new(Vocabulary::new(ranks)) }
             }
-            (DataType::Utf8, None | Some("random")) => Kind::Letters { length: length("length", 100, LENGTH_MAX)? },
+            (DataType::Utf8, None | Some("random")) => Kind::Letters { length: options.whole(LENGTH.of(name))? },
             (DataType::Utf8, Some(_)) => return Err(unfit("'random' or 'words'")),
-            (DataType::Binary, None | Some("random")) => Kind::Bytes { length: length("length", 100, LENGTH_MAX)? },
+            (DataType::Binary, None | Some("random")) => Kind::Bytes { length: options.whole(LENGTH.of(name))? },
             (DataType::Boolean, None | Some("random")) => Kind::Booleans,
             (DataType::Float32 | DataType::Float64, None | Some("random")) => {
                 let shape = shape(field, options, &["uniform", "normal", "exponential"], (0.0, 1.0))?;
@@ -386,10 +504,10 @@ impl Kind {
                     Shape::Exponential { .. } => (0.0, f64::MAX),
                     _ => (0.0, 1.0),
                 };
-                let min = options.parsed(&option("min"), least, "a number")?;
-                let max = options.parsed(&option("max"), most, "a number")?;
-                if min > max || f64::is_nan(min) || f64::is_nan(max) {
-                    return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
+                let min = options.if_given(MIN.of(name), Options::real)?.unwrap_or(least);
+                let max = options.if_given(MAX.of(name), Options::real)?.unwrap_or(most);
+                if min > max {
+                    return Err(options.wrong(MAX.of(name), format!("it is below '{}'", MIN.of(name).name)));
                 }
                 let start = if matches!(shape, Shape::Exponential { .. }) { min } else { 0.0 };
                 match shape {
@@ -401,10 +519,10 @@ impl Kind {
                 return Err(unfit("'random'"));
             }
             (integer, Some("sequence")) if integer.is_integer() => {
-                let start: i64 = options.parsed(&option("start"), 0, "a whole number")?;
-                let Some(_) = options.text(&option("end")) else { return Ok((Kind::Sequence { start }, None)) };
-                let end: i64 = options.parsed(&option("end"), start, "a whole number")?;
-                fits(data_type, start, end).map_err(|text| options.wrong(&option("end"), text))?;
+                let start: i64 = options.if_given(START.of(name), Options::whole)?.unwrap_or(0);
+                let end: Option<i64> = options.if_given(END.of(name), Options::whole)?;
+                let Some(end) = end else { return Ok((Kind::Sequence { start }, None)) };
+                fits(data_type, start, end).map_err(|text| options.wrong(END.of(name), text))?;
                 let rows = u64::try_from(i128::from(end) - i128::from(start) + 1).unwrap_or(0);
                 return Ok((Kind::Sequence { start }, Some(rows)));
             }
@@ -416,17 +534,17 @@ impl Kind {
                     Shape::Zipf { .. } => 1,
                     _ => least,
                 };
-                let min = options.parsed(&option("min"), least, "a whole number")?;
-                let max = options.parsed(&option("max"), most, "a whole number")?;
+                let min = options.if_given(MIN.of(name), Options::whole)?.unwrap_or(least);
+                let max = options.if_given(MAX.of(name), Options::whole)?.unwrap_or(most);
                 if min > max {
-                    return Err(options.wrong(&option("max"), format!("it is below {}", option("min"))));
+                    return Err(options.wrong(MAX.of(name), format!("it is below '{}'", MIN.of(name).name)));
                 }
-                fits(data_type, min, max).map_err(|text| options.wrong(&option("max"), text))?;
+                fits(data_type, min, max).map_err(|text| options.wrong(MAX.of(name), text))?;
                 match shape {
                     Shape::Uniform => Kind::Integers { min, max },
                     Shape::Zipf { .. } => {
                         let count = usize::try_from(i128::from(max) - i128::from(min) + 1).unwrap_or(usize::MAX);
-                        let ranks = ranks(count, shape).map_err(|text| options.wrong(&option("max"), text))?;
+                        let ranks = ranks(count, shape).map_err(|text| options.wrong(MAX.of(name), text))?;
                         Kind::Ranked { first: min, ranks: Arc::new(ranks) }
                     }
                     shape => {
@@ -458,27 +576,34 @@ impl Kind {
 
 /// The part of the rows that has NULL in this column.
 fn null_rate(field: &Field, options: &Options) -> Result<f64> {
-    let option = format!("fields.{}.null-rate", field.name());
-    let rate = options.parsed(&option, 0.0, "a number")?;
+    let option = NULL_RATE.of(field.name());
+    let rate = options.real(option.clone())?;
     match rate {
         0.0..=1.0 if rate == 0.0 || field.is_nullable() => Ok(rate),
-        0.0..=1.0 => Err(options.wrong(&option, format!("column \"{}\" is NOT NULL", field.name()))),
-        _ => Err(options.wrong(&option, "from 0 to 1 are possible")),
+        0.0..=1.0 => Err(options.wrong(option, format!("column \"{}\" is NOT NULL", field.name()))),
+        _ => Err(options.wrong(option, "from 0 to 1 are possible")),
     }
 }
 
 /// The column's distribution, of those that `names` has; the first one by default. `normal` is the default mean and deviation.
 fn shape(field: &Field, options: &Options, names: &[&'static str], normal: (f64, f64)) -> Result<Shape> {
-    let option = |name: &str| format!("fields.{}.{name}", field.name());
-    let number = |name: &str, default: f64| options.parsed(&option(name), default, "a number");
-    let above_0 = |name: &str, default: f64| match number(name, default)? {
-        value if value > 0.0 && value.is_finite() => Ok(value),
-        _ => Err(options.wrong(&option(name), "it must be above 0")),
+    let name = field.name();
+    let number = |spec: &OptionSpec, default| -> Result<f64> {
+        Ok(options.if_given(spec.of(name), Options::real)?.unwrap_or(default))
     };
-    Ok(match options.choice(&option("distribution"), names)? {
-        "zipf" => Shape::Zipf { exponent: above_0("exponent", 1.0)? },
-        "normal" => Shape::Normal { mean: number("mean", normal.0)?, deviation: above_0("deviation", normal.1)? },
-        "exponential" => Shape::Exponential { mean: above_0("mean", normal.1)? },
+    let above_0 = |spec: &OptionSpec, default| match number(spec, default)? {
+        value if value > 0.0 => Ok(value),
+        _ => Err(options.wrong(spec.of(name), "it must be above 0")),
+    };
+    let given = options.if_given(DISTRIBUTION.of(name), Options::choice)?.unwrap_or(names[0]);
+    if !names.contains(&given) {
+        let text = format!("'{given}' is not one of {}, which this column can have", names.join(", "));
+        return Err(options.wrong(DISTRIBUTION.of(name), text));
+    }
+    Ok(match given {
+        "zipf" => Shape::Zipf { exponent: above_0(&EXPONENT, 1.0)? },
+        "normal" => Shape::Normal { mean: number(&MEAN, normal.0)?, deviation: above_0(&DEVIATION, normal.1)? },
+        "exponential" => Shape::Exponential { mean: above_0(&MEAN, normal.1)? },
         _ => Shape::Uniform,
     })
 }
@@ -617,10 +742,7 @@ mod tests {
             ("fields.name.length", "11"),
             ("fields.blob.length", "9"),
         ];
-        let given = fixed
-            .iter()
-            .chain(given)
-            .map(|(name, text)| ((*name).to_owned(), OptionText { text: (*text).to_owned(), place: String::new() }));
+        let given = fixed.iter().chain(given).map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
         let options = Options::new(given);
         Table { name: "t".into(), schema: Arc::new(Schema::new(fields)), primary_key: Vec::new(), options }
     }
@@ -820,18 +942,18 @@ mod tests {
         check(&[("fields.small.max", "70000")], "option 'fields.small.max': Int16 does not hold -32768 to 70000");
         check(
             &[("fields.small.min", "1"), ("fields.small.max", "0")],
-            "option 'fields.small.max': it is below fields.small.min",
+            "option 'fields.small.max': it is below 'fields.small.min'",
         );
         check(
             &[("fields.yes.kind", "words")],
             "option 'fields.yes.kind': column \"yes\" of type Boolean can be 'random'",
         );
-        check(&[("splits", "0")], "option 'splits': from 1 to 1024 are possible");
+        check(&[("splits", "0")], "option 'splits': '0' is not from 1 to 1024");
         check(&[("fields.id.null-rate", "0.1")], "option 'fields.id.null-rate': column \"id\" is NOT NULL");
         check(&[("fields.small.null-rate", "1.1")], "option 'fields.small.null-rate': from 0 to 1 are possible");
         check(
             &[("fields.part.distribution", "zipf")],
-            "option 'fields.part.distribution': 'zipf' is not one of uniform, normal, exponential",
+            "option 'fields.part.distribution': 'zipf' is not one of uniform, normal, exponential, which this column can have",
         );
         check(
             &[("fields.line.distribution", "normal"), ("fields.line.mean", "1e9")],

@@ -12,7 +12,7 @@ mod sink;
 
 pub use sink::FileSink;
 
-use super::{Context, Polled, Source, Split, Table};
+use super::{Context, OptionSpec, Polled, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format, Framing, RECORD_BYTES_MAX, Records};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -32,9 +32,31 @@ const BLOCK_BYTES: usize = 512 << 10;
 /// What a pipe's thread hands over at once, and how many of these may wait.
 const PIPE_BLOCK_BYTES: usize = 64 << 10;
 const PIPE_BLOCKS_MAX: usize = 16;
-/// The default of `split.bytes`.
-const SPLIT_BYTES: u64 = 64 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+const PATH: OptionSpec = OptionSpec::both(
+    "path",
+    Takes::Text,
+    Preset::Required,
+    "to read: a file, a glob such as `logs/**/*.txt`, or `-` for standard input; to write: a file, or a directory if it ends with `/`",
+);
+
+const CSV_HEADER: OptionSpec = OptionSpec::both(
+    "csv.header",
+    Takes::Flag,
+    Preset::Is("false"),
+    "whether the first line of each file has the names of the columns",
+);
+
+const SPLIT_BYTES: OptionSpec = OptionSpec::reading(
+    "split.bytes",
+    Takes::Bytes,
+    Preset::Is("64 MiB"),
+    "how much of a file one split has, where a newline always ends a record",
+);
+
+/// What this connector takes, beside its format.
+pub const OPTIONS: &[&OptionSpec] = &[&PATH, &CSV_HEADER, &SPLIT_BYTES, &sink::ROLLING_BYTES, &sink::OVERWRITE];
 
 /// Files that are read.
 #[derive(Debug)]
@@ -49,21 +71,21 @@ pub struct FileSource {
 }
 
 impl FileSource {
-    /// Checks the options `path`, `format`, `csv.header` and `split.bytes`.
+    /// Checks the options.
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
         let mut format = options.format("")?;
         if let Format::Csv(csv) = &mut format {
-            csv.header = options.parsed("csv.header", false, "true or false")?;
+            csv.header = options.flag(&CSV_HEADER)?;
         }
-        let split_bytes = options.bytes("split.bytes", SPLIT_BYTES)?;
+        let split_bytes = options.bytes(&SPLIT_BYTES)?;
         if split_bytes == 0 {
-            return Err(options.wrong("split.bytes", "a split has at least one byte"));
+            return Err(options.wrong(&SPLIT_BYTES, "a split has at least one byte"));
         }
         format.decoder(&table.schema, columns)?;
         let fields = columns.iter().map(|column| Arc::clone(&table.schema.fields()[*column]));
         Ok(FileSource {
-            path: options.required("path")?.to_owned(),
+            path: options.required(&PATH)?.to_owned(),
             format,
             table: Arc::clone(&table.schema),
             columns: columns.to_vec(),

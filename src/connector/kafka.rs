@@ -21,38 +21,36 @@ mod source;
 pub use sink::KafkaSink;
 pub use source::KafkaSource;
 
-use crate::connector::Options;
+use crate::connector::{OptionSpec, Options, Preset, Takes};
 use crate::error::Result;
 use crate::format::Format;
 
-/// What a definition may say for the sake of its other side: one that is both read and written has options for both.
-const OPTIONS: [&str; 10] = [
-    "scan.startup.mode",
-    "scan.startup.timestamp-millis",
-    "scan.startup.specific-offsets",
-    "scan.bounded.mode",
-    "scan.bounded.timestamp-millis",
-    "scan.bounded.specific-offsets",
-    "key.fields",
-    "key.format",
-    "sink.partitioner",
-    "sink.compression",
-];
+const TOPIC: OptionSpec = OptionSpec::both(
+    "topic",
+    Takes::Text,
+    Preset::Required,
+    "which topic; to read, several with `;` between them; to write, it must exist, unless the broker creates topics on demand",
+);
 
-/// Lets the other side's options stand.
-fn know_both_sides(options: &Options) -> Result<()> {
-    for name in OPTIONS {
-        options.text(name);
-    }
-    if options.text("key.format").is_some() {
-        options.format("key.")?;
-    }
-    Ok(())
-}
+/// What this connector takes, beside its formats.
+pub const OPTIONS: &[&OptionSpec] = &[
+    &TOPIC,
+    &config::BOOTSTRAP,
+    &source::STARTUP_MODE,
+    &source::STARTUP_TIMESTAMP,
+    &source::STARTUP_OFFSETS,
+    &source::BOUNDED_MODE,
+    &source::BOUNDED_TIMESTAMP,
+    &source::BOUNDED_OFFSETS,
+    &sink::KEY_FIELDS,
+    &sink::PARTITIONER,
+    &sink::COMPRESSION,
+    &config::PROPERTIES,
+];
 
 /// How values are written: `format`, or `value.format` where the key has one too.
 fn value_format(options: &Options) -> Result<Format> {
-    options.format(if options.text("value.format").is_some() { "value." } else { "" })
+    options.format(if options.has_format("value.") { "value." } else { "" })
 }
 
 /// The name of a topic, which Kafka restricts.
@@ -63,7 +61,7 @@ fn topic_name(options: &Options, text: &str) -> Result<String> {
     match fits && name != "." && name != ".." {
         true => Ok(name.to_owned()),
         false => Err(options
-            .wrong("topic", format!("'{name}' is not a topic's name"))
+            .wrong(&TOPIC, format!("'{name}' is not a topic's name"))
             .help("letters, digits, '.', '_' and '-', at most 249")),
     }
 }

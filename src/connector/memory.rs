@@ -3,11 +3,22 @@
 //! The definition reaches them by name, `'connector' = 'memory', 'name' = 'words'`, through
 //! [`Builtin`](super::builtin::Builtin).
 
-use super::{Changes, Context, Polled, Shard, Sink, Source, Split};
+use super::{Changes, Context, OptionSpec, Polled, Preset, Shard, Sink, Source, Split, Takes};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use arrow::datatypes::SchemaRef;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the program calls its rows.
+pub(super) const NAME: OptionSpec = OptionSpec::both(
+    "name",
+    Takes::Text,
+    Preset::None("the name of the table"),
+    "what the program calls the rows that it hands in or takes out",
+);
+
+/// What this connector takes.
+pub const OPTIONS: &[&OptionSpec] = &[&NAME];
 
 /// Batches that are read as they are, without a copy.
 ///

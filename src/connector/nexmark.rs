@@ -19,11 +19,10 @@ mod events;
 mod random;
 mod texts;
 
-use super::{Context, Polled, Source, Split, Table};
+use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::batch::{BATCH_ROWS, batch_of};
 use crate::error::{Error, Result};
 use crate::time::Clock;
-use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::SchemaRef;
 use columns::{Generator, Reading};
 use events::{Cursor, EVENTS_MAX, GROUP_STEP, Kind, Run, Shape};
@@ -31,8 +30,114 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// When event time begins, as in Beam.
-const BASE_TIME: &str = "2015-07-15T00:00:00Z";
+const SHARE: Takes = Takes::Whole(0, 1 << 20);
+const COUNT: Takes = Takes::Whole(1, 1 << 20);
+
+const TYPE: OptionSpec = OptionSpec::reading(
+    "type",
+    Takes::Choice(&["all", "person", "auction", "bid"]),
+    Preset::None("the table's name, else `all`"),
+    "which events the rows are",
+);
+const EVENTS: OptionSpec = OptionSpec::reading(
+    "events.num",
+    Takes::Whole(0, EVENTS_MAX as i128),
+    Preset::None("no end"),
+    "how many events there are, of all kinds: a table of bids has 46 of 50",
+);
+const RATE: OptionSpec = OptionSpec::reading(
+    "first-event.rate",
+    Takes::Whole(1, 1_000_000_000),
+    Preset::Is("10000"),
+    "how many events there are in a second of event time",
+);
+const PACED: OptionSpec = OptionSpec::reading(
+    "rate.limited",
+    Takes::Flag,
+    Preset::Is("false"),
+    "whether events come when they are due, not as fast as they are asked for",
+);
+const BASE_TIME: OptionSpec =
+    OptionSpec::reading("base-time", Takes::Time, Preset::Is("2015-07-15T00:00:00Z"), "the time of the first event");
+const GROUP: OptionSpec = OptionSpec::reading(
+    "out-of-order.group-size",
+    COUNT,
+    Preset::Is("1"),
+    "how many events after each other come in another order",
+);
+const SEED: OptionSpec =
+    OptionSpec::reading("seed", Takes::Whole(0, u64::MAX as i128), Preset::Is("0"), "what the events follow from");
+const SPLITS: OptionSpec =
+    OptionSpec::reading("splits", Takes::Whole(1, 1024), Preset::Is("4"), "how many shares the table has");
+const PERSONS: OptionSpec =
+    OptionSpec::reading("person.proportion", SHARE, Preset::Is("1"), "how many of each round of events are persons");
+const AUCTIONS: OptionSpec =
+    OptionSpec::reading("auction.proportion", SHARE, Preset::Is("3"), "how many of each round of events are auctions");
+const BIDS: OptionSpec =
+    OptionSpec::reading("bid.proportion", SHARE, Preset::Is("46"), "how many of each round of events are bids");
+const PERSON_SIZE: OptionSpec = OptionSpec::reading(
+    "person.avg-size",
+    Takes::Bytes,
+    Preset::Is("200"),
+    "the size of a person, which `extra` fills up",
+);
+const AUCTION_SIZE: OptionSpec = OptionSpec::reading(
+    "auction.avg-size",
+    Takes::Bytes,
+    Preset::Is("500"),
+    "the size of an auction, which `extra` fills up",
+);
+const BID_SIZE: OptionSpec =
+    OptionSpec::reading("bid.avg-size", Takes::Bytes, Preset::Is("100"), "the size of a bid, which `extra` fills up");
+const AUCTIONS_IN_FLIGHT: OptionSpec = OptionSpec::reading(
+    "auction.in-flight",
+    SHARE,
+    Preset::Is("100"),
+    "how many of the newest auctions are drawn from",
+);
+const PEOPLE_ACTIVE: OptionSpec =
+    OptionSpec::reading("person.active", SHARE, Preset::Is("1000"), "how many of the newest persons are drawn from");
+const HOT_AUCTIONS: OptionSpec = OptionSpec::reading(
+    "bid.hot-ratio.auctions",
+    COUNT,
+    Preset::Is("2"),
+    "one bid of so many is for any auction, the others for the hot one",
+);
+const HOT_BIDDERS: OptionSpec = OptionSpec::reading(
+    "bid.hot-ratio.bidders",
+    COUNT,
+    Preset::Is("4"),
+    "one bid of so many is by any person, the others by the hot one",
+);
+const HOT_SELLERS: OptionSpec = OptionSpec::reading(
+    "auction.hot-ratio.sellers",
+    COUNT,
+    Preset::Is("4"),
+    "one auction of so many is by any person, the others by the hot one",
+);
+
+/// What this connector takes.
+pub const OPTIONS: &[&OptionSpec] = &[
+    &TYPE,
+    &EVENTS,
+    &RATE,
+    &PACED,
+    &BASE_TIME,
+    &GROUP,
+    &SEED,
+    &SPLITS,
+    &PERSONS,
+    &AUCTIONS,
+    &BIDS,
+    &PERSON_SIZE,
+    &AUCTION_SIZE,
+    &BID_SIZE,
+    &AUCTIONS_IN_FLIGHT,
+    &PEOPLE_ACTIVE,
+    &HOT_AUCTIONS,
+    &HOT_BIDDERS,
+    &HOT_SELLERS,
+];
 
 /// A table of generated events.
 #[derive(Debug)]
@@ -53,58 +158,43 @@ impl Nexmark {
     /// Checks the options.
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
-        let number = |name: &str, default: u64, least: u64, most: u64| -> Result<u64> {
-            let number = options.parsed(name, default, "a whole number")?;
-            match (least..=most).contains(&number) {
-                true => Ok(number),
-                false => Err(options.wrong(name, format!("from {least} to {most} are possible"))),
-            }
-        };
-        let kind = match options.text("type").unwrap_or(&table.name) {
+        let number = |spec: &OptionSpec| options.whole::<u64>(spec);
+        let kind = match options.text(&TYPE).unwrap_or(&table.name) {
             "person" => Some(Kind::Person),
             "auction" => Some(Kind::Auction),
             "bid" => Some(Kind::Bid),
-            _ => options.choice("type", &["all", "person", "auction", "bid"]).map(|_| None)?,
+            _ => options.if_given(&TYPE, Options::choice).map(|_| None)?,
         };
-        let base = options.text("base-time").unwrap_or(BASE_TIME);
-        let base = string_to_timestamp_nanos(base).map_err(|error| options.wrong("base-time", error.to_string()))?;
         let shape = Shape {
-            proportions: [
-                number("person.proportion", 1, 0, 1 << 20)?,
-                number("auction.proportion", 3, 0, 1 << 20)?,
-                number("bid.proportion", 46, 0, 1 << 20)?,
-            ],
-            rate: number("first-event.rate", 10_000, 1, 1_000_000_000)?,
-            base: base.div_euclid(1000),
-            group: number("out-of-order.group-size", 1, 1, 1 << 20)?,
-            auctions_in_flight: number("auction.in-flight", 100, 0, 1 << 20)? as i64,
-            people_active: number("person.active", 1000, 0, 1 << 20)? as i64,
-            hot_auctions: number("bid.hot-ratio.auctions", 2, 1, 1 << 20)?,
-            hot_bidders: number("bid.hot-ratio.bidders", 4, 1, 1 << 20)?,
-            hot_sellers: number("auction.hot-ratio.sellers", 4, 1, 1 << 20)?,
+            proportions: [number(&PERSONS)?, number(&AUCTIONS)?, number(&BIDS)?],
+            rate: number(&RATE)?,
+            base: options.time(&BASE_TIME)?,
+            group: number(&GROUP)?,
+            auctions_in_flight: options.whole(&AUCTIONS_IN_FLIGHT)?,
+            people_active: options.whole(&PEOPLE_ACTIVE)?,
+            hot_auctions: number(&HOT_AUCTIONS)?,
+            hot_bidders: number(&HOT_BIDDERS)?,
+            hot_sellers: number(&HOT_SELLERS)?,
         };
         if shape.group > 1 && shape.group.is_multiple_of(GROUP_STEP) {
             let text =
                 format!("a group is gone through in steps of {GROUP_STEP}, so its size must not be a multiple of that");
-            return Err(options.wrong("out-of-order.group-size", text));
+            return Err(options.wrong(&GROUP, text));
         }
         let rows = kind.map_or(shape.round(), |kind| shape.proportions[kind as usize]);
         if rows == 0 {
-            let name = kind.map_or("bid.proportion".to_owned(), |kind| format!("{kind:?}.proportion").to_lowercase());
-            return Err(options.wrong(&name, "the table would have no rows"));
+            let share = kind.map_or(&BIDS, |kind| [&PERSONS, &AUCTIONS, &BIDS][kind as usize]);
+            return Err(options.wrong(share, "the table would have no rows"));
         }
-        let size = |name: &str, default: u64| match options.bytes(name, default)? {
+        let size = |spec: &OptionSpec| match options.bytes(spec)? {
             size if size <= texts::SIZE_MAX => Ok(size),
-            _ => Err(options.wrong(name, format!("at most {} bytes are possible", texts::SIZE_MAX))),
+            _ => Err(options.wrong(spec, format!("at most {} bytes are possible", texts::SIZE_MAX))),
         };
-        let sizes = [size("person.avg-size", 200)?, size("auction.avg-size", 500)?, size("bid.avg-size", 100)?];
-        let seed = options.parsed("seed", 0, "a number")?;
-        let events = match options.text("events.num") {
-            Some(_) => Some(number("events.num", 0, 0, EVENTS_MAX)?),
-            None => None,
-        };
-        let paced = options.parsed("rate.limited", false, "true or false")?;
-        let splits = number("splits", 4, 1, 1024)?;
+        let sizes = [size(&PERSON_SIZE)?, size(&AUCTION_SIZE)?, size(&BID_SIZE)?];
+        let seed = number(&SEED)?;
+        let events = options.if_given(&EVENTS, Options::whole)?;
+        let paced = options.flag(&PACED)?;
+        let splits = number(&SPLITS)?;
         let readings =
             table.schema.fields().iter().map(|field| Reading::new(kind, field)).collect::<Result<Vec<_>>>()?;
         let readings: Arc<[Reading]> = columns.iter().map(|column| readings[*column].clone()).collect();

@@ -7,7 +7,7 @@
 //!
 //! A terminal can stop (Ctrl-S, a pager), so a thread writes: a flush in one piece, and the next one waits for it.
 
-use super::{Changes, Context, Shard, Sink, SinkInput, Table};
+use super::{Changes, Context, OptionSpec, Options, Preset, Shard, Sink, SinkInput, Table, Takes};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::format::Encode;
@@ -39,13 +39,23 @@ enum Style {
     Changelog,
 }
 
+const FORMAT: OptionSpec = OptionSpec::writing(
+    "print.format",
+    Takes::Choice(&["table", "json", "changelog"]),
+    Preset::None("`changelog` for results that change, else `table`"),
+    "how rows are shown: columns aligned, an object a line, or each change (`+I[…]` inserted, `-U[…]` and `+U[…]` replaced, `-D[…]` deleted)",
+);
+
+/// What this connector takes.
+pub const OPTIONS: &[&OptionSpec] = &[&FORMAT];
+
 impl PrintSink {
-    /// Checks the option `print.format`.
+    /// Checks the options.
     pub fn new(table: &Table, input: &SinkInput) -> Result<Self> {
-        let choices = if input.updating { ["changelog", "table", "json"] } else { ["table", "changelog", "json"] };
-        let style = match table.options.choice("print.format", &choices)? {
-            "table" => Style::Table,
-            "json" => Style::Json,
+        let style = match table.options.if_given(&FORMAT, Options::choice)? {
+            Some("table") => Style::Table,
+            Some("json") => Style::Json,
+            None if !input.updating => Style::Table,
             _ => Style::Changelog,
         };
         let sink = PrintSink {

@@ -2,7 +2,7 @@
 
 use super::normal;
 use super::place::Text;
-use super::statements::{Failure, parse_dotted, parse_name, parse_plain_value, parse_word};
+use super::statements::{Failure, parse_dotted, parse_name, parse_option_value, parse_word};
 use super::types::arrow_type;
 use crate::connector::OptionText;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use sqlparser::ast::{DataType as SqlType, Expr, Ident, TimezoneInfo};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Location, Token};
+use sqlparser::tokenizer::{Location, Span, Token};
 use std::collections::BTreeMap;
 
 /// The statement as it stands; names are not resolved yet.
@@ -86,8 +86,9 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
     loop {
         let at = parser.peek_token().span.start;
         let key = parse_dotted(parser)?;
+        let name = Span::new(at, parser.get_current_token().span.end);
         parser.expect_token(&Token::Eq)?;
-        let option = OptionText { text: parse_plain_value(parser)?, place: text.place(at) };
+        let option = parse_option_value(text, parser, name)?;
         if table.options.insert(key.clone(), option).is_some() {
             return refuse(text, at, format!("option '{key}' is given twice"));
         }

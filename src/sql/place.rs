@@ -1,10 +1,10 @@
 //! Where in the text something stands: every error of this room names it and shows the line.
 
-use crate::error::Error;
+use crate::error::{Error, Excerpt};
 use datafusion_common::DataFusionError;
 use datafusion_common::SchemaError;
 use sqlparser::parser::ParserError;
-use sqlparser::tokenizer::{Location, TokenizerError};
+use sqlparser::tokenizer::{Location, Span, TokenizerError};
 
 /// The text of a pipeline and the name that its places carry.
 #[derive(Debug, Clone, Copy)]
@@ -21,22 +21,31 @@ impl Text<'_> {
         format!("{}:{}:{}", self.name, at.line, at.column)
     }
 
-    /// `error` at `at`: the place in front, the line and a caret below the advice.
-    pub(super) fn error_at(&self, error: Error, at: Location) -> Error {
-        if at.line == 0 {
-            return error.within(self.name);
-        }
-        let line = usize::try_from(at.line).ok().and_then(|line| self.sql.lines().nth(line - 1)).unwrap_or_default();
-        let margin = " ".repeat(at.line.to_string().len());
-        // Tabs stay tabs, so that the caret lands under its character.
-        let before = line.chars().take(usize::try_from(at.column.saturating_sub(1)).unwrap_or(0));
-        let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let shown = format!("{} | {line}\n{margin} | {indent}^", at.line);
-        let help = match error.advice() {
-            Some(advice) => format!("{advice}\n{shown}"),
-            None => shown,
+    /// The place that `span` starts at, with its line; what goes on in another line is left out.
+    pub(super) fn excerpt(&self, span: Span) -> Excerpt {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let Span { start, end } = span;
+        let line = self.sql.lines().nth(number(start.line).saturating_sub(1)).unwrap_or_default();
+        let rest = (line.chars().count() + 1).saturating_sub(number(start.column));
+        let length = match end.line == start.line {
+            true => number(end.column.saturating_sub(start.column)).min(rest),
+            false => rest,
         };
-        error.help(help).within(self.place(at))
+        Excerpt {
+            file: self.name.to_owned(),
+            line: number(start.line),
+            column: number(start.column),
+            length: length.max(1),
+            text: line.to_owned(),
+        }
+    }
+
+    /// `error` at `at`.
+    pub(super) fn error_at(&self, error: Error, at: Location) -> Error {
+        match at.line {
+            0 => error.within(self.name),
+            _ => error.at(self.excerpt(Span::new(at, at))),
+        }
     }
 
     /// What the parser says, at its place or at `end`, where the statement ends.

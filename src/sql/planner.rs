@@ -11,7 +11,9 @@ mod values;
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
 use super::windows::WindowAssign;
-use crate::connector::{self, Changes, Connectors, SinkInput};
+use crate::connector::{
+    self, CONNECTOR, Changes, Connectors, IDLE_TIMEOUT, MAX_FUTURE, Options, SinkInput, WHEN_ALL_IDLE,
+};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
@@ -35,11 +37,6 @@ use std::sync::Arc;
 
 /// How DataFusion's names for lists that are unnested start.
 const UNNEST_PLACEHOLDER: &str = "__unnest_placeholder";
-
-/// What a table may say about its watermark in its options.
-const IDLE_TIMEOUT: &str = "scan.watermark.idle-timeout";
-const WHEN_ALL_IDLE: &str = "scan.watermark.when-all-idle";
-const MAX_FUTURE: &str = "scan.watermark.max-future";
 
 /// One query that ends in a table.
 pub(super) struct Query {
@@ -229,19 +226,11 @@ impl<'a> Planner<'a> {
         }
         let physical: Vec<usize> = physical.into_iter().collect();
         let options = &definition.options;
-        let idle_timeout = match options.text(IDLE_TIMEOUT) {
-            Some(text) => {
-                settings::duration_or_off(text).map_err(|error| options.wrong(IDLE_TIMEOUT, error.to_string()))?
-            }
-            None => self.settings.idle_timeout,
-        };
-        let when_all_idle = match options.text(WHEN_ALL_IDLE) {
-            Some(text) => {
-                settings::when_all_idle(text).map_err(|error| options.wrong(WHEN_ALL_IDLE, error.to_string()))?
-            }
-            None => self.settings.when_all_idle,
-        };
-        let max_future = options.duration(MAX_FUTURE, self.settings.max_future)?;
+        let idle_timeout = options.if_given(&IDLE_TIMEOUT, Options::duration_or_off)?;
+        let idle_timeout = idle_timeout.unwrap_or(self.settings.idle_timeout);
+        let when_all_idle = options.if_given(&WHEN_ALL_IDLE, Options::choice)?;
+        let when_all_idle = when_all_idle.map_or(self.settings.when_all_idle, settings::when_all_idle);
+        let max_future = options.if_given(&MAX_FUTURE, Options::duration)?.unwrap_or(self.settings.max_future);
         let source = self.connectors.source(definition, &physical)?;
         let given = source.schema();
         let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
@@ -340,10 +329,6 @@ impl<'a> Planner<'a> {
         self.materialise(&mut stream);
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
-        for option in [IDLE_TIMEOUT, WHEN_ALL_IDLE, MAX_FUTURE] {
-            // Known to a table that is only written, too.
-            table.options.text(option);
-        }
         let sink = self.connectors.sink(&table, &input)?;
         let keyed = updating || sink.changes() == Changes::Upsert;
         let route = match sink.single() {
@@ -1080,7 +1065,7 @@ fn compile_call(expr: &Logical, schema: &DFSchema) -> Result<AggregateCall> {
 }
 
 fn connector_name(table: &connector::Table) -> &str {
-    table.options.text("connector").unwrap_or_default()
+    table.options.text(&CONNECTOR).unwrap_or_default()
 }
 
 fn stage_word(stage: &Stage) -> &'static str {

@@ -1,30 +1,76 @@
-//! `SET` and `--set`: what a pipeline's settings are called and how their values are read.
+//! `SET` and `--set`: what a pipeline's settings are called and what they do.
 
-use crate::error::{Error, Result, nearest};
+use crate::connector::{Named, OptionSpec, OptionText, Options, Preset, Takes};
+use crate::error::{Error, Result};
 use crate::plan::{Settings, Tick, WhenAllIdle};
-use std::time::Duration;
 
-/// The settings' names, for near matches and help.
-const NAMES: [&str; 7] =
-    ["pipeline.name", "tick", "inflight_bytes", "inflight_epochs", "idle_timeout", "when_all_idle", "max_future"];
+const NAME: OptionSpec = OptionSpec::both(
+    "pipeline.name",
+    Takes::Form("a name"),
+    Preset::Is("pipeline"),
+    "what the pipeline is called in messages: letters, digits, `-` and `_`, 64 at most",
+);
+const TICK: OptionSpec = OptionSpec::both(
+    "tick",
+    Takes::Form("a duration, or `N rows`"),
+    Preset::Is("100ms"),
+    "when an epoch ends: after so long, or for bounded input after so many rows of each split",
+);
+const INFLIGHT_BYTES: OptionSpec = OptionSpec::both(
+    "inflight_bytes",
+    Takes::Bytes,
+    Preset::Is("64 MiB"),
+    "what the sources of a worker may have given out in epochs that are not written yet",
+);
+const INFLIGHT_EPOCHS: OptionSpec =
+    OptionSpec::both("inflight_epochs", Takes::Whole(1, 1 << 20), Preset::Is("4"), "how many epochs may be under way");
+const IDLE_TIMEOUT: OptionSpec = OptionSpec::both(
+    "idle_timeout",
+    Takes::DurationOrOff,
+    Preset::Is("1m"),
+    "after how long without data a split is left out of the watermark",
+);
+const WHEN_ALL_IDLE: OptionSpec = OptionSpec::both(
+    "when_all_idle",
+    Takes::Choice(&["hold", "wall_clock"]),
+    Preset::Is("hold"),
+    "what the watermark does when every split is silent",
+);
+const MAX_FUTURE: OptionSpec =
+    OptionSpec::both("max_future", Takes::Duration, Preset::Is("24h"), "how far ahead of the clock event time may be");
+
+/// What can be set, for documents and help.
+pub const SETTINGS: &[&OptionSpec] =
+    &[&NAME, &TICK, &INFLIGHT_BYTES, &INFLIGHT_EPOCHS, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE];
 
 /// Changes one setting.
-pub(super) fn set(settings: &mut Settings, key: &str, value: &str) -> Result<()> {
-    match key.to_lowercase().as_str() {
-        "pipeline.name" => settings.name = name(value)?,
-        "tick" => settings.tick = tick(value)?,
-        "inflight_bytes" => settings.inflight_bytes = number(value, "a number of bytes")?,
-        "inflight_epochs" => settings.inflight_epochs = number(value, "a number of epochs")?,
-        "idle_timeout" => settings.idle_timeout = duration_or_off(value)?,
-        "when_all_idle" => settings.when_all_idle = when_all_idle(value)?,
-        "max_future" => settings.max_future = duration(value)?,
-        _ => {
-            let error = Error::invalid(format!("unknown setting '{key}'"));
-            return Err(match nearest(key, NAMES) {
-                Some(near) => error.help(format!("did you mean '{near}'?")),
-                None => error.help(format!("the settings are {}", NAMES.join(", "))),
-            });
-        }
+pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Result<()> {
+    let given = Options::settings([(key.to_lowercase(), value)]);
+    let declared: Vec<Named> = SETTINGS.iter().map(|spec| Named::from(*spec)).collect();
+    if let Some(error) = given.check(&declared).into_iter().next() {
+        return Err(error);
+    }
+    if let Some(text) = given.text_if_given(&NAME) {
+        settings.name = name(text).map_err(|error| given.misvalued(&NAME, error))?;
+    }
+    if let Some(text) = given.text_if_given(&TICK) {
+        settings.tick = tick(text).map_err(|error| given.misvalued(&TICK, error))?;
+    }
+    if let Some(bytes) = given.if_given(&INFLIGHT_BYTES, Options::bytes)? {
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+        settings.inflight_bytes = bytes.ok_or_else(|| given.wrong(&INFLIGHT_BYTES, "at least one byte is needed"))?;
+    }
+    if let Some(epochs) = given.if_given(&INFLIGHT_EPOCHS, Options::whole)? {
+        settings.inflight_epochs = epochs;
+    }
+    if let Some(timeout) = given.if_given(&IDLE_TIMEOUT, Options::duration_or_off)? {
+        settings.idle_timeout = timeout;
+    }
+    if let Some(choice) = given.if_given(&WHEN_ALL_IDLE, Options::choice)? {
+        settings.when_all_idle = when_all_idle(choice);
+    }
+    if let Some(ahead) = given.if_given(&MAX_FUTURE, Options::duration)? {
+        settings.max_future = ahead;
     }
     Ok(())
 }
@@ -49,32 +95,35 @@ fn tick(value: &str) -> Result<Tick> {
     tick.ok_or_else(|| Error::invalid(format!("'{value}' is not a tick")).help(help))
 }
 
-fn number(value: &str, what: &str) -> Result<usize> {
-    match value.replace('_', "").parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err(Error::invalid(format!("'{value}' is not {what} above 0"))),
+/// What the watermark does when every split is idle: one of the words that the option takes.
+pub(super) fn when_all_idle(choice: &str) -> WhenAllIdle {
+    match choice {
+        "wall_clock" => WhenAllIdle::FollowWallClock,
+        _ => WhenAllIdle::Hold,
     }
 }
 
-fn duration(value: &str) -> Result<Duration> {
-    humantime::parse_duration(value).map_err(|error| {
-        Error::invalid(format!("'{value}' is not a duration: {error}")).help("write one such as '5s' or '100 ms'")
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
 
-/// A duration, or none for `off`.
-pub(super) fn duration_or_off(value: &str) -> Result<Option<Duration>> {
-    match value.eq_ignore_ascii_case("off") {
-        true => Ok(None),
-        false => duration(value).map(Some),
-    }
-}
-
-/// What the watermark does when every split is idle.
-pub(super) fn when_all_idle(value: &str) -> Result<WhenAllIdle> {
-    match value.to_lowercase().as_str() {
-        "hold" => Ok(WhenAllIdle::Hold),
-        "wall_clock" => Ok(WhenAllIdle::FollowWallClock),
-        _ => Err(Error::invalid(format!("'{value}' is not one of hold, wall_clock"))),
+    #[test]
+    fn what_is_declared_as_preset_is_what_holds() {
+        let zero = Duration::ZERO;
+        let mut settings = Settings {
+            name: String::new(),
+            tick: Tick::Rows(1),
+            inflight_bytes: 0,
+            inflight_epochs: 0,
+            idle_timeout: None,
+            when_all_idle: WhenAllIdle::FollowWallClock,
+            max_future: zero,
+        };
+        for spec in SETTINGS {
+            let Preset::Is(text) = spec.preset else { panic!("{} has no preset", spec.name) };
+            set(&mut settings, spec.name, OptionText::from(text)).unwrap();
+        }
+        assert_eq!(settings, Settings::default());
     }
 }

@@ -6,6 +6,7 @@
 
 use super::ddl::{CreateTable, parse_create_table};
 use super::place::Text;
+use crate::connector::OptionText;
 use crate::error::{Error, Result};
 use sqlparser::ast::{Ident, ObjectName, Query};
 use sqlparser::dialect::GenericDialect;
@@ -35,7 +36,7 @@ pub(super) enum Kind {
     /// `INSERT INTO`, or a SELECT on its own.
     Insert(Insert),
     /// `SET 'key' = 'value'`.
-    Set { key: String, value: String },
+    Set { key: String, value: OptionText },
     /// `EXPLAIN` of an INSERT or a SELECT.
     Explain(Insert),
 }
@@ -184,11 +185,13 @@ fn parse_kind(
     }
     if parser.parse_keyword(Keyword::SET) {
         no_emit("SET")?;
+        let at = parser.peek_token().span.start;
         let key = parse_dotted(parser)?;
+        let name = Span::new(at, parser.get_current_token().span.end);
         if !parser.consume_token(&Token::Eq) {
             parser.expect_keyword_is(Keyword::TO)?;
         }
-        return Ok(Kind::Set { key, value: parse_plain_value(parser)? });
+        return Ok(Kind::Set { key, value: parse_option_value(text, parser, name)? });
     }
     if parser.parse_keyword(Keyword::INSERT) {
         parser.expect_keyword_is(Keyword::INTO)?;
@@ -261,13 +264,20 @@ pub(super) fn parse_dotted(parser: &mut Parser) -> Result<String, ParserError> {
 }
 
 /// `'text'`, a number or a single word.
-pub(super) fn parse_plain_value(parser: &mut Parser) -> Result<String, ParserError> {
+fn parse_plain_value(parser: &mut Parser) -> Result<String, ParserError> {
     match parser.next_token() {
         TokenWithSpan { token: Token::SingleQuotedString(text) | Token::DoubleQuotedString(text), .. } => Ok(text),
         TokenWithSpan { token: Token::Number(text, _), .. } => Ok(text),
         TokenWithSpan { token: Token::Word(word), .. } => Ok(word.value),
         found => parser.expected("a value such as 'text'", found),
     }
+}
+
+/// The value of an option whose name stands at `name`.
+pub(super) fn parse_option_value(text: Text, parser: &mut Parser, name: Span) -> Result<OptionText, ParserError> {
+    let value = parse_plain_value(parser)?;
+    let places = Some((text.excerpt(name), text.excerpt(parser.get_current_token().span)));
+    Ok(OptionText { text: value, places })
 }
 
 /// True if the parser's next word is `word`, which is then read. For words that sqlparser has no keyword for.

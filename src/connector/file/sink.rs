@@ -6,9 +6,9 @@
 //! Files that are there already are refused, or with `sink.overwrite` replaced: each when its successor is complete, and
 //! parts without a successor at the end. In `raw` NULL is an empty line.
 
-use super::place_of;
+use super::{CSV_HEADER, PATH, place_of};
 use crate::batch::Batch;
-use crate::connector::{Changes, Context, Shard, Sink, Table};
+use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::{Encode, Format, csv};
 use arrow::datatypes::SchemaRef;
@@ -20,12 +20,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tempfile::NamedTempFile;
 
-/// The default of `sink.rolling.bytes`.
-const ROLLING_BYTES: u64 = 128 << 20;
 /// What is handed to the operating system at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Full parts that may wait to become durable before the sink makes its input wait.
 const COMPLETING_MAX: usize = 2;
+
+pub(super) const ROLLING_BYTES: OptionSpec = OptionSpec::writing(
+    "sink.rolling.bytes",
+    Takes::Bytes,
+    Preset::Is("128 MiB"),
+    "the size of the parts of a directory",
+);
+
+pub(super) const OVERWRITE: OptionSpec = OptionSpec::writing(
+    "sink.overwrite",
+    Takes::Flag,
+    Preset::Is("false"),
+    "whether what is there is replaced; otherwise that is an error",
+);
 
 /// One file or a directory of parts.
 #[derive(Debug, Clone)]
@@ -39,19 +51,19 @@ pub struct FileSink {
 }
 
 impl FileSink {
-    /// Checks the options `path`, `format`, `csv.header`, `sink.overwrite` and, for a directory, `sink.rolling.bytes`.
+    /// Checks the options.
     pub fn new(table: &Table) -> Result<Self> {
         let options = &table.options;
         let mut format = options.format("")?;
         if let Format::Csv(csv) = &mut format {
-            csv.header = options.parsed("csv.header", false, "true or false")?;
+            csv.header = options.flag(&CSV_HEADER)?;
         }
-        let path = options.required("path")?;
+        let path = options.required(&PATH)?;
         if path == "-" {
-            return Err(options.wrong("path", "standard output is no file").help("use connector 'print'"));
+            return Err(options.wrong(&PATH, "standard output is no file").help("use connector 'print'"));
         }
         let rolling_bytes = match path.ends_with('/') {
-            true => Some(options.bytes("sink.rolling.bytes", ROLLING_BYTES)?),
+            true => Some(options.bytes(&ROLLING_BYTES)?),
             false => None,
         };
         format.encoder(&table.schema)?;
@@ -60,7 +72,7 @@ impl FileSink {
             format,
             schema: Arc::clone(&table.schema),
             rolling_bytes,
-            overwrite: options.parsed("sink.overwrite", false, "true or false")?,
+            overwrite: options.flag(&OVERWRITE)?,
         })
     }
 

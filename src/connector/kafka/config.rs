@@ -3,7 +3,7 @@
 //! The list is closed, because some of librdkafka's properties load code, run commands, write files or print secrets, and
 //! others would take back what the connector promises. Values are secrets until shown otherwise: nothing here prints one.
 
-use crate::connector::{Context, Options};
+use crate::connector::{Context, OptionSpec, Options, Preset, Takes};
 use crate::error::{Error, Result, nearest};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -11,6 +11,20 @@ use std::collections::BTreeMap;
 
 /// What stands for the pipeline's own development broker.
 const EMBEDDED: &str = "embedded";
+
+pub(super) const BOOTSTRAP: OptionSpec = OptionSpec::both(
+    "properties.bootstrap.servers",
+    Takes::Text,
+    Preset::Required,
+    "addresses, `host:port` with `,` between them, or `embedded`: a development broker that lives as long as the run",
+);
+
+pub(super) const PROPERTIES: OptionSpec = OptionSpec::both(
+    "properties.*",
+    Takes::Text,
+    Preset::None("librdkafka's"),
+    "settings of librdkafka, of those that are safe here; `properties.isolation.level` is `read_committed`",
+);
 
 /// Which side of a table the properties are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +154,10 @@ impl Connection {
     /// Takes this side's `properties.…` of `options`, and checks their values. One definition may be read and written, so
     /// those of the other side may stand there too.
     pub(super) fn read(options: &Options, side: Side) -> Result<Self> {
-        let bootstrap = options.required("properties.bootstrap.servers")?.to_owned();
+        let bootstrap = options.required(&BOOTSTRAP)?.to_owned();
         let mut properties = BTreeMap::new();
-        for (name, option) in options.with_prefix("properties.") {
-            allowed(name).map_err(|error| match option.place.is_empty() {
-                true => error,
-                false => error.within(option.place.clone()),
-            })?;
+        for (name, option) in options.each(&PROPERTIES) {
+            allowed(name).map_err(|error| options.misnamed(PROPERTIES.of(name), error))?;
             if COMMON.contains(&name) || side.own().contains(&name) {
                 properties.insert(name.to_owned(), option.text.clone());
             }
@@ -159,7 +170,7 @@ impl Connection {
                 // librdkafka repeats the value, which must not be seen if it is a secret
                 let secret = ["password", ".pem"].iter().any(|part| name.contains(part));
                 let reason = if secret { "librdkafka does not accept its value".to_owned() } else { reason };
-                return Err(options.wrong(&format!("properties.{name}"), reason));
+                return Err(options.wrong(PROPERTIES.of(name), reason));
             }
         }
         Ok(connection)
@@ -246,8 +257,8 @@ mod tests {
 
     fn read(side: Side, given: &[(&str, &str)]) -> Result<Connection> {
         let given = [("bootstrap.servers", "localhost:9092")].iter().chain(given);
-        let option = |text: &str| OptionText { text: text.into(), place: "p.sql:3:5".into() };
-        Connection::read(&Options::new(given.map(|(name, text)| (format!("properties.{name}"), option(text)))), side)
+        let option = |(name, text): &(&str, &str)| (format!("properties.{name}"), OptionText::from(*text));
+        Connection::read(&Options::new(given.map(option)), side)
     }
 
     fn refusal(side: Side, name: &str, value: &str) -> String {
@@ -259,7 +270,7 @@ mod tests {
     fn a_dangerous_property_is_refused_by_name_with_the_reason() {
         assert_eq!(
             refusal(Side::Source, "plugin.library.paths", "x.so"),
-            "p.sql:3:5: option 'properties.plugin.library.paths' is not available: it loads code into the process"
+            "option 'properties.plugin.library.paths' is not available: it loads code into the process"
         );
         assert!(refusal(Side::Sink, "ssl.ca.location", "/x").contains("PEM text itself"));
         assert!(refusal(Side::Source, "sasl.kerberos.kinit.cmd", "x").contains("runs commands"));
@@ -279,16 +290,14 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_and_a_secret_one_is_not_repeated() {
         assert!(
-            refusal(Side::Source, "isolation.level", "sometimes")
-                .starts_with("p.sql:3:5: option 'properties.isolation.level': ")
+            refusal(Side::Source, "isolation.level", "sometimes").starts_with("option 'properties.isolation.level': ")
         );
         assert!(!refusal(Side::Source, "ssl.key.pem", "hunter2").contains("hunter2"));
     }
 
     #[test]
     fn embedded_needs_a_development_broker() {
-        let given =
-            [("properties.bootstrap.servers".to_owned(), OptionText { text: "embedded".into(), place: String::new() })];
+        let given = [("properties.bootstrap.servers".to_owned(), OptionText::from("embedded"))];
         let connection = Connection::read(&Options::new(given), Side::Source).unwrap();
         let mut context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
         let error = connection.client(&context, &[]).err().unwrap();

@@ -6,9 +6,10 @@
 use super::client::{Line, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::partitioner::{Partitioner, Spread, grouped};
-use super::{know_both_sides, topic_name, value_format};
+use super::{TOPIC, topic_name, value_format};
 use crate::batch::Batch;
-use crate::connector::{Changes, Context, Options, Shard, Sink, Table};
+use crate::connector::formats::FORMAT;
+use crate::connector::{Changes, Context, OptionSpec, Options, Preset, Shard, Sink, Table, Takes};
 use crate::error::{Error, Result, nearest};
 use crate::format::{Encode, Format};
 use crate::time::Clock;
@@ -26,6 +27,27 @@ use std::time::Duration;
 
 /// How long the end of a pipeline waits for a broker that acknowledges nothing.
 const FINISH_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) const KEY_FIELDS: OptionSpec = OptionSpec::writing(
+    "key.fields",
+    Takes::Text,
+    Preset::None("the `PRIMARY KEY`"),
+    "the columns of the record's key, with `;` between them",
+);
+
+pub(super) const PARTITIONER: OptionSpec = OptionSpec::writing(
+    "sink.partitioner",
+    Takes::Choice(&["default", "round-robin"]),
+    Preset::Is("default"),
+    "`default` is by key as Kafka's own clients do, without one batch by batch",
+);
+
+pub(super) const COMPRESSION: OptionSpec = OptionSpec::writing(
+    "sink.compression",
+    Takes::Choice(&["none", "lz4", "snappy", "zstd", "gzip"]),
+    Preset::Is("none"),
+    "how batches of records are compressed",
+);
 
 /// A table over a topic.
 pub struct KafkaSink {
@@ -50,30 +72,18 @@ struct Key {
 impl KafkaSink {
     /// The sink that `table` describes.
     ///
-    /// | option | meaning |
-    /// |---|---|
-    /// | `topic` | the topic; it must exist, unless the broker creates topics on demand |
-    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
-    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
-    /// | `format` or `value.format` | how values are written; they hold all columns |
-    /// | `key.fields` | the columns of the key, with `;` between them; by default those of the PRIMARY KEY |
-    /// | `key.format` | how keys are written; by default `raw` for one STRING column, else `json` |
-    /// | `sink.partitioner` | `default`: by the key as Kafka's own clients do, else batch by batch; or `round-robin` |
-    /// | `sink.compression` | `none` (default), `lz4`, `snappy`, `zstd`, `gzip` |
-    ///
     /// Keys are spread over the partitions that the topic has when the pipeline starts.
     pub fn new(table: &Table) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Sink)?;
-        let topic = topic_name(options, options.required("topic")?)?;
+        let topic = topic_name(options, options.required(&TOPIC)?)?;
         let format = value_format(options)?;
         let key = Key::read(table)?;
-        let partitioner = match options.choice("sink.partitioner", &["default", "round-robin"])? {
+        let partitioner = match options.choice(&PARTITIONER)? {
             "round-robin" => Partitioner::RoundRobin,
             _ => Partitioner::Default,
         };
-        let compression = options.choice("sink.compression", &["none", "lz4", "snappy", "zstd", "gzip"])?;
-        know_both_sides(options)?;
+        let compression = options.choice(&COMPRESSION)?;
         format.encoder(&table.schema)?;
         let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
         let schema = Arc::clone(&table.schema);
@@ -84,22 +94,22 @@ impl KafkaSink {
 impl Key {
     fn read(table: &Table) -> Result<Option<Self>> {
         let (options, schema) = (&table.options, &table.schema);
-        let columns: Vec<usize> = match options.text("key.fields") {
+        let columns: Vec<usize> = match options.text(&KEY_FIELDS) {
             None => table.primary_key.clone(),
             Some(text) => text.split(';').map(|name| column(options, schema, name.trim())).collect::<Result<_>>()?,
         };
-        let named = options.text("key.format").map(|_| options.format("key.")).transpose()?;
+        let named = options.has_format("key.").then(|| options.format("key.")).transpose()?;
         if columns.is_empty() {
             return match named {
                 None => Ok(None),
-                Some(_) => {
-                    Err(options.wrong("key.format", "there is no key").help("give 'key.fields' or a PRIMARY KEY"))
-                }
+                Some(_) => Err(options
+                    .wrong(FORMAT.under("key."), "there is no key for 'key.format'")
+                    .help("give 'key.fields' or a PRIMARY KEY")),
             };
         }
         if let Some(unique) = table.primary_key.iter().find(|unique| !columns.contains(unique)) {
             let name = schema.field(*unique).name();
-            return Err(options.wrong("key.fields", format!("column \"{name}\" of the PRIMARY KEY is missing")));
+            return Err(options.wrong(&KEY_FIELDS, format!("column \"{name}\" of the PRIMARY KEY is missing")));
         }
         let text = columns.len() == 1 && *schema.field(columns[0]).data_type() == DataType::Utf8;
         let format = match named {
@@ -114,7 +124,7 @@ impl Key {
 
 fn column(options: &Options, schema: &SchemaRef, name: &str) -> Result<usize> {
     schema.index_of(name).map_err(|_| {
-        let error = options.wrong("key.fields", format!("there is no column \"{name}\""));
+        let error = options.wrong(&KEY_FIELDS, format!("there is no column \"{name}\""));
         match nearest(name, schema.fields().iter().map(|field| field.name().as_str())) {
             Some(near) => error.help(format!("did you mean \"{near}\"?")),
             None => error,

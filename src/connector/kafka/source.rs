@@ -7,9 +7,9 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
-use super::{know_both_sides, topic_name, value_format};
+use super::{TOPIC, topic_name, value_format};
 use crate::batch::BATCH_ROWS;
-use crate::connector::{Context, Options, Polled, Source, Split, Table};
+use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format};
 use arrow::array::BinaryBuilder;
@@ -34,6 +34,51 @@ const AHEAD_KIB_TOTAL: usize = 64 << 10;
 /// Records fetched ahead, likewise: a small record costs librdkafka some 200 bytes more than its own.
 const AHEAD_RECORDS: usize = 100_000;
 const AHEAD_RECORDS_TOTAL: usize = 400_000;
+
+pub(super) const STARTUP_MODE: OptionSpec = OptionSpec::reading(
+    "scan.startup.mode",
+    Takes::Choice(&["earliest-offset", "latest-offset", "timestamp", "specific-offsets"]),
+    Preset::Is("earliest-offset"),
+    "where to start; offsets are kept by the pipeline, not by a consumer group",
+);
+
+pub(super) const STARTUP_TIMESTAMP: OptionSpec = OptionSpec::reading(
+    "scan.startup.timestamp-millis",
+    MILLIS,
+    Preset::None(""),
+    "with `timestamp`: to start with the first record at or after this time, in milliseconds since 1970",
+);
+
+pub(super) const STARTUP_OFFSETS: OptionSpec = OptionSpec::reading(
+    "scan.startup.specific-offsets",
+    OFFSETS,
+    Preset::None(""),
+    "with `specific-offsets`: where to start, `partition:0,offset:42;partition:1,offset:300`, for every partition",
+);
+
+pub(super) const BOUNDED_MODE: OptionSpec = OptionSpec::reading(
+    "scan.bounded.mode",
+    Takes::Choice(&["unbounded", "latest-offset", "timestamp", "specific-offsets"]),
+    Preset::Is("unbounded"),
+    "where to end; `latest-offset` is what is there when it starts",
+);
+
+pub(super) const BOUNDED_TIMESTAMP: OptionSpec = OptionSpec::reading(
+    "scan.bounded.timestamp-millis",
+    MILLIS,
+    Preset::None(""),
+    "with `timestamp`: to end before the first record at or after this time, in milliseconds since 1970",
+);
+
+pub(super) const BOUNDED_OFFSETS: OptionSpec = OptionSpec::reading(
+    "scan.bounded.specific-offsets",
+    OFFSETS,
+    Preset::None(""),
+    "with `specific-offsets`: the first offsets that are not read, as above",
+);
+
+const MILLIS: Takes = Takes::Whole(0, i64::MAX as i128);
+const OFFSETS: Takes = Takes::Form("offsets");
 
 /// A table over topics.
 pub struct KafkaSource {
@@ -81,52 +126,31 @@ struct Share {
 
 impl KafkaSource {
     /// The source that `table` describes, reading `columns` of it.
-    ///
-    /// | option | meaning |
-    /// |---|---|
-    /// | `topic` | the topic, or several with `;` between them |
-    /// | `properties.bootstrap.servers` | the brokers' addresses, or `embedded` for the development broker |
-    /// | `properties.…` | librdkafka's own settings, of those that are safe here |
-    /// | `format` or `value.format` | how values are written |
-    /// | `scan.startup.mode` | `earliest-offset` (default), `latest-offset`, `timestamp`, `specific-offsets` |
-    /// | `scan.startup.timestamp-millis` | the first record at or after this time, in milliseconds since 1970 |
-    /// | `scan.startup.specific-offsets` | `partition:0,offset:42;partition:1,offset:300`, for every partition |
-    /// | `scan.bounded.mode` | `unbounded` (default), `latest-offset`, `timestamp`, `specific-offsets` |
-    /// | `scan.bounded.timestamp-millis`, `scan.bounded.specific-offsets` | the first record that is not read |
-    ///
-    /// `properties.isolation.level` is `read_committed` unless it is given.
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Source)?;
         let topics: Vec<String> =
-            options.required("topic")?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
+            options.required(&TOPIC)?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
         if let Some((_, topic)) = topics.iter().enumerate().find(|(at, topic)| topics[..*at].contains(topic)) {
-            return Err(options.wrong("topic", format!("\"{topic}\" is given twice")));
+            return Err(options.wrong(&TOPIC, format!("\"{topic}\" is given twice")));
         }
         let format = value_format(options)?;
-        let start = match options.choice(
-            "scan.startup.mode",
-            &["earliest-offset", "latest-offset", "timestamp", "specific-offsets", "group-offsets"],
-        )? {
-            "earliest-offset" => Start::Earliest,
+        let start = match options.choice(&STARTUP_MODE)? {
             "latest-offset" => Start::Latest,
-            "timestamp" => Start::Timestamp(timestamp(options, "scan.startup.timestamp-millis")?),
-            "specific-offsets" => Start::Offsets(specific(options, "scan.startup.specific-offsets", &topics)?),
-            _ => {
-                let error = options
-                    .wrong("scan.startup.mode", "'group-offsets' is not available: offsets are kept by the pipeline");
-                return Err(error.help("say 'earliest-offset', or give the offsets with 'specific-offsets'"));
-            }
+            "timestamp" => Start::Timestamp(options.whole(&STARTUP_TIMESTAMP)?),
+            "specific-offsets" => Start::Offsets(specific(options, &STARTUP_OFFSETS, &topics)?),
+            _ => Start::Earliest,
         };
-        let bound = match options
-            .choice("scan.bounded.mode", &["unbounded", "latest-offset", "timestamp", "specific-offsets"])?
-        {
-            "unbounded" => Bound::Never,
+        let bound = match options.choice(&BOUNDED_MODE)? {
             "latest-offset" => Bound::Latest,
-            "timestamp" => Bound::Timestamp(timestamp(options, "scan.bounded.timestamp-millis")?),
-            _ => Bound::Offsets(specific(options, "scan.bounded.specific-offsets", &topics)?),
+            "timestamp" => Bound::Timestamp(options.whole(&BOUNDED_TIMESTAMP)?),
+            "specific-offsets" => Bound::Offsets(specific(options, &BOUNDED_OFFSETS, &topics)?),
+            _ => Bound::Never,
         };
-        know_both_sides(options)?;
+        if options.has_format("key.") {
+            // it is there for the other side
+            options.format("key.")?;
+        }
         format.decoder(&table.schema, columns)?;
         let schema = table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?;
         let columns = columns.to_vec();
@@ -514,18 +538,11 @@ fn known(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
     offsets.iter().map(|offset| offset.ok_or_else(unknown)).collect()
 }
 
-/// Option `name`: milliseconds since 1970.
-fn timestamp(options: &Options, name: &str) -> Result<i64> {
-    let text = options.required(name)?;
-    let millis = text.parse().ok().filter(|millis: &i64| *millis >= 0);
-    millis.ok_or_else(|| options.wrong(name, format!("'{text}' is not a number of milliseconds since 1970")))
-}
-
-/// Option `name`: `partition:0,offset:42;partition:1,offset:300`.
-fn specific(options: &Options, name: &str, topics: &[String]) -> Result<Offsets> {
-    let text = options.required(name)?;
+/// What `option` says: `partition:0,offset:42;partition:1,offset:300`.
+fn specific(options: &Options, option: &OptionSpec, topics: &[String]) -> Result<Offsets> {
+    let text = options.required(option)?;
     if topics.len() > 1 {
-        return Err(options.wrong(name, "which topic's partitions? it works with one topic only"));
+        return Err(options.wrong(option, "which topic's partitions? it works with one topic only"));
     }
     let mut offsets = Offsets::new();
     for part in text.split(';').filter(|part| !part.trim().is_empty()) {
@@ -535,10 +552,10 @@ fn specific(options: &Options, name: &str, topics: &[String]) -> Result<Offsets>
             (partition >= 0 && offset >= 0).then_some((partition, offset))
         });
         let Some((partition, offset)) = numbers else {
-            return Err(options.wrong(name, format!("'{part}' does not read 'partition:0,offset:42'")));
+            return Err(options.wrong(option, format!("'{part}' does not read 'partition:0,offset:42'")));
         };
         if offsets.insert(partition, offset).is_some() {
-            return Err(options.wrong(name, format!("partition {partition} is given twice")));
+            return Err(options.wrong(option, format!("partition {partition} is given twice")));
         }
     }
     Ok(offsets)

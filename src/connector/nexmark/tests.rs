@@ -49,9 +49,7 @@ fn table(name: &str, given: &[(&str, &str)]) -> Table {
         Field::new(*name, type_of(&if whole { format!("whole {name}") } else { (*name).to_owned() }), true)
     };
     let schema = Arc::new(Schema::new(columns_of(kind).iter().map(field).collect::<Vec<_>>()));
-    let given = given
-        .iter()
-        .map(|(name, text)| ((*name).to_owned(), OptionText { text: (*text).to_owned(), place: String::new() }));
+    let given = given.iter().map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
     Table { name: name.into(), schema, primary_key: Vec::new(), options: Options::new(given) }
 }
 
@@ -351,7 +349,7 @@ fn what_cannot_be_is_refused() {
     let check = |name, given: &[(&str, &str)], expected: &str| assert_eq!(refused(&table(name, given)), expected);
     check("bid", &[("type", "bids")], "option 'type': 'bids' is not one of all, person, auction, bid");
     check("bid", &[("bid.proportion", "0")], "option 'bid.proportion': the table would have no rows");
-    check("bid", &[("first-event.rate", "0")], "option 'first-event.rate': from 1 to 1000000000 are possible");
+    check("bid", &[("first-event.rate", "0")], "option 'first-event.rate': '0' is not from 1 to 1000000000");
     check(
         "bid",
         &[("out-of-order.group-size", "1906")],
