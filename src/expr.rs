@@ -11,11 +11,11 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{DataFusionError, ScalarValue};
-use datafusion_expr::{EmitTo, GroupsAccumulator};
+use datafusion_expr::{EmitTo, GroupsAccumulator, Operator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion_physical_expr::expressions::Literal;
+use datafusion_physical_expr::expressions::{BinaryExpr, Literal};
 use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 use std::fmt;
@@ -49,6 +49,14 @@ impl Expr {
         };
         let text = matches!(cast.cast_type(), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
         if text { Expr(Arc::clone(cast.expr())).as_column() } else { None }
+    }
+
+    /// True if the value surely never falls where column `index` rises: it is the column, or the column less a constant.
+    pub fn rises_with(&self, index: usize) -> bool {
+        let Some(difference) = self.0.downcast_ref::<BinaryExpr>() else { return self.as_column() == Some(index) };
+        *difference.op() == Operator::Minus
+            && Expr(Arc::clone(difference.left())).as_column() == Some(index)
+            && difference.right().is::<Literal>()
     }
 
     /// The value of every row of `batch`.

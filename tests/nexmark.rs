@@ -12,11 +12,15 @@ use highwater::connector::memory::MemorySink;
 use highwater::connector::{Connectors, Context, OptionText, Options, Polled, Table};
 use highwater::time::SystemClock;
 use pipeline::{SHAPES, run_with, sorted};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 /// How many events a query is asked for here; few enough for a debug build, enough to see every branch.
 const EVENTS: usize = 20_000;
+
+/// The same where windows of 10 seconds have to close: event time passes at 10,000 events a second.
+const WINDOWED_EVENTS: usize = 150_000;
 
 /// The tables as Flink's version of the benchmark declares them: all events as one, and views of it.
 const FLINKS_TABLES: &str = "
@@ -35,8 +39,8 @@ CREATE TABLE datagen (
 CREATE VIEW bid AS
 SELECT bid.auction, bid.bidder, bid.price, bid.channel, bid.url, `dateTime`, bid.extra FROM datagen WHERE event_type = 2;";
 
-/// The pipeline `name` with `EVENTS` events and its results in memory.
-fn text(name: &str) -> String {
+/// The pipeline `name` with so many events and its results in memory.
+fn text(name: &str, events: usize) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/nexmark/{name}.sql"));
     let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let (printed, option) = ("'connector' = 'print'", "'events.num' = '");
@@ -46,13 +50,17 @@ fn text(name: &str) -> String {
     let first = parts.next().expect("a text has a start").to_owned();
     parts.fold(first, |done, part| {
         let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
-        format!("{done}{option}{EVENTS}{rest}")
+        format!("{done}{option}{events}{rest}")
     })
 }
 
 /// Runs pipeline `name` everywhere; its rows must be `expected`, in any order.
 fn check(name: &str, expected: Vec<String>) {
-    check_text(name, &text(name), expected);
+    check_text(name, &text(name, EVENTS), expected);
+}
+
+fn check_windows(name: &str, expected: Vec<String>) {
+    check_text(name, &text(name, WINDOWED_EVENTS), expected);
 }
 
 fn check_text(name: &str, text: &str, mut expected: Vec<String>) {
@@ -76,7 +84,7 @@ fn check_text(name: &str, text: &str, mut expected: Vec<String>) {
 fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) -> RecordBatch {
     let events = EVENTS.to_string();
     let fixed = [("connector", "nexmark"), ("type", kind), ("events.num", &events), ("splits", "1")];
-    let given = fixed.iter().chain(options);
+    let given = fixed.iter().filter(|(name, _)| options.iter().all(|(given, _)| given != name)).chain(options);
     let given = given.map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
     let fields: Vec<Field> =
         columns.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true)).collect();
@@ -135,6 +143,18 @@ fn bids(options: &[(&str, &str)]) -> Vec<Bid> {
         extra: text(6, row),
     };
     (0..rows.num_rows()).map(bid).collect()
+}
+
+/// Enough bids to close windows.
+fn many_bids() -> Vec<Bid> {
+    bids(&[("events.num", &WINDOWED_EVENTS.to_string())])
+}
+
+const SECOND: i64 = 1_000_000;
+
+/// The start of the tumbling window of 10 seconds.
+fn window(time: i64) -> i64 {
+    time - time % (10 * SECOND)
 }
 
 /// 0.908 × `cents`, with three decimals.
@@ -207,4 +227,65 @@ fn q22_splits_addresses() {
         format!("{} {} {} {:?} {:?} {:?} {:?}", b.auction, b.bidder, b.price, b.channel, parts[3], parts[4], parts[5])
     };
     check("q22", bids(&[]).into_iter().map(row).collect());
+}
+
+#[test]
+fn q5_finds_hot_items() {
+    let mut windows: BTreeMap<i64, HashMap<i64, i64>> = BTreeMap::new();
+    for bid in many_bids() {
+        let newest = bid.time - bid.time % (2 * SECOND);
+        for back in 0..5 {
+            *windows.entry(newest - back * 2 * SECOND).or_default().entry(bid.auction).or_default() += 1;
+        }
+    }
+    let rows = windows.values().flat_map(|counts| {
+        let most = *counts.values().max().expect("a window has bids");
+        counts.iter().filter(move |(_, count)| **count == most).map(|(auction, count)| format!("{auction} {count}"))
+    });
+    check_windows("q5", rows.collect());
+}
+
+#[test]
+fn q7_finds_the_highest_bids() {
+    let bids = many_bids();
+    let mut highest: HashMap<i64, i64> = HashMap::new();
+    for bid in &bids {
+        let price = highest.entry(window(bid.time)).or_default();
+        *price = bid.price.max(*price);
+    }
+    let rows = bids.iter().filter(|bid| bid.price == highest[&window(bid.time)]);
+    let row = |bid: &Bid| format!("{} {} {} {} {:?}", bid.auction, bid.price, bid.bidder, bid.time, bid.extra);
+    check_windows("q7", rows.map(row).collect());
+}
+
+#[test]
+fn q8_finds_new_sellers() {
+    let events_num = WINDOWED_EVENTS.to_string();
+    let options = [("events.num", events_num.as_str())];
+    let people = [("id", DataType::Int64), ("name", DataType::Utf8), ("dateTime", TIME)];
+    let people = events("person", &people, &options);
+    let auctions = events("auction", &[("seller", DataType::Int64), ("dateTime", TIME)], &options);
+    let numbers =
+        |batch: &RecordBatch, column: usize| batch.column(column).as_primitive::<Int64Type>().values().to_vec();
+    let windows = |batch: &RecordBatch, column: usize| -> Vec<i64> {
+        let times = batch.column(column).as_primitive::<TimestampMicrosecondType>();
+        times.values().iter().map(|time| window(*time)).collect()
+    };
+    let sellers: BTreeSet<(i64, i64)> = numbers(&auctions, 0).into_iter().zip(windows(&auctions, 1)).collect();
+    let came = numbers(&people, 0).into_iter().zip(windows(&people, 2)).zip(people.column(1).as_string::<i32>());
+    let rows = came.filter(|(who, _)| sellers.contains(who));
+    check_windows(
+        "q8",
+        rows.map(|((id, start), name)| format!("{id} {name:?} {start}", name = name.unwrap())).collect(),
+    );
+}
+
+#[test]
+fn q12_counts_the_bids_of_each_bidder() {
+    let mut counts: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+    for bid in many_bids() {
+        *counts.entry((bid.bidder, window(bid.time))).or_default() += 1;
+    }
+    let row = |((bidder, start), count)| format!("{bidder} {count} {start} {}", start + 10 * SECOND);
+    check_windows("q12", counts.into_iter().map(row).collect());
 }

@@ -337,9 +337,9 @@ fn advance(step: &SourceStep, local: &Local, open: &mut Open, rows: &Batch) -> R
     }
     let times = event_times(column)?;
     let limit = local.context.clock.wall().saturating_add(step.max_future.as_micros().try_into().unwrap_or(i64::MAX));
-    if let Some(row) =
-        times.iter().max().filter(|&&latest| latest > limit).and_then(|latest| times.iter().position(|t| t == latest))
-    {
+    let Some(latest) = times.iter().max() else { return Ok(()) };
+    let row = times.iter().position(|time| time == latest).expect("the latest is one of them");
+    if *latest > limit {
         return Err(Error::data(format!(
             "the event time {} is more than {} ahead of the wall clock",
             format_micros(times[row]),
@@ -348,8 +348,12 @@ fn advance(step: &SourceStep, local: &Local, open: &mut Open, rows: &Batch) -> R
         .within(open.split.place(row))
         .help("correct the record, or raise 'max_future'"));
     }
-    let marks = event_times(&time.watermark.evaluate(rows)?)?;
-    if let Some(&latest) = marks.iter().max() {
+    // most watermarks stay so much behind: then the latest row says it for all
+    let marks = match time.watermark.rises_with(time.column) {
+        true => time.watermark.evaluate(&rows.slice(row, 1))?,
+        false => time.watermark.evaluate(rows)?,
+    };
+    if let Some(&latest) = event_times(&marks)?.iter().max() {
         open.watermark = open.watermark.max(Watermark::at(latest));
     }
     Ok(())
