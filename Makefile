@@ -37,9 +37,17 @@ bench: ## Build for speed and measure this machine
 	$(cargo) build --locked --release
 	@$(release) bench all
 
-install: ## Build for speed and put `highwater` into Cargo's bin directory
+# where a user's own completions and manual are looked for
+share := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)
+
+install: ## Build for speed and install `highwater`, its completions and its manual
 	@tools/need.sh build
 	$(cargo) install --locked --path .
+	mkdir -p $(share)/bash-completion/completions $(share)/zsh/site-functions $(share)/fish/vendor_completions.d
+	$(release) completions bash > $(share)/bash-completion/completions/highwater
+	$(release) completions zsh > $(share)/zsh/site-functions/_highwater
+	$(release) completions fish > $(share)/fish/vendor_completions.d/highwater.fish
+	$(release) man $(share)/man/man1
 
 deny: ## Licences, sources and advisories of all dependencies
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }

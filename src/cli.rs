@@ -14,11 +14,14 @@
 mod bench;
 mod broker;
 mod explain;
+mod metrics;
 mod progress;
 mod run;
+mod shape;
+mod tables;
 
 use crate::error::{Error, ErrorKind};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -45,10 +48,19 @@ enum Command {
     Explain(explain::Arguments),
     /// Check a pipeline without running it
     Check(explain::CheckArguments),
+    /// List the tables and views of a pipeline, with their columns
+    Tables(tables::Arguments),
+    /// List the functions that SQL may call
+    Functions(tables::FunctionArguments),
     /// Run a development broker: Kafka's protocol on loopback, for trying things out
     Broker(broker::Arguments),
     /// Measure this machine: rows a second, beside what a hand-written loop does
     Bench(bench::Arguments),
+    /// Print what makes a shell complete `highwater` and its arguments
+    #[command(after_help = shape::COMPLETIONS_HELP)]
+    Completions(shape::CompletionArguments),
+    /// Print or write the manual
+    Man(shape::ManArguments),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -70,6 +82,10 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => explain::check(&arguments),
+        Command::Tables(arguments) => tables::tables(&arguments),
+        Command::Functions(arguments) => tables::functions(&arguments),
+        Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
+        Command::Man(arguments) => shape::man(Cli::command(), &arguments),
         Command::Broker(arguments) => broker::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

@@ -19,6 +19,7 @@ mod sink;
 mod source;
 pub mod spawn;
 mod steps;
+pub mod usage;
 mod worker;
 
 use crate::connector::Context;
@@ -75,7 +76,14 @@ struct Others {
 pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, clock: Arc<dyn Clock>) -> Result<Running> {
     plan.check()?;
     let fate = Arc::new(Fate::default());
-    let metrics = Arc::new(Metrics::new(&plan));
+    let (first, count) = match &workers {
+        Workers::Threads(threads) => (0, *threads),
+        Workers::Mesh(mesh) => {
+            let (process, _, threads) = mesh.place();
+            (process * threads, threads)
+        }
+    };
+    let metrics = Arc::new(Metrics::new(&plan, first, count, Arc::clone(&clock)));
     let (builders, local, all, others) = match workers {
         Workers::Threads(0) => return Err(Error::invalid("a pipeline needs at least one worker")),
         Workers::Threads(threads) => {
@@ -117,6 +125,7 @@ fn work(
         metrics: Arc::clone(metrics),
         probe: Handle::new(),
         workers: workers.clone(),
+        worker: worker.index(),
     };
     // a panic is a bug; the other workers must hear of it instead of waiting for this one
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local))) {
@@ -165,6 +174,11 @@ impl Running {
             shares[others.process].clear(); // its own counters are newer than what it told
         }
         self.metrics.snapshot(&shares)
+    }
+
+    /// What this process counts, for whoever shows it.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// A handle by which another thread can stop it.

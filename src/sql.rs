@@ -9,6 +9,7 @@
 
 mod catalog;
 mod ddl;
+mod describe;
 mod functions;
 mod place;
 mod planner;
@@ -19,6 +20,7 @@ mod types;
 mod unnest;
 mod windows;
 
+pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, functions, relations};
 pub use place::Text;
 pub use settings::SETTINGS;
 

@@ -1,9 +1,8 @@
 //! What one process spent between two moments: time, processor time, memory.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::runtime::usage;
 use crate::time::{Clock, SystemClock};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -44,8 +43,8 @@ impl Preparation {
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         Ok(Meter {
             prepare: self.0.monotonic(),
-            memory_before_bytes: memory("VmRSS:"),
-            cpu: cpu()?,
+            memory_before_bytes: usage::memory(),
+            cpu: usage::cpu()?,
             clock: SystemClock::default(),
         })
     }
@@ -58,24 +57,9 @@ impl Meter {
         Ok(Spent {
             prepare_seconds: self.prepare.as_secs_f64(),
             wall_seconds: wall.as_secs_f64(),
-            cpu_seconds: cpu()?.saturating_sub(self.cpu).as_secs_f64(),
+            cpu_seconds: usage::cpu()?.saturating_sub(self.cpu).as_secs_f64(),
             memory_before_bytes: self.memory_before_bytes,
-            memory_peak_bytes: memory("VmHWM:"),
+            memory_peak_bytes: usage::memory_peak(),
         })
     }
-}
-
-/// Processor time of this process so far.
-fn cpu() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)
-        .map_err(|error| Error::unavailable("processor time cannot be read").caused_by(error))?;
-    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
-    Ok(Duration::from_micros(micros.unsigned_abs()))
-}
-
-/// A figure of /proc/self/status, in bytes; 0 where there is none.
-fn memory(figure: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(figure));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }

@@ -58,7 +58,8 @@ impl Definition {
     }
 }
 
-fn read(file: &Path) -> Result<String> {
+/// The text of a definition.
+pub fn read(file: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| Error::invalid(format!("{}: {error}", file.display()));
     if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).map_err(unreadable)

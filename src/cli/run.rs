@@ -1,6 +1,7 @@
 //! `highwater run`: a pipeline on threads, on processes of this machine, or on several machines.
 
 use super::explain::Definition;
+use super::metrics::MetricsArguments;
 use super::progress::{Progress, REFRESH};
 use crate::broker::{self, Broker};
 use crate::error::{Error, Result};
@@ -56,6 +57,8 @@ pub struct Arguments {
     /// How long another process may be silent before it counts as dead
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     peer_timeout: Duration,
+    #[command(flatten)]
+    metrics: MetricsArguments,
     /// No live line, even on a terminal
     #[arg(long)]
     no_progress: bool,
@@ -79,6 +82,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     plan.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let assignment = Assignment::from_env()?;
+    let door = arguments.metrics.open(assignment.as_ref().map_or(0, |child| child.process))?;
     let broker =
         if assignment.is_none() && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
@@ -86,6 +90,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let live = !arguments.no_progress && std::io::stderr().is_terminal() && !matches!(part, Part::Child);
     let live = live && !(std::io::stdout().is_terminal() && plan.sinks().any(|(_, sink)| sink.connector == "print"));
     let running = runtime::start(plan, workers, address, Arc::clone(&clock))?;
+    if let Some(door) = door {
+        door.serve(&running)?;
+    }
     let result = see_through(running, &part, live, &clock);
     match (result, part) {
         // its parent has heard of it and speaks for all

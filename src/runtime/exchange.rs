@@ -3,6 +3,7 @@
 //! Timely counts the rows of every message, so the row count travels beside the bytes and no one has to decode to know it.
 
 use super::fate::Fate;
+use super::metrics::StepCells;
 use crate::batch::keys::split_by_key;
 use crate::batch::{Batch, wire};
 use crate::error::Result;
@@ -98,13 +99,21 @@ pub struct Router {
     local: std::ops::Range<usize>,
     encoder: wire::Encoder,
     fate: Arc<Fate>,
+    cells: Arc<StepCells>,
     step: String,
 }
 
 impl Router {
     /// The router of an edge into step `step`, on one of the `local` workers.
-    pub fn new(route: Route, schema: SchemaRef, local: std::ops::Range<usize>, fate: Arc<Fate>, step: String) -> Self {
-        Router { route, schema, local, encoder: wire::Encoder::default(), fate, step }
+    pub fn new(
+        route: Route,
+        schema: SchemaRef,
+        local: std::ops::Range<usize>,
+        fate: Arc<Fate>,
+        cells: Arc<StepCells>,
+        step: String,
+    ) -> Self {
+        Router { route, schema, local, encoder: wire::Encoder::default(), fate, cells, step }
     }
 
     fn shares(&mut self, packet: &mut Packet, workers: usize) -> Result<Vec<(usize, Packet)>> {
@@ -115,7 +124,11 @@ impl Router {
         };
         let packet = |(worker, rows): (usize, Batch)| match self.local.contains(&worker) {
             true => Ok((worker, Packet::Rows(rows))),
-            false => Ok((worker, Packet::encode(&rows, &mut self.encoder)?)),
+            false => {
+                let packet = Packet::encode(&rows, &mut self.encoder)?;
+                self.cells.exchanged(packet.length_in_bytes());
+                Ok((worker, packet))
+            }
         };
         shares.into_iter().map(packet).collect()
     }

@@ -82,7 +82,7 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
             }
             while let Some(&(epoch, since)) = open.front().filter(|(epoch, _)| !local.probe.less_equal(epoch)) {
                 let took = local.context.clock.monotonic().saturating_sub(since);
-                local.metrics.epoch_finished(took.as_micros().try_into().unwrap_or(u32::MAX));
+                local.metrics.epoch_finished(took);
                 local.metrics.epochs_finished.store(epoch + 1, Relaxed);
                 open.pop_front();
             }

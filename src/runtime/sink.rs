@@ -15,7 +15,6 @@ use crate::plan::{Emit, SinkStep, StepId};
 use crate::time::Epoch;
 use arrow::datatypes::Schema;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::ParallelizationContract;
@@ -61,9 +60,13 @@ pub fn sink<'scope>(
         let mut dirty = false;
         move |frontiers| {
             let Some(capability) = held.as_mut() else { return };
+            let _busy = site.busy();
             let fail = |error: Error| match closed_by_reader(&error) {
                 true => site.local.fate.stop(),
-                false => site.local.fate.fail(error.within(format!("table \"{table}\""))),
+                false => {
+                    site.cells.failed();
+                    site.local.fate.fail(error.within(format!("table \"{table}\"")));
+                }
             };
             batches.for_each(|_, packet| {
                 if site.local.fate.failed() {
@@ -76,7 +79,7 @@ pub fn sink<'scope>(
                         rows = insertions(&rows, &given)?;
                     }
                     refuse_null(&rows, &schema)?;
-                    site.local.metrics.steps[site.id].rows.fetch_add(rows.num_rows() as u64, Relaxed);
+                    site.cells.takes(rows.num_rows());
                     dirty = true;
                     shard.write(rows)
                 };

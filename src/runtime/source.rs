@@ -4,6 +4,7 @@
 //! the worker's budget of bytes in epochs that the sinks have not finished: that is what bounds the whole engine.
 
 use super::exchange::Packet;
+use super::metrics::StepCells;
 use super::metronome::{Order, Orders};
 use super::worker::Local;
 use crate::batch::{BATCH_ROWS, Batch, batch_of};
@@ -15,7 +16,6 @@ use crate::time::{Epoch, Report, SplitReport, Watermark, format_micros};
 use arrow::datatypes::SchemaRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::channels::pact::Pipeline;
@@ -51,6 +51,8 @@ pub fn source<'scope>(
     let mut reports: OutputBuilder<Epoch, CapacityContainerBuilder<Reports>> = OutputBuilder::from(reports);
     let activator = scope.activator_for(builder.operator_info().address);
     let (index, peers) = (scope.index(), scope.peers());
+    let clock = Arc::clone(&local.context.clock);
+    let cells = local.cells(id);
     let mut reader = Reader::new(id, step.clone(), local.clone(), index);
     builder.build(move |capabilities| {
         let mut capabilities: Option<Vec<Capability<Epoch>>> = Some(capabilities);
@@ -62,12 +64,14 @@ pub fn source<'scope>(
                 capabilities = None;
                 return;
             }
+            let _busy = cells.busy(clock.as_ref());
             let mut outbox = Vec::new();
             match reader.turn(&mut inbox, &mut outbox) {
                 Ok(nap) => {
                     for event in outbox {
                         match event {
                             Event::Rows(batch) => {
+                                cells.gives(batch.num_rows());
                                 rows.activate().session_with_builder(&held[0]).give_container(&mut Packet::Rows(batch));
                             }
                             Event::Closed(report) => {
@@ -85,6 +89,7 @@ pub fn source<'scope>(
                     }
                 }
                 Err(error) => {
+                    cells.failed();
                     reader.local.fate.fail(error.within(name.clone()));
                     capabilities = None;
                 }
@@ -113,6 +118,7 @@ struct Reader {
     step: SourceStep,
     schema: SchemaRef,
     local: Local,
+    cells: Arc<StepCells>,
     worker: usize,
     /// None until worker 0 has dealt the splits.
     splits: Option<Vec<Open>>,
@@ -141,6 +147,7 @@ impl Reader {
             schema: Arc::clone(&local.plan.steps[id].schema),
             step,
             worker,
+            cells: local.cells(id),
             local,
             splits: None,
             next: 0,
@@ -268,7 +275,7 @@ impl Reader {
                     }
                     open.rows_in_epoch += rows.num_rows() as u64;
                     open.silent_since = None;
-                    self.local.metrics.steps[self.id].read(rows.num_rows(), bytes);
+                    self.cells.read(bytes);
                     let rows = shape(&self.step, &self.schema, &rows)
                         .map_err(|error| first_bad(&self.step, &self.schema, &rows, open).unwrap_or(error))?;
                     advance(&self.step, &self.local, open, &rows)?;
@@ -297,11 +304,10 @@ impl Reader {
             }
         });
         let splits: Vec<SplitReport> = splits.collect();
-        let lag: u64 = self.splits.iter().flatten().filter_map(|open| open.split.lag_rows()).sum();
-        let metrics = &self.local.metrics.steps[self.id];
-        metrics.lag_rows.store(lag, Relaxed);
+        let lags = self.splits.iter().flatten().filter_map(|open| open.split.lag_rows());
+        self.cells.lags(lags.reduce(|sum, rows| sum + rows));
         if let Some(mark) = splits.iter().filter(|split| !split.idle).map(|split| split.watermark).min() {
-            metrics.watermark.store(mark.micros(), Relaxed);
+            self.cells.reached(mark);
         }
         let when_all_idle = match (self.step.when_all_idle, idle_timeout) {
             (WhenAllIdle::FollowWallClock, Some(timeout)) => {

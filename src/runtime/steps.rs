@@ -6,15 +6,16 @@
 
 use super::exchange::Packet;
 use super::marks::Marks;
+use super::metrics::{Busy, StepCells};
 use super::source::Reports;
 use super::worker::Local;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::{Confluence, Operator, Output};
 use crate::plan::StepId;
 use crate::time::{Epoch, Report, Watermark};
 use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
@@ -35,6 +36,8 @@ pub struct Site {
     pub id: StepId,
     /// The columns of what comes in, weight included.
     pub input: SchemaRef,
+    /// This worker's counters of it.
+    pub cells: Arc<StepCells>,
     /// This worker's share of the run.
     pub local: Local,
 }
@@ -49,11 +52,16 @@ impl Site {
         if self.local.fate.failed() {
             return None;
         }
-        work().map_err(|error| self.local.fate.fail(error.within(format!("step \"{}\"", self.name())))).ok()
+        let fail = |error: Error| {
+            self.cells.failed();
+            self.local.fate.fail(error.within(format!("step \"{}\"", self.name())));
+        };
+        work().map_err(fail).ok()
     }
 
-    fn count(&self, rows: usize) {
-        self.local.metrics.steps[self.id].rows.fetch_add(rows as u64, Relaxed);
+    /// Counts a turn of the operator, until what it gives is dropped.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        self.cells.busy(self.local.context.clock.as_ref())
     }
 }
 
@@ -62,10 +70,13 @@ fn epoch_of(capability: &InputCapability<Epoch>) -> Epoch {
     *capability.least().expect("a message that holds something has a time")
 }
 
-fn send(rows: &mut RowOutput, capability: &Capability<Epoch>, out: &mut Output) {
+fn send(rows: &mut RowOutput, capability: &Capability<Epoch>, out: &mut Output, cells: &StepCells) {
     let mut output = rows.activate();
     let mut session = output.session_with_builder(capability);
-    out.drain().for_each(|batch| session.give_container(&mut Packet::Rows(batch)));
+    out.drain().for_each(|batch| {
+        cells.gives(batch.num_rows());
+        session.give_container(&mut Packet::Rows(batch));
+    });
 }
 
 /// The least epoch that may still come on any input; None when all have ended.
@@ -83,14 +94,15 @@ pub fn stateless<'scope>(input: Rows<'scope>, site: Site, mut operator: impl Ope
     builder.build(move |_| {
         let mut out = Output::default();
         move |_| {
+            let _busy = site.busy();
             batches.for_each(|capability, packet| {
                 let taken = site.attempt(|| {
                     let batch = packet.take(&site.input)?;
-                    site.count(batch.num_rows());
+                    site.cells.takes(batch.num_rows());
                     operator.on_batch(batch, &mut out)
                 });
                 if taken.is_some() {
-                    send(&mut rows, &capability.delayed(&epoch_of(&capability), 0), &mut out);
+                    send(&mut rows, &capability.delayed(&epoch_of(&capability), 0), &mut out, &site.cells);
                 }
             });
         }
@@ -112,10 +124,11 @@ pub fn of_an_epoch<'scope, O: Operator + 'static>(
         let mut open: BTreeMap<Epoch, (Capability<Epoch>, O)> = BTreeMap::new();
         let mut out = Output::default();
         move |frontiers| {
+            let _busy = site.busy();
             batches.for_each(|capability, packet| {
                 let taken = site.attempt(|| {
                     let batch = packet.take(&site.input)?;
-                    site.count(batch.num_rows());
+                    site.cells.takes(batch.num_rows());
                     let epoch = epoch_of(&capability);
                     let (_, operator) = match open.entry(epoch) {
                         std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -126,7 +139,7 @@ pub fn of_an_epoch<'scope, O: Operator + 'static>(
                     operator.on_batch(batch, &mut out)
                 });
                 if taken.is_some() {
-                    send(&mut rows, &open[&epoch_of(&capability)].0, &mut out);
+                    send(&mut rows, &open[&epoch_of(&capability)].0, &mut out, &site.cells);
                 }
             });
             if site.local.fate.failed() {
@@ -136,7 +149,7 @@ pub fn of_an_epoch<'scope, O: Operator + 'static>(
             while let Some(entry) = open.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
                 let (epoch, (capability, mut operator)) = entry.remove_entry();
                 if site.attempt(|| operator.on_epoch(epoch, Watermark::NONE, &mut out)).is_some() {
-                    send(&mut rows, &capability, &mut out);
+                    send(&mut rows, &capability, &mut out, &site.cells);
                 }
             }
         }
@@ -155,22 +168,23 @@ pub fn until_the_end<'scope>(input: Rows<'scope>, site: Site, mut operator: impl
         let mut held = capabilities.pop();
         let mut out = Output::default();
         move |frontiers| {
+            let _busy = site.busy();
             let Some(capability) = held.as_mut() else { return };
             batches.for_each(|message, packet| {
                 let taken = site.attempt(|| {
                     let batch = packet.take(&site.input)?;
-                    site.count(batch.num_rows());
+                    site.cells.takes(batch.num_rows());
                     operator.on_batch(batch, &mut out)
                 });
                 if taken.is_some() {
-                    send(&mut rows, &message.delayed(&epoch_of(&message), 0), &mut out);
+                    send(&mut rows, &message.delayed(&epoch_of(&message), 0), &mut out, &site.cells);
                 }
             });
             match least(frontiers) {
                 Some(least) => capability.downgrade(&least),
                 None => {
                     if site.attempt(|| operator.on_epoch(*capability.time(), Watermark::END, &mut out)).is_some() {
-                        send(&mut rows, capability, &mut out);
+                        send(&mut rows, capability, &mut out, &site.cells);
                     }
                     held = None;
                 }
@@ -234,6 +248,7 @@ pub fn staged<'scope>(
         // the first epoch of the stash is complete, and the operator is not through with it
         let mut speaking = false;
         move |frontiers| {
+            let _busy = site.busy();
             for (port, (batches, _)) in inputs.iter_mut().enumerate() {
                 batches.for_each(|capability, packet| {
                     let stashed = stash.entry(epoch_of(&capability)).or_default();
@@ -262,13 +277,13 @@ pub fn staged<'scope>(
                 let worked = site.attempt(|| {
                     for (port, mut packet) in stashed.packets.drain(..) {
                         let batch = packet.take(&inputs[port].1)?;
-                        site.count(batch.num_rows());
+                        site.cells.takes(batch.num_rows());
                         operator.on_batch(port, batch, &mut out)?;
                     }
                     if complete && !speaking {
                         let mark = marks.complete(stashed.reports.drain(..));
                         operator.on_epoch(epoch, mark, &mut out)?;
-                        site.local.metrics.steps[site.id].complete(mark, operator.take_late_rows());
+                        site.cells.complete(mark, operator.take_late_rows());
                     }
                     speaking = complete && operator.say_more(&mut out)?;
                     Ok(())
@@ -277,7 +292,7 @@ pub fn staged<'scope>(
                     return;
                 }
                 let capability = stashed.capability.as_ref().expect("whatever made the entry brought a capability");
-                send(&mut rows, capability, &mut out);
+                send(&mut rows, capability, &mut out, &site.cells);
                 if speaking {
                     activator.activate();
                 }

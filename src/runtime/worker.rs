@@ -3,7 +3,7 @@
 use super::exchange::Router;
 use super::fate::Fate;
 use super::marks::Marks;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, StepCells};
 use super::metronome::{Orders, metronome};
 use super::sink::sink;
 use super::source::{Reports, source};
@@ -47,6 +47,15 @@ pub struct Local {
     pub probe: Handle<Epoch>,
     /// The workers of this process.
     pub workers: Range<usize>,
+    /// This one's number.
+    pub worker: usize,
+}
+
+impl Local {
+    /// This worker's counters of step `id`.
+    pub fn cells(&self, id: StepId) -> Arc<StepCells> {
+        self.metrics.cells(id, self.worker)
+    }
 }
 
 /// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run.
@@ -74,7 +83,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
         let input = |n: usize| -> Rows<'_> {
             built[step.inputs[n].from].clone().expect("only sinks have no rows, and no step reads a sink")
         };
-        let site = |input: SchemaRef| Site { id, input, local: local.clone() };
+        let site = |input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
         let rows = match &step.action {
             Action::Source(definition) => {
                 let (rows, own_reports) = source(scope, id, definition, orders.clone(), local);
@@ -154,7 +163,7 @@ fn staged_step<'scope>(
     let sources = local.plan.sources_of(id);
     let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
     let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
-    let site = Site { id, input: Arc::clone(&inputs[0].1), local: local.clone() };
+    let site = Site { id, input: Arc::clone(&inputs[0].1), cells: local.cells(id), local: local.clone() };
     let routes = local.plan.steps[id].inputs.iter().map(|input| &input.route);
     if scope.peers() == 1 {
         let inlets = inputs.into_iter().map(|(rows, schema)| Inlet { rows, route: Pipeline, schema });
@@ -170,7 +179,8 @@ fn staged_step<'scope>(
 
 fn router(route: &Route, schema: &SchemaRef, site: &Site) -> Router {
     let (local, name) = (&site.local, site.local.plan.steps[site.id].name.clone());
-    Router::new(route.clone(), Arc::clone(schema), local.workers.clone(), Arc::clone(&local.fate), name)
+    let (fate, cells) = (Arc::clone(&local.fate), Arc::clone(&site.cells));
+    Router::new(route.clone(), Arc::clone(schema), local.workers.clone(), fate, cells, name)
 }
 
 fn routed<'scope, T>(

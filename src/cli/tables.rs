@@ -1,0 +1,183 @@
+//! `highwater tables` and `highwater functions`: what there is to name in a query.
+
+use super::explain::{Definition, read};
+use crate::connector::builtin::Builtin;
+use crate::error::{Error, Result, nearest};
+use crate::sql::{self, FunctionInfo, Relation, Text};
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+
+/// Arguments of `tables`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    definition: Definition,
+    /// How they are listed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// Arguments of `functions`.
+#[derive(Debug, Args)]
+pub struct FunctionArguments {
+    /// Part of a name, or a whole one with `*` for anything: `date`, `array_*`. A word that is in no name is looked for in the
+    /// descriptions
+    pattern: Option<String>,
+    /// How they are listed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// A table
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Lists the tables and views of a definition.
+pub fn tables(arguments: &Arguments) -> Result<()> {
+    let name = arguments.definition.file.display().to_string();
+    let text = read(&arguments.definition.file)?;
+    let relations = sql::relations(Text { name: &name, sql: &text }, &Builtin::default())?;
+    match arguments.format {
+        Format::Json => println!("{:#}", Value::from_iter(relations.iter().map(relation_json))),
+        Format::Text if relations.is_empty() => println!("{name} declares no tables"),
+        Format::Text => {
+            for (number, relation) in relations.iter().enumerate() {
+                if number > 0 {
+                    println!();
+                }
+                println!("{}\n{}", headline(relation), columns(relation));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `readings · table, kafka · read · PRIMARY KEY (id) · p.sql:3:1`.
+pub fn headline(relation: &Relation) -> String {
+    let mut parts = vec![match &relation.connector {
+        Some(connector) => format!("{} · table, {connector}", relation.name),
+        None => format!("{} · view", relation.name),
+    }];
+    parts.extend(match (relation.read, relation.written) {
+        (true, true) => Some("read and written".to_owned()),
+        (true, false) => Some("read".to_owned()),
+        (false, true) => Some("written".to_owned()),
+        (false, false) => None,
+    });
+    if !relation.primary_key.is_empty() {
+        parts.push(format!("PRIMARY KEY ({})", relation.primary_key.join(", ")));
+    }
+    parts.extend(relation.watermark.as_ref().map(|watermark| format!("WATERMARK FOR {watermark}")));
+    parts.push(relation.place.clone());
+    parts.join(" · ")
+}
+
+/// The columns of a table or view, one a line.
+pub fn columns(relation: &Relation) -> Table {
+    let mut table = table(["column", "type", ""]);
+    for column in &relation.columns {
+        let mut remarks: Vec<String> = Vec::new();
+        remarks.extend((!column.nullable).then(|| "NOT NULL".to_owned()));
+        remarks.extend(column.computed.as_ref().map(|value| format!("AS {value}")));
+        table.add_row([&column.name, &column.data_type, &remarks.join(", ")]);
+    }
+    table
+}
+
+fn relation_json(relation: &Relation) -> Value {
+    let columns = relation.columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.data_type,
+            "nullable": column.nullable,
+            "computed": column.computed,
+        })
+    });
+    json!({
+        "name": relation.name,
+        "kind": if relation.view { "view" } else { "table" },
+        "connector": relation.connector,
+        "columns": columns.collect::<Vec<_>>(),
+        "primary_key": relation.primary_key,
+        "watermark": relation.watermark,
+        "read": relation.read,
+        "written": relation.written,
+        "declared": relation.place,
+    })
+}
+
+/// Lists the functions whose name fits.
+pub fn functions(arguments: &FunctionArguments) -> Result<()> {
+    let found = fitting(arguments.pattern.as_deref())?;
+    match arguments.format {
+        Format::Json => {
+            let function = |function: &FunctionInfo| {
+                json!({
+                    "name": function.name,
+                    "kind": function.kind.name(),
+                    "signature": function.signature,
+                    "about": function.about,
+                    "aliases": function.aliases,
+                })
+            };
+            println!("{:#}", Value::from_iter(found.iter().map(function)));
+        }
+        Format::Text => println!("{}", function_table(&found)),
+    }
+    Ok(())
+}
+
+/// The functions whose name fits `pattern`, or else whose description has it in it.
+///
+/// # Errors
+/// `Invalid` if there is none.
+pub fn fitting(pattern: Option<&str>) -> Result<Vec<FunctionInfo>> {
+    let all = sql::functions();
+    let Some(pattern) = pattern else { return Ok(all) };
+    let small = pattern.to_lowercase();
+    let whole = small.contains('*').then(|| glob::Pattern::new(&small));
+    let whole = whole.transpose().map_err(|error| Error::invalid(format!("'{pattern}' is not a pattern: {error}")))?;
+    let fits = |name: &str| whole.as_ref().map_or_else(|| name.contains(&small), |whole| whole.matches(name));
+    let named = |function: &&FunctionInfo| fits(&function.name) || function.aliases.iter().any(|alias| fits(alias));
+    let mut found: Vec<FunctionInfo> = all.iter().filter(named).cloned().collect();
+    if found.is_empty() {
+        found.extend(all.iter().filter(|function| function.about.to_lowercase().contains(&small)).cloned());
+    }
+    if found.is_empty() {
+        let error = Error::invalid(format!("no function is like '{pattern}'"));
+        return Err(match nearest(&small, all.iter().map(|function| function.name.as_str())) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None => error.help("`highwater functions` lists all of them"),
+        });
+    }
+    Ok(found)
+}
+
+/// Functions, one a line or more.
+pub fn function_table(functions: &[FunctionInfo]) -> Table {
+    let mut table = table(["function", "kind", "call", "what it gives"]);
+    for function in functions {
+        let name = match function.aliases.as_slice() {
+            [] => function.name.clone(),
+            aliases => format!("{} ({})", function.name, aliases.join(", ")),
+        };
+        table.add_row([&name, function.kind.name(), &function.signature, &function.about]);
+    }
+    table
+}
+
+/// A table as wide as the terminal; as wide as it likes where nobody looks.
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}

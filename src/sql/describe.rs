@@ -1,0 +1,343 @@
+//! What a text declares and which functions there are, for people who ask.
+
+use super::ddl::ColumnKind;
+use super::statements::{self, Kind};
+use super::{Catalog, Session, Text, normal, refuse};
+use crate::connector::{CONNECTOR, Connectors};
+use crate::error::Result;
+use crate::plan::type_name;
+use datafusion_expr::Documentation;
+use datafusion_expr::planner::ContextProvider;
+use sqlparser::ast::{Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName};
+use std::collections::BTreeSet;
+
+/// A table or view of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// Its name.
+    pub name: String,
+    /// True for CREATE VIEW.
+    pub view: bool,
+    /// The connector of a table.
+    pub connector: Option<String>,
+    /// Its columns, in order.
+    pub columns: Vec<ColumnInfo>,
+    /// The event-time column and its watermark: `ts AS ts - INTERVAL '5' SECOND`.
+    pub watermark: Option<String>,
+    /// The columns of PRIMARY KEY.
+    pub primary_key: Vec<String>,
+    /// True if a query reads it.
+    pub read: bool,
+    /// True if an INSERT writes it.
+    pub written: bool,
+    /// `file:line:column` of its declaration.
+    pub place: String,
+}
+
+/// A column of a table or view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type, as SQL writes it.
+    pub data_type: String,
+    /// True if it may be NULL.
+    pub nullable: bool,
+    /// The expression of a computed column.
+    pub computed: Option<String>,
+}
+
+/// The tables and views of `text`, in the order of their declarations.
+///
+/// # Errors
+/// As [`plan`](super::plan) for a text that cannot be understood; of the connectors' own checks only those of single options are made.
+pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation>> {
+    let statements = statements::parse(text)?;
+    let mut session = Session::new(text, &statements);
+    let mut relations: Vec<Relation> = Vec::new();
+    let mut written = BTreeSet::new();
+    let mut inserts = 0;
+    for statement in statements {
+        match statement.kind {
+            Kind::Set { .. } | Kind::Explain(_) => {}
+            Kind::CreateTable(table) => {
+                let name = normal(&table.name);
+                let watermark = table.watermark.as_ref().map(|mark| format!("{} AS {}", mark.column, mark.value));
+                let primary_key = table.primary_key.iter().map(normal).collect();
+                let computed: Vec<Option<String>> = table.columns.iter().map(|c| computed(&c.kind)).collect();
+                session.create_table(*table, statement.start, connectors)?;
+                if relations.iter().any(|relation| relation.name == name) {
+                    continue; // IF NOT EXISTS
+                }
+                let schema = &session.catalog.tables[&name].schema;
+                let mut columns = columns(schema);
+                columns.iter_mut().zip(computed).for_each(|(column, computed)| column.computed = computed);
+                let connector = session.definitions[&name].options.text(&CONNECTOR).map(str::to_owned);
+                let place = text.place(statement.start);
+                let (read, written) = (false, false);
+                relations.push(Relation {
+                    name,
+                    view: false,
+                    connector,
+                    columns,
+                    watermark,
+                    primary_key,
+                    read,
+                    written,
+                    place,
+                });
+            }
+            Kind::CreateView(view) => {
+                let name = normal(&view.name);
+                session.create_view(view, statement.start)?;
+                if relations.iter().any(|relation| relation.name == name) {
+                    continue; // IF NOT EXISTS
+                }
+                relations.push(Relation {
+                    view: true,
+                    connector: None,
+                    columns: columns(&session.catalog.views[&name].schema),
+                    watermark: None,
+                    primary_key: Vec::new(),
+                    read: false,
+                    written: false,
+                    place: text.place(statement.start),
+                    name,
+                });
+            }
+            Kind::Insert(insert) => {
+                written.extend(insert.table.as_ref().map(normal));
+                session.insert(insert, inserts)?;
+                inserts += 1;
+            }
+        }
+    }
+    for relation in &mut relations {
+        relation.read = session.reads.contains_key(&relation.name);
+        relation.written = written.contains(&relation.name);
+    }
+    Ok(relations)
+}
+
+fn computed(kind: &ColumnKind) -> Option<String> {
+    match kind {
+        ColumnKind::Physical { .. } => None,
+        ColumnKind::Computed { value, .. } => Some(value.to_string()),
+    }
+}
+
+fn columns(schema: &arrow::datatypes::Schema) -> Vec<ColumnInfo> {
+    let column = |field: &arrow::datatypes::FieldRef| ColumnInfo {
+        name: field.name().clone(),
+        data_type: type_name(field.data_type()),
+        nullable: field.is_nullable(),
+        computed: None,
+    };
+    schema.fields().iter().map(column).collect()
+}
+
+/// A function that SQL may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// Its name.
+    pub name: String,
+    /// Where it may stand.
+    pub kind: FunctionKind,
+    /// How it is called: `round(numeric_expression, decimal_places)`.
+    pub signature: String,
+    /// What it gives, in a sentence; empty where no one has written one.
+    pub about: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+}
+
+/// Where a function may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FunctionKind {
+    /// In FROM: says in which windows rows lie.
+    Window,
+    /// One value for many rows.
+    Aggregate,
+    /// One value for each row.
+    Scalar,
+    /// Before OVER.
+    Over,
+}
+
+impl FunctionKind {
+    /// `window`, `aggregate`, `scalar` or `over`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FunctionKind::Window => "window",
+            FunctionKind::Aggregate => "aggregate",
+            FunctionKind::Scalar => "scalar",
+            FunctionKind::Over => "over",
+        }
+    }
+}
+
+/// Every function, by kind and name.
+pub fn functions() -> Vec<FunctionInfo> {
+    let catalog = Catalog::new();
+    let mut functions: Vec<FunctionInfo> = TABLE_FUNCTIONS
+        .iter()
+        .chain(&OURS)
+        .map(|(kind, name, signature, about)| FunctionInfo {
+            name: (*name).to_owned(),
+            kind: *kind,
+            signature: (*signature).to_owned(),
+            about: (*about).to_owned(),
+            aliases: Vec::new(),
+        })
+        .collect();
+    let mut add = |kind, name: &str, aliases: &[String], documentation: Option<&Documentation>| {
+        if functions.iter().any(|known| known.name == name) || !callable(name, &catalog) {
+            return;
+        }
+        functions.push(FunctionInfo {
+            name: name.to_owned(),
+            kind,
+            signature: match documentation {
+                Some(documentation) => documentation.syntax_example.trim().to_owned(),
+                None => format!("{name}(…)"),
+            },
+            about: documentation.map(|documentation| first_sentence(&documentation.description)).unwrap_or_default(),
+            aliases: aliases.to_vec(),
+        });
+    };
+    for name in catalog.udaf_names() {
+        let Some(function) = catalog.get_aggregate_meta(&name) else { continue };
+        add(FunctionKind::Aggregate, function.name(), function.aliases(), function.documentation());
+    }
+    for name in catalog.udf_names() {
+        let Some(function) = catalog.get_function_meta(&name) else { continue };
+        add(FunctionKind::Scalar, function.name(), function.aliases(), function.documentation());
+    }
+    functions.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    functions
+}
+
+const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 3] = [
+    (
+        FunctionKind::Window,
+        "tumble",
+        "TUMBLE(TABLE t, DESCRIPTOR(ts), size [, offset])",
+        "Windows of one size that follow each other",
+    ),
+    (
+        FunctionKind::Window,
+        "hop",
+        "HOP(TABLE t, DESCRIPTOR(ts), slide, size [, offset])",
+        "Windows of one size, a new one after each slide",
+    ),
+    (
+        FunctionKind::Window,
+        "cumulate",
+        "CUMULATE(TABLE t, DESCRIPTOR(ts), step, size [, offset])",
+        "Windows that grow by a step up to their size",
+    ),
+];
+
+/// Functions that DataFusion does not have, or has another way.
+const OURS: [(FunctionKind, &str, &str, &str); 3] = [
+    (FunctionKind::Scalar, "split_words", "split_words(text)", "The words of a text: what stands between white space"),
+    (FunctionKind::Scalar, "unnest", "unnest(list)", "A row for each element of a list; in SELECT only"),
+    (
+        FunctionKind::Over,
+        "row_number",
+        "row_number() OVER (PARTITION BY window_start, window_end [, …] ORDER BY …)",
+        "The row's number in its window; bound it in WHERE: n <= 10",
+    ),
+];
+
+/// True if a query may call it: it is not refused.
+fn callable(name: &str, catalog: &Catalog) -> bool {
+    let call = Expr::Function(Function {
+        name: ObjectName::from(Ident::new(name)),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: Vec::new(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    });
+    refuse::refuse(&call, catalog).is_none()
+}
+
+/// The first sentence, on one line and without its full stop.
+fn first_sentence(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let end = text.match_indices(". ").map(|(at, _)| at).find(|at| {
+        let before = &text[..*at];
+        !["e.g", "i.e", "etc"].iter().any(|short| before.ends_with(short))
+    });
+    text[..end.unwrap_or(text.len())].trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::builtin::Builtin;
+
+    #[test]
+    fn tables_say_what_they_hold_and_what_is_done_with_them() {
+        let sql = "
+            CREATE TABLE t (a BIGINT NOT NULL, ms BIGINT, ts AS to_timestamp_millis(ms),
+                WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) WITH ('connector' = 'file', 'path' = 'x', 'format' = 'json');
+            CREATE VIEW v AS SELECT a + 1 AS b FROM t;
+            CREATE TABLE o (b BIGINT, PRIMARY KEY (b) NOT ENFORCED) WITH ('connector' = 'print');
+            INSERT INTO o SELECT b FROM v;";
+        let found = relations(Text { name: "p.sql", sql }, &Builtin::default()).unwrap();
+        let line = |relation: &Relation| {
+            let columns = relation.columns.iter().map(|column| {
+                let null = if column.nullable { "" } else { " NOT NULL" };
+                let computed = column.computed.as_ref().map(|text| format!(" AS {text}")).unwrap_or_default();
+                format!("{} {}{null}{computed}", column.name, column.data_type)
+            });
+            format!(
+                "{} {:?} {:?} key {:?} read {} written {} at {}: {}",
+                relation.name,
+                relation.connector.as_deref().unwrap_or("view"),
+                relation.watermark.as_deref().unwrap_or("no watermark"),
+                relation.primary_key,
+                relation.read,
+                relation.written,
+                relation.place,
+                columns.collect::<Vec<_>>().join(", ")
+            )
+        };
+        assert_eq!(
+            found.iter().map(line).collect::<Vec<_>>(),
+            [
+                "t \"file\" \"ts AS ts - INTERVAL '5' SECOND\" key [] read true written false at p.sql:2:13: \
+                 a BIGINT NOT NULL, ms BIGINT, ts TIMESTAMP AS to_timestamp_millis(ms)",
+                "v \"view\" \"no watermark\" key [] read true written false at p.sql:4:13: b BIGINT NOT NULL",
+                "o \"print\" \"no watermark\" key [\"b\"] read false written true at p.sql:5:13: b BIGINT",
+            ]
+        );
+    }
+
+    #[test]
+    fn functions_are_those_that_can_be_called() {
+        let functions = functions();
+        let find = |name: &str| functions.iter().find(|function| function.name == name);
+        let upper = find("upper").unwrap();
+        assert_eq!((upper.kind, upper.signature.as_str()), (FunctionKind::Scalar, "upper(str)"));
+        assert_eq!(upper.about, "Converts a string to upper-case");
+        assert_eq!(find("count").unwrap().kind, FunctionKind::Aggregate);
+        assert_eq!(find("cumulate").unwrap().kind, FunctionKind::Window);
+        for refused in ["now", "random", "uuid", "nth_value", "rank", "lag"] {
+            assert_eq!(find(refused), None, "{refused}");
+        }
+        let mut names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), functions.len(), "each is there once");
+        assert!(functions.iter().all(|function| !function.signature.is_empty() && !function.about.contains('\n')));
+    }
+}
