@@ -10,6 +10,8 @@ pub mod join;
 pub mod panes;
 pub mod pile;
 pub mod rank;
+pub mod segments;
+pub mod session;
 pub mod transform;
 pub mod updating;
 

@@ -289,10 +289,28 @@ pub enum Grouping {
         /// The column with the end.
         end: usize,
     },
+    /// By sessions of the keys, each when the watermark reaches its end: from a row to `gap` after the last row that came less than
+    /// `gap` after the one before it.
+    Session {
+        /// The event-time column of the input.
+        time: usize,
+        /// For how long nothing comes, in microseconds; above 0.
+        gap: Micros,
+    },
     /// Once, when the input has ended.
     Final,
     /// The changed keys, at the end of each epoch.
     Updating,
+}
+
+impl Grouping {
+    /// True if results belong to windows.
+    pub fn windowed(&self) -> bool {
+        match self {
+            Grouping::Windowed { .. } | Grouping::Attached { .. } | Grouping::Session { .. } => true,
+            Grouping::Final | Grouping::Updating => false,
+        }
+    }
 }
 
 /// A column of a GROUP BY's result.
@@ -324,7 +342,7 @@ pub struct SinkStep {
 impl Aggregation {
     /// True if results belong to windows.
     pub fn windowed(&self) -> bool {
-        matches!(self.grouping, Grouping::Windowed { .. } | Grouping::Attached { .. })
+        self.grouping.windowed()
     }
 
     /// The columns of a key.
@@ -489,6 +507,12 @@ impl Plan {
             _ => None,
         }
     }
+}
+
+/// `in sessions with gaps of 10s`.
+pub fn describe_sessions(gap: Micros) -> String {
+    let gap = humantime::format_duration(Duration::from_micros(gap.unsigned_abs()));
+    format!("in sessions with gaps of {gap}")
 }
 
 /// `in windows of 1m`, `in windows of 1m every 10s`, `in windows that grow by 10s to 1m, offset 5s`.

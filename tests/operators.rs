@@ -8,11 +8,12 @@ use highwater::batch::keys::split_by_key;
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
 use highwater::operator::aggregate::{Aggregate, Feed, PreAggregate};
+use highwater::operator::session::{PreSessions, SessionAggregate};
 use highwater::operator::updating::UpdatingAggregate;
 use highwater::operator::{Operator, Output};
-use highwater::plan::{Action, Aggregation, Step};
+use highwater::plan::{Action, Aggregation, Grouping, Step};
 use highwater::time::Watermark;
-use pipeline::{Row, SECOND, Table, batch, expected, for_seeds, plan, texts, windows};
+use pipeline::{Row, SECOND, Session, Sessions, Table, batch, expected, for_seeds, plan, texts, windows};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -61,8 +62,11 @@ fn feed(
         rest = others;
     }
     if feed == Feed::Partials {
-        let mut hands: Vec<PreAggregate> =
-            (0..rng.random_range(1..4)).map(|_| PreAggregate::new(Arc::clone(spec)).unwrap()).collect();
+        let hand = || match spec.grouping {
+            Grouping::Session { .. } => Box::new(PreSessions::new(Arc::clone(spec)).unwrap()) as Box<dyn Operator>,
+            _ => Box::new(PreAggregate::new(Arc::clone(spec)).unwrap()),
+        };
+        let mut hands: Vec<Box<dyn Operator>> = (0..rng.random_range(1..4)).map(|_| hand()).collect();
         let mut partials = Output::default();
         for rows in batches.drain(..) {
             let hand = rng.random_range(0..hands.len());
@@ -152,6 +156,77 @@ fn a_window_closes_in_the_epoch_whose_watermark_reaches_its_end() {
                 expected(found),
                 expected(closed.into_iter().map(row)),
                 "epoch {epoch}, {mode:?}, {owners} owners"
+            );
+        }
+        assert_eq!(
+            operators.iter_mut().map(|operator| operator.take_late_rows()).sum::<u64>(),
+            late,
+            "late rows, {mode:?}, {owners} owners"
+        );
+    });
+}
+
+#[test]
+fn a_session_grows_and_joins_others_until_the_watermark_reaches_its_end() {
+    for_seeds(6, |rng| {
+        let gap = rng.random_range(1..40) * SECOND;
+        let (spec, step) = aggregate(
+            "a TIMESTAMP(6), b TIMESTAMP(6), word STRING, c BIGINT, s BIGINT, d BIGINT, l ARRAY<BIGINT>",
+            &format!(
+                "SELECT window_start, window_end, word, count(*), sum(n), count(DISTINCT price), array_agg(n ORDER BY n) FROM \
+                 session(t PARTITION BY word, ts, INTERVAL '{}' SECOND) GROUP BY word, window_start, window_end",
+                gap / SECOND
+            ),
+        );
+        let table = Table::random(rng);
+        let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
+        let operator = || {
+            let schema = Arc::clone(&step.schema);
+            Box::new(SessionAggregate::new(Arc::clone(&spec), mode, schema).unwrap()) as Box<dyn Operator>
+        };
+        let mut operators: Vec<Box<dyn Operator>> = (0..owners).map(|_| operator()).collect();
+        let mut oracle = Sessions::new(gap);
+        let (mut mark, mut late) = (-100 * SECOND, 0);
+        // many keys that come once let the operator forget keys
+        let keys = if rng.random_bool(0.3) { 100_000 } else { 12 };
+        for epoch in 0..40 {
+            let mut rows = rows(rng, &table);
+            for row in &mut rows {
+                row.ts += epoch * 10 * SECOND;
+                if keys > 12 {
+                    row.word = Some(rng.random_range(0..keys).to_string());
+                }
+            }
+            if keys > 12 {
+                rows = (0..8).flat_map(|_| rows.clone()).collect();
+                rows.iter_mut().for_each(|row| row.word = Some(rng.random_range(0..keys).to_string()));
+            }
+            let mut out = Output::default();
+            feed(rng, &spec, mode, &rows, &mut operators, &mut out);
+            assert_eq!(said(&mut out), Vec::<String>::new(), "nothing is said before the epoch is complete");
+            mark = if epoch == 39 { i64::MAX } else { mark + rng.random_range(0..20) * SECOND };
+            let mut found = Vec::new();
+            for operator in &mut operators {
+                operator.on_epoch(epoch as u64, Watermark::at(mark), &mut out).unwrap();
+                let rows = said(&mut out);
+                let ends = rows.iter().map(|row| row.split(' ').nth(1).unwrap().parse::<i64>().unwrap());
+                assert!(ends.is_sorted(), "sessions leave in the order of their ends");
+                found.extend(rows);
+            }
+            let (closed, late_rows) = oracle.epoch(rows, mark);
+            late += late_rows.len() as u64;
+            let row = |(word, start, end, rows): Session| {
+                let n: Vec<i64> = rows.iter().filter_map(|row| row.n).collect();
+                let prices: BTreeSet<_> = rows.iter().filter_map(|row| row.price).collect();
+                let mut all: Vec<Option<i64>> = rows.iter().map(|row| row.n).collect();
+                all.sort_by_key(|n| (n.is_none(), *n));
+                let sum = (!n.is_empty()).then(|| n.iter().sum::<i64>());
+                row!(start, end, word, rows.len() as i64, sum, prices.len() as i64, all)
+            };
+            assert_eq!(
+                expected(found),
+                expected(closed.into_iter().map(row)),
+                "epoch {epoch}, {mode:?}, {owners} owners, gap {gap}"
             );
         }
         assert_eq!(

@@ -12,7 +12,8 @@ use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split}
 use highwater::error::Result;
 use highwater::sql::{self, Text};
 use pipeline::{
-    Row, SECOND, SHAPES, Shape, Table, assert_same, expected, for_seeds, run, run_with, sorted, texts, windows,
+    Row, SECOND, SHAPES, Session, Sessions, Shape, Table, assert_same, expected, for_seeds, run, run_with, sorted,
+    texts, windows,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -233,6 +234,74 @@ fn windows_that_grow_or_are_moved_on_hold_their_rows() {
             let insert = format!("SELECT word, window_start, window_end FROM {over}");
             check(rng, &table, "word STRING, a TIMESTAMP(6), b TIMESTAMP(6)", &insert, rows.collect(), 0);
         }
+    });
+}
+
+#[test]
+fn sessions_hold_the_rows_of_their_key() {
+    for_seeds(6, |rng| {
+        let table = Table::random(rng);
+        let gap = rng.random_range(1..6) * SECOND;
+        let marks = table.marks();
+        // `of` gives the rows of the sessions, their key in place of the word
+        let all = |of: &dyn Fn(&Row) -> Option<Row>| {
+            let mut oracle = Sessions::new(gap);
+            let (mut closed, mut late) = (Vec::new(), 0);
+            for (epoch, mark) in marks.iter().enumerate() {
+                let (sessions, late_rows) = oracle.epoch(table.epoch(epoch).filter_map(of), *mark);
+                closed.extend(sessions);
+                late += late_rows.len();
+            }
+            (closed, late)
+        };
+        let gap_text = format!("INTERVAL '{}' SECOND", gap / SECOND);
+
+        let (closed, late) = all(&|row| Some(row.clone()));
+        let rows = closed.iter().map(|(word, start, end, rows)| {
+            row!(*start, *end, end - 1, *word, rows.len() as i64, sum(rows.iter().map(|row| row.price)))
+        });
+        let rows: Vec<String> = rows.collect();
+        let columns = "a TIMESTAMP(6), b TIMESTAMP(6), c TIMESTAMP(6), word STRING, n BIGINT, price DECIMAL(22, 2)";
+        let select = "SELECT window_start, window_end, window_time, word, count(*), sum(price) FROM";
+        let insert = format!(
+            "{select} TABLE(SESSION(TABLE t PARTITION BY word, DESCRIPTOR(ts), {gap_text})) \
+             GROUP BY window_start, window_end, window_time, word"
+        );
+        check(rng, &table, columns, &insert, rows.clone(), late);
+        // without PARTITION BY the keys of the GROUP BY are those of the sessions
+        let insert =
+            format!("{select} session(t, ts, {gap_text}) GROUP BY word, window_time, window_start, window_end");
+        check(rng, &table, columns, &insert, rows, late);
+
+        // without any key
+        let (closed, late) = all(&|row| Some(Row { word: None, ..row.clone() }));
+        let rows = closed.iter().map(|(_, start, _, rows)| row!(*start, rows.len() as i64));
+        let insert = format!("SELECT window_start, count(*) FROM session(t, ts, {gap_text}) GROUP BY window_start");
+        check(rng, &table, "a TIMESTAMP(6), n BIGINT", &insert, rows.collect(), late);
+
+        // rows that are filtered before, a computed key, and windows over the sessions
+        let (closed, late) = all(&|row| row.n.map(|n| Row { word: Some((n % 2).to_string()), ..row.clone() }));
+        let bucket = |(_, _, end, _): &Session| (end - 1).div_euclid(20 * SECOND) * 20 * SECOND;
+        let rows =
+            group(closed.iter().map(|session| (bucket(session), session))).into_iter().map(|(start, sessions)| {
+                row!(start, sessions.len() as i64, sessions.iter().map(|(_, _, _, rows)| rows.len() as i64).max())
+            });
+        let sessions =
+            format!("session((SELECT n % 2 AS rest, ts FROM t WHERE n IS NOT NULL) PARTITION BY rest, ts, {gap_text})");
+        let insert = format!(
+            "SELECT window_start, count(*), max(c) FROM TUMBLE((SELECT window_time AS at, rest, count(*) AS c FROM {sessions} \
+             GROUP BY window_start, window_end, window_time, rest), DESCRIPTOR(at), INTERVAL '20' SECOND) GROUP BY window_start"
+        );
+        check(rng, &table, "a TIMESTAMP(6), n BIGINT, c BIGINT", &insert, rows.collect(), late);
+
+        // the sessions that are the same for all, by the bounds that they carry
+        let bounds = group(closed.iter().map(|session| ((session.1, session.2), session)));
+        let rows = bounds.into_iter().map(|((start, end), sessions)| row!(start, end, sessions.len() as i64));
+        let insert = format!(
+            "SELECT window_start, window_end, count(*) FROM (SELECT window_start, window_end, rest FROM {sessions} \
+             GROUP BY window_start, window_end, rest) GROUP BY window_start, window_end"
+        );
+        check(rng, &table, "a TIMESTAMP(6), b TIMESTAMP(6), n BIGINT", &insert, rows.collect(), late);
     });
 }
 

@@ -178,6 +178,33 @@ GROUP BY window_start, window_end, auction;",
 }
 
 #[test]
+fn sessions_of_keys() {
+    check_plan(
+        "session",
+        "INSERT INTO by_window
+SELECT window_end, auction, count(*) AS n
+FROM TABLE(SESSION(TABLE bids PARTITION BY auction, DESCRIPTOR(ts), INTERVAL '10' MINUTES))
+WHERE auction > 7 GROUP BY window_start, window_end, auction HAVING count(*) > 1;",
+    );
+    let sessions = |from: &str| {
+        let text =
+            format!("{TABLES}SELECT window_start, auction, bidder FROM {from} GROUP BY window_start, bidder, auction;");
+        sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub)
+            .unwrap_or_else(|error| panic!("{from}: {error:?}"))
+            .fingerprint()
+    };
+    let full = sessions("TABLE(SESSION(TABLE bids PARTITION BY auction, bidder, DESCRIPTOR(ts), INTERVAL '1' MINUTE))");
+    for from in [
+        "session(bids PARTITION BY bidder, auction, ts, INTERVAL '1' MINUTE)",
+        "session(DATA => TABLE bids PARTITION BY auction, bidder, TIMECOL => DESCRIPTOR(ts), GAP => INTERVAL '1' MINUTE)",
+        "session((SELECT * FROM bids) PARTITION BY auction, bidder, ts, INTERVAL '1' MINUTE)",
+        "session(bids, ts, INTERVAL '1' MINUTE)",
+    ] {
+        assert_eq!(sessions(from), full, "{from}");
+    }
+}
+
+#[test]
 fn an_offset_moves_windows_within_their_slide() {
     let described = |windows: &str| {
         let text = format!("{TABLES}SELECT window_end, count(*) FROM {windows} GROUP BY window_end;");
@@ -523,12 +550,6 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
     );
     check_error("WITH RECURSIVE a AS (SELECT 1) SELECT * FROM a", "1:1", "WITH RECURSIVE is not yet supported", "");
     check_error(
-        "SELECT 1 FROM TABLE(SESSION(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
-        "1:21",
-        "SESSION windows are not yet supported",
-        "TUMBLE, HOP and CUMULATE are",
-    );
-    check_error(
         "CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')",
         "1:33",
         "METADATA columns are not yet supported",
@@ -630,6 +651,30 @@ fn mistakes_have_a_place_and_advice() {
         "INTERVAL '1' MINUTE",
     );
     check_error(
+        "SELECT window_end, auction FROM session(bids PARTITION BY auction, ts, INTERVAL '1' MINUTE) WHERE price > 5 GROUP BY window_end, auction",
+        "1:1",
+        "a session is made of all rows of its key, so they cannot be filtered behind SESSION",
+        "filter inside",
+    );
+    check_error(
+        "SELECT window_end, bidder FROM session(bids PARTITION BY auction, ts, INTERVAL '1' MINUTE) GROUP BY window_end, bidder",
+        "1:1",
+        "this GROUP BY has other keys than the PARTITION BY of its SESSION",
+        "the columns of PARTITION BY",
+    );
+    check_error(
+        "SELECT window_end, auction FROM session(bids PARTITION BY auction, ts, INTERVAL '1' MINUTE)",
+        "1:1",
+        "a session's bounds are known only when it has closed, so its rows cannot be read one by one",
+        "GROUP BY window_start",
+    );
+    check_error(
+        "SELECT window_end FROM tumble(bids PARTITION BY auction, ts, INTERVAL '1' MINUTE) GROUP BY window_end",
+        "1:24",
+        "TUMBLE: PARTITION BY belongs to SESSION: other windows are the same for all keys",
+        "TUMBLE(TABLE t",
+    );
+    check_error(
         "SELECT 1 FROM TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts)))",
         "1:21",
         "TUMBLE: the argument size is missing",
@@ -657,6 +702,7 @@ fn broken_texts_are_refused_and_never_panic() {
         "CREATE TABLE clicks ( ms BIGINT NOT NULL , page ROW< url STRING , tags MAP< STRING , ARRAY< INT >>> , at AS to_timestamp_millis( ms ) , WATERMARK FOR at AS at - INTERVAL '1' SECOND , PRIMARY KEY ( ms ) NOT ENFORCED ) WITH ( connector = 'kafka' ) ; SELECT page['url'] , at FROM clicks ;",
         "CREATE VIEW v ( a , b ) AS SELECT bidder , tag FROM bids CROSS JOIN UNNEST( tags ) AS u ( tag ) ; SELECT DISTINCT a FROM v UNION ALL SELECT upper( b ) FROM v ;",
         "SELECT window_end , count(*) FROM TABLE( CUMULATE( DATA => TABLE bids , TIMECOL => DESCRIPTOR( ts ) , STEP => INTERVAL '1' MINUTE , SIZE => INTERVAL '5' MINUTE , INTERVAL '1' HOUR ) ) GROUP BY window_end ;",
+        "SELECT window_end , auction , count(*) FROM TABLE( SESSION( TABLE bids PARTITION BY auction , DESCRIPTOR( ts ) , INTERVAL '1' MINUTE ) ) GROUP BY window_start , window_end , auction ;",
         "SET 'tick' = '10 rows' ; EXECUTE STATEMENT SET BEGIN INSERT INTO latest SELECT line , 1 FROM lines ; END ;",
     ];
     for round in 0..400 {

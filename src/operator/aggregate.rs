@@ -9,7 +9,7 @@ use super::block::{Block, Drained};
 use super::panes::{Span, cut_by_pane, cut_by_span, event_times};
 use super::{Operator, Output};
 use crate::batch::{BATCH_ROWS, Batch, batch_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Aggregation, Grouping, OutputColumn};
 use crate::time::{Epoch, Micros, Watermark};
 use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
@@ -154,7 +154,7 @@ impl Operator for Aggregate {
             let drained = block.drain_results()?;
             let rows = drained.rows;
             push_sliced(
-                batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Some(span), drained), rows)?,
+                batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Bounds::One(span), drained), rows)?,
                 out,
             );
         }
@@ -166,16 +166,48 @@ impl Operator for Aggregate {
     }
 }
 
+/// The windows of some results.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bounds<'a> {
+    /// They have none.
+    None,
+    /// The same for all.
+    One(Span),
+    /// Each its own.
+    Each(&'a [Span]),
+}
+
+impl Bounds<'_> {
+    /// The column of the windows' starts.
+    pub fn starts(self, rows: usize) -> ArrayRef {
+        self.column(rows, |span| span.start)
+    }
+
+    /// The column of the windows' ends.
+    pub fn ends(self, rows: usize) -> ArrayRef {
+        self.column(rows, |span| span.end)
+    }
+
+    fn column(self, rows: usize, bound: impl Fn(Span) -> Micros) -> ArrayRef {
+        match self {
+            Bounds::None => constant(0, rows),
+            Bounds::One(span) => constant(bound(span), rows),
+            Bounds::Each(spans) => {
+                Arc::new(TimestampMicrosecondArray::from_iter_values(spans.iter().map(|span| bound(*span))))
+            }
+        }
+    }
+}
+
 /// The columns of the result, in the order in which the plan names them.
-pub(super) fn output_columns(spec: &Aggregation, span: Option<Span>, drained: Drained) -> Vec<ArrayRef> {
+pub(super) fn output_columns(spec: &Aggregation, bounds: Bounds, drained: Drained) -> Vec<ArrayRef> {
     let Drained { rows, keys, values } = drained;
-    let bound = |of: fn(Span) -> Micros| constant(span.map_or(0, of), rows);
     let column = |column: &OutputColumn| match *column {
         OutputColumn::Key(n) => Arc::clone(&keys[n]),
         OutputColumn::Call(n) => Arc::clone(&values[n]),
-        OutputColumn::WindowStart => bound(|span| span.start),
-        OutputColumn::WindowEnd => bound(|span| span.end),
-        OutputColumn::WindowTime => bound(|span| span.end - 1),
+        OutputColumn::WindowStart => bounds.starts(rows),
+        OutputColumn::WindowEnd => bounds.ends(rows),
+        OutputColumn::WindowTime => bounds.column(rows, |span| span.end - 1),
     };
     spec.output.iter().map(column).collect()
 }
@@ -187,12 +219,13 @@ fn cut_rows(spec: &Aggregation, rows: &Batch) -> Result<Vec<(Span, Batch)>> {
         Grouping::Attached { start, end } => {
             cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?)
         }
+        Grouping::Session { .. } => Err(Error::internal("sessions are not cut by time")),
         Grouping::Final | Grouping::Updating => Ok(vec![(Span::ALL, rows.clone())]),
     }
 }
 
 /// How many input rows stand behind partial results; a windowed aggregation always counts them.
-fn rows_in_partials(spec: &Aggregation, partials: &Batch) -> Result<u64> {
+pub(super) fn rows_in_partials(spec: &Aggregation, partials: &Batch) -> Result<u64> {
     let mut column = if spec.windowed() { 2 } else { 0 } + spec.keys.len();
     for call in spec.calls.iter() {
         if call.counts_rows() {

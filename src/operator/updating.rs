@@ -2,11 +2,11 @@
 //!
 //! A key that changed leaves as what it said before with weight -1 and what it says now with weight +1; a key whose result is the
 //! same says nothing. What leaves does not depend on the order of the epoch's rows.
-//! State: the partial results of every key, as segments: one for each epoch, holding the keys that changed in it. The newest
-//! place of a key counts. Segments of like size are merged, so there are about as many as the state has doublings.
+//! State: the partial results of every key, in [`Segments`]: each epoch puts those of the keys that changed in it.
 
-use super::aggregate::{Feed, output_columns, push_sliced};
+use super::aggregate::{Bounds, Feed, output_columns, push_sliced};
 use super::block::{Block, Drained};
+use super::segments::Segments;
 use super::transform::with_weight;
 use super::{Operator, Output};
 use crate::batch::{Batch, batch_of, from_arrow};
@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::expr::{Accumulators, Groups};
 use crate::plan::Aggregation;
 use crate::time::{Epoch, Watermark};
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
-use arrow::compute::{concat, interleave, take};
+use arrow::array::{ArrayRef, Int64Array, UInt32Array};
+use arrow::compute::{concat, take};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use std::sync::Arc;
@@ -29,21 +29,8 @@ pub struct UpdatingAggregate {
     /// What the open epoch changes.
     changes: Block,
     keys: Groups,
-    /// Where the state of each key is.
-    places: Vec<Place>,
-    segments: Vec<Segment>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    segment: u32,
-    row: u32,
-}
-
-/// States of some keys. A row is live if its key's place is here.
-struct Segment {
-    keys: Vec<u32>,
-    states: Vec<ArrayRef>,
+    /// By a key's number.
+    states: Segments,
 }
 
 impl UpdatingAggregate {
@@ -54,63 +41,15 @@ impl UpdatingAggregate {
             schema: with_weight(schema),
             changes: Block::new(&spec)?,
             keys: Groups::new(spec.key_schema())?,
-            places: Vec::new(),
-            segments: Vec::new(),
+            states: Segments::default(),
             spec,
         })
-    }
-
-    /// The stored states at `places`.
-    fn states_at(&self, places: &[Place]) -> Result<Vec<ArrayRef>> {
-        let indices: Vec<(usize, usize)> =
-            places.iter().map(|place| (place.segment as usize, place.row as usize)).collect();
-        let columns = self.segments.first().map_or(0, |segment| segment.states.len());
-        let column = |column: usize| {
-            let arrays: Vec<&dyn Array> = self.segments.iter().map(|segment| segment.states[column].as_ref()).collect();
-            interleave(&arrays, &indices).map_err(from_arrow)
-        };
-        (0..columns).map(column).collect()
     }
 
     fn results_of(&self, states: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>> {
         let mut accumulators = Accumulators::new(&self.spec.calls)?;
         accumulators.merge(states, &(0..rows).collect::<Vec<_>>(), rows)?;
         accumulators.results()
-    }
-
-    /// Puts the newest states on the stack of segments and merges neighbours of like size.
-    fn store(&mut self, numbers: &[usize], states: Vec<ArrayRef>) -> Result<()> {
-        self.places.resize(self.keys.len(), Place { segment: u32::MAX, row: 0 });
-        self.push_segment(Segment { keys: numbers.iter().map(|&key| key as u32).collect(), states });
-        while let [.., older, newer] = self.segments.as_slice() {
-            if older.keys.len() > 2 * newer.keys.len() {
-                break;
-            }
-            let top = self.segments.len() as u32 - 1;
-            let live = |&(segment, row, key): &(u32, usize, u32)| {
-                self.places[key as usize] == Place { segment, row: row as u32 }
-            };
-            let rows = |segment: u32, keys: &[u32]| {
-                let rows = keys.iter().enumerate().map(move |(row, &key)| (segment, row, key));
-                rows.filter(live)
-                    .map(|(segment, row, key)| (Place { segment, row: row as u32 }, key))
-                    .collect::<Vec<_>>()
-            };
-            let (places, keys): (Vec<Place>, Vec<u32>) =
-                rows(top - 1, &older.keys).into_iter().chain(rows(top, &newer.keys)).unzip();
-            let states = self.states_at(&places)?;
-            self.segments.truncate(top as usize - 1);
-            self.push_segment(Segment { keys, states });
-        }
-        Ok(())
-    }
-
-    fn push_segment(&mut self, segment: Segment) {
-        let number = self.segments.len() as u32;
-        for (row, &key) in segment.keys.iter().enumerate() {
-            self.places[key as usize] = Place { segment: number, row: row as u32 };
-        }
-        self.segments.push(segment);
     }
 }
 
@@ -134,14 +73,13 @@ impl Operator for UpdatingAggregate {
         self.keys.intern(&keys, rows, &mut numbers)?;
         // Keys that have results come first: accumulators take it that a group that is new in a call has a row in it.
         let (mut order, new): (Vec<u32>, Vec<u32>) =
-            (0..rows as u32).partition(|&row| numbers[row as usize] < self.places.len());
+            (0..rows as u32).partition(|&row| numbers[row as usize] < self.states.numbers());
         let known = order.len();
         order.extend(new);
         let mut groups = vec![0; rows];
         order.iter().enumerate().for_each(|(group, &row)| groups[row as usize] = group);
         let numbers: Vec<usize> = order.iter().map(|&row| numbers[row as usize]).collect();
-        let places: Vec<Place> = numbers[..known].iter().map(|&number| self.places[number]).collect();
-        let before = self.states_at(&places)?;
+        let before = self.states.get(numbers[..known].iter().copied())?;
 
         let mut accumulators = Accumulators::new(&self.spec.calls)?;
         if known > 0 {
@@ -151,7 +89,7 @@ impl Operator for UpdatingAggregate {
         let after = accumulators.states()?;
         let results = self.results_of(&after, rows)?;
         let old_results = if known == 0 { Vec::new() } else { self.results_of(&before, known)? };
-        self.store(&numbers, after)?;
+        self.states.put(numbers.iter().map(|&number| number as u32).collect(), after)?;
 
         let changes = Changes::between(&old_results, known, &results, rows)?;
         let shown = changes.groups.len();
@@ -163,7 +101,7 @@ impl Operator for UpdatingAggregate {
             None => pick(now, changes.groups.clone()),
         });
         let drained = Drained { rows: shown, keys, values: values.collect::<Result<_>>()? };
-        let mut columns = output_columns(&self.spec, None, drained);
+        let mut columns = output_columns(&self.spec, Bounds::None, drained);
         columns.push(Arc::new(Int64Array::from(changes.weights)));
         push_sliced(batch_of(Arc::clone(&self.schema), columns, shown)?, out);
         Ok(())

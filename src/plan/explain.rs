@@ -2,7 +2,7 @@
 
 use super::{
     Action, Aggregation, Emit, Grouping, Input, Joining, Plan, Ranking, Route, Stage, Step, StepId, Tick, Transform,
-    describe_windows,
+    describe_sessions, describe_windows,
 };
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
@@ -124,7 +124,9 @@ impl Plan {
     fn state_text(&self, id: StepId) -> String {
         match &self.steps[id].action {
             Action::Aggregate(aggregation) => match aggregation.grouping {
-                Grouping::Windowed { .. } | Grouping::Attached { .. } => self.window_bound(id),
+                Grouping::Windowed { .. } | Grouping::Attached { .. } | Grouping::Session { .. } => {
+                    self.window_bound(id)
+                }
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
@@ -272,6 +274,9 @@ fn aggregation_text(aggregation: &Aggregation) -> Vec<String> {
     match &aggregation.grouping {
         Grouping::Windowed { time, windows } => {
             lines.push(format!("{} by {}", describe_windows(windows), aggregation.input.field(*time).name()));
+        }
+        Grouping::Session { time, gap } => {
+            lines.push(format!("{} by {}", describe_sessions(*gap), aggregation.input.field(*time).name()));
         }
         Grouping::Attached { start, end } => {
             let name = |column: &usize| aggregation.input.field(*column).name();

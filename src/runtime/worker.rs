@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
 use crate::operator::join::Join;
 use crate::operator::rank::Rank;
+use crate::operator::session::{PreSessions, SessionAggregate};
 use crate::operator::transform::{Transforms, with_weight};
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::{Confluence, OneInput, Operator};
@@ -103,6 +104,9 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 Some(match spec.grouping {
                     // nothing leaves before the end, so partial results may gather for as long
                     Grouping::Final => until_the_end(input(0), site, PreAggregate::new(spec)?),
+                    Grouping::Session { .. } => {
+                        of_an_epoch(input(0), site, move || PreSessions::new(Arc::clone(&spec)))
+                    }
                     _ => of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))),
                 })
             }
@@ -113,6 +117,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let spec = Arc::clone(spec);
                 let operator: Box<dyn Operator> = match spec.grouping {
                     Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
+                    Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
                     _ => Box::new(Aggregate::new(spec, feed, Arc::clone(&step.schema))),
                 };
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))

@@ -10,7 +10,7 @@ mod values;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
-use super::windows::WindowAssign;
+use super::windows::{Assigned, WindowAssign};
 use crate::connector::{
     self, CONNECTOR, Changes, Connectors, IDLE_TIMEOUT, MAX_FUTURE, Options, SinkInput, WHEN_ALL_IDLE,
 };
@@ -20,6 +20,7 @@ use crate::plan::{
     Action, Aggregation, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep, Stage, Step,
     StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
 };
+use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, DFSchema, ScalarValue, TableReference};
@@ -161,10 +162,49 @@ impl Bound {
 }
 
 /// Windows by a column of the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct PendingWindows {
     time: usize,
-    windows: Windows,
+    windows: Pending,
+}
+
+/// Which windows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pending {
+    Fixed(Windows),
+    /// Sessions, of these columns of the rows if they are given.
+    Sessions {
+        gap: Micros,
+        partition: Option<Vec<usize>>,
+    },
+}
+
+impl PendingWindows {
+    /// The columns of the rows that it needs.
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        let partition = match &self.windows {
+            Pending::Sessions { partition: Some(partition), .. } => partition.as_slice(),
+            _ => &[],
+        };
+        [self.time].into_iter().chain(partition.iter().copied())
+    }
+
+    /// The same where the rows' columns are elsewhere.
+    fn moved(&self, mut to: impl FnMut(usize) -> usize) -> Self {
+        let time = to(self.time);
+        let windows = match &self.windows {
+            Pending::Sessions { gap, partition } => {
+                let partition = partition.as_ref().map(|rows| rows.iter().map(|row| to(*row)).collect());
+                Pending::Sessions { gap: *gap, partition }
+            }
+            fixed => fixed.clone(),
+        };
+        PendingWindows { time, windows }
+    }
+
+    fn sessions(&self) -> bool {
+        matches!(self.windows, Pending::Sessions { .. })
+    }
 }
 
 /// What a column means to event time. Only bare columns keep it.
@@ -295,7 +335,7 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         for last in lasts {
             let mut stream = self.lower(plan, *last).map_err(|error| locate(error, self.blame))?;
-            assign_windows(self, &mut stream);
+            assign_windows(self, &mut stream).map_err(|error| locate(error, self.blame))?;
             self.materialise(&mut stream);
             let mut columns = vec![None; width];
             for (column, row) in needed.iter().zip(stream.row_places()) {
@@ -357,11 +397,10 @@ impl<'a> Planner<'a> {
             self.check_bounded(&stream)?;
         }
         if query.windows_only && stream.emit == Emit::Updating {
-            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none").help(
-                "GROUP BY window_start, window_end over TUMBLE, HOP or CUMULATE, or end the INSERT with EMIT FINAL",
-            ));
+            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
+                .help("GROUP BY window_start, window_end over TUMBLE or another window function, or end the INSERT with EMIT FINAL"));
         }
-        self.exactly(&mut stream, query.plan.schema().fields());
+        self.exactly(&mut stream, query.plan.schema().fields())?;
         Ok(stream)
     }
 
@@ -482,7 +521,13 @@ impl<'a> Planner<'a> {
 
     fn filter(&mut self, stream: &mut Stream, predicate: &Logical, schema: &DFSchema) -> Result<()> {
         if stream.reads_windows(predicate, schema) {
-            assign_windows(self, stream);
+            assign_windows(self, stream)?;
+        }
+        if stream.pending.as_ref().is_some_and(PendingWindows::sessions) {
+            let column = predicate.column_refs().into_iter().find_map(|column| column.spans.first());
+            self.blame = column.map(|span| Location::new(span.start.line, span.start.column));
+            return Err(Error::invalid("a session is made of all rows of its key, so they cannot be filtered behind SESSION")
+                .help("filter inside: SESSION((SELECT … WHERE …) PARTITION BY …, DESCRIPTOR(ts), gap); only the columns of PARTITION BY can be filtered by behind it"));
         }
         stream.compact();
         let bound = stream.bind(schema)?;
@@ -495,7 +540,7 @@ impl<'a> Planner<'a> {
     fn project(&mut self, stream: &mut Stream, exprs: &[Logical], schema: &DFSchema, output: &DFSchema) -> Result<()> {
         let computed = |expr: &&Logical| bare(expr).is_none();
         if exprs.iter().filter(computed).any(|expr| stream.reads_windows(expr, schema)) {
-            assign_windows(self, stream);
+            assign_windows(self, stream)?;
         }
         let place = |expr: &Logical, stream: &Stream| {
             bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i])
@@ -518,8 +563,8 @@ impl<'a> Planner<'a> {
             });
         }
         if let Some(pending) = &stream.pending {
-            let time = builder.copy(stream, pending.time, stream.rows.field(pending.time).name());
-            stream.pending = Some(PendingWindows { time, ..*pending });
+            let pending = pending.moved(|row| builder.copy(stream, row, stream.rows.field(row).name()));
+            stream.pending = Some(pending);
         }
         builder.apply(stream);
         stream.columns = columns;
@@ -540,6 +585,10 @@ impl<'a> Planner<'a> {
             return Err(
                 Error::invalid("this form of unnest is not yet supported").help("unnest one list in each SELECT")
             );
+        }
+        if stream.pending.as_ref().is_some_and(PendingWindows::sessions) {
+            return Err(Error::invalid("a session is made of all rows of its key, so their lists cannot become rows behind SESSION")
+                .help("unnest inside: SESSION((SELECT …, unnest(list) AS element FROM …) PARTITION BY …, DESCRIPTOR(ts), gap)"));
         }
         stream.compact();
         let Place::Row(row) = stream.columns[*column] else {
@@ -582,7 +631,7 @@ impl<'a> Planner<'a> {
                 .help("window the rows before they are aggregated"));
         }
         if stream.pending.is_some() {
-            assign_windows(self, &mut stream);
+            assign_windows(self, &mut stream)?;
         }
         let time = match stream.columns[column] {
             Place::Row(row) if matches!(stream.roles[row], Role::Time | Role::Window(_, Bound::Time | Bound::End)) => {
@@ -600,7 +649,22 @@ impl<'a> Planner<'a> {
                 )));
             }
         };
-        stream.pending = Some(PendingWindows { time, windows: assign.windows });
+        let windows = match &assign.windows {
+            Assigned::Fixed(windows) => Pending::Fixed(*windows),
+            Assigned::Sessions { gap, partition: None } => Pending::Sessions { gap: *gap, partition: None },
+            Assigned::Sessions { gap, partition: Some(columns) } => {
+                let row = |column: &Column| match assign.input.schema().maybe_index_of_column(column) {
+                    Some(index) => match stream.columns[index] {
+                        Place::Row(row) => Ok(row),
+                        Place::Window(_) => Err(Error::internal("a bound of windows that are assigned already")),
+                    },
+                    None => Err(Error::internal(format!("no column {column}"))),
+                };
+                let partition = columns.iter().map(row).collect::<Result<_>>()?;
+                Pending::Sessions { gap: *gap, partition: Some(partition) }
+            }
+        };
+        stream.pending = Some(PendingWindows { time, windows });
         stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
         Ok(stream)
@@ -625,7 +689,23 @@ impl<'a> Planner<'a> {
             .chain(&aggregate.aggr_expr)
             .any(|expr| stream.reads_windows(expr, schema));
         if stream.pending.is_some() && (!by_window || computes_with_windows) {
-            assign_windows(self, &mut stream);
+            assign_windows(self, &mut stream)?;
+        }
+        if let Some(PendingWindows { windows: Pending::Sessions { partition: Some(partition), .. }, .. }) =
+            &stream.pending
+        {
+            let keys = aggregate.group_expr.iter().map(|expr| place(expr, &stream));
+            let keys: BTreeSet<Option<usize>> = keys
+                .filter_map(|place| match place {
+                    Some(Place::Window(_)) => None,
+                    Some(Place::Row(row)) => Some(Some(row)),
+                    None => Some(None),
+                })
+                .collect();
+            if keys != partition.iter().map(|row| Some(*row)).collect() {
+                return Err(Error::invalid("this GROUP BY has other keys than the PARTITION BY of its SESSION")
+                    .help("GROUP BY window_start, window_end and the columns of PARTITION BY"));
+            }
         }
         let bound = stream.bind(schema)?;
 
@@ -658,7 +738,12 @@ impl<'a> Planner<'a> {
             calls.push(compile_call(expr, &bound)?);
         }
         let grouping = match (stream.pending.take(), attached) {
-            (Some(PendingWindows { time, windows }), _) => Grouping::Windowed { time, windows },
+            (Some(PendingWindows { time, windows: Pending::Fixed(windows) }), _) => {
+                Grouping::Windowed { time, windows }
+            }
+            (Some(PendingWindows { time, windows: Pending::Sessions { gap, .. } }), _) => {
+                Grouping::Session { time, gap }
+            }
             (None, Some(id)) => match stream.bounds_of(id) {
                 [Some(start), Some(end)] => Grouping::Attached { start, end },
                 _ => {
@@ -671,7 +756,7 @@ impl<'a> Planner<'a> {
             (None, None) if last => Grouping::Final,
             (None, None) => Grouping::Updating,
         };
-        let windowed = matches!(grouping, Grouping::Windowed { .. } | Grouping::Attached { .. });
+        let windowed = grouping.windowed();
         // Late rows are counted by what counts rows: if nobody asked for it, there is one that no column shows.
         if windowed && !calls.iter().any(AggregateCall::counts_rows) {
             calls.push(compile_call(&datafusion_functions_aggregate::expr_fn::count(lit(1_i64)), &bound)?);
@@ -695,7 +780,7 @@ impl<'a> Planner<'a> {
         let emit = match grouping {
             Grouping::Final => Emit::Final,
             Grouping::Updating => Emit::Updating,
-            Grouping::Windowed { .. } | Grouping::Attached { .. } => Emit::Append,
+            Grouping::Windowed { .. } | Grouping::Attached { .. } | Grouping::Session { .. } => Emit::Append,
         };
         let rows = Arc::new(Schema::new(aggregate.schema.fields().clone()));
         let base = self.step(
@@ -729,7 +814,7 @@ impl<'a> Planner<'a> {
         };
         let mut inputs = Vec::new();
         for stream in &mut streams {
-            self.exactly(stream, schema.fields());
+            self.exactly(stream, schema.fields())?;
             self.materialise(stream);
             inputs.push(Input { from: stream.base, route: Route::Forward });
         }
@@ -764,15 +849,15 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the rows' columns those of the query, in order and by name.
-    fn exactly(&mut self, stream: &mut Stream, fields: &Fields) {
-        assign_windows(self, stream);
+    fn exactly(&mut self, stream: &mut Stream, fields: &Fields) -> Result<()> {
+        assign_windows(self, stream)?;
         let rows: Vec<usize> = stream.row_places();
         let named = |(row, field): (&usize, &FieldRef)| stream.rows.field(*row).name() == field.name();
         if rows.iter().copied().eq(0..stream.rows.fields().len()) && rows.iter().zip(fields).all(named) {
-            return;
+            return Ok(());
         }
         if self.fold(stream, &rows, fields) {
-            return;
+            return Ok(());
         }
         let mut builder = ProjectBuilder::default();
         for (row, field) in rows.iter().zip(fields) {
@@ -784,6 +869,7 @@ impl<'a> Planner<'a> {
         }
         builder.apply(stream);
         stream.columns = (0..fields.len()).map(Place::Row).collect();
+        Ok(())
     }
 
     /// Where the rows come straight from an aggregate, its results can be put in order and named there.
@@ -891,8 +977,9 @@ impl Stream {
     /// The same, but the `others` stay, too.
     fn compact_but(&mut self, others: &BTreeSet<usize>) {
         let mut builder = ProjectBuilder::default();
-        let time = self.pending.map(|pending| pending.time);
-        let needed: BTreeSet<usize> = self.row_places().into_iter().chain(time).chain(others.iter().copied()).collect();
+        let pending = self.pending.iter().flat_map(PendingWindows::rows);
+        let needed: BTreeSet<usize> =
+            self.row_places().into_iter().chain(pending).chain(others.iter().copied()).collect();
         if needed.len() == self.rows.fields().len() {
             return;
         }
@@ -905,7 +992,7 @@ impl Stream {
             window => *window,
         });
         self.columns = columns.collect();
-        self.pending = self.pending.map(|pending| PendingWindows { time: moved(pending.time), ..pending });
+        self.pending = self.pending.as_ref().map(|pending| pending.moved(moved));
         builder.apply(self);
     }
 
@@ -967,9 +1054,8 @@ impl Stream {
                 window => window,
             });
         }
-        if let Some(pending) = self.pending {
-            let time = builder.copy(self, pending.time, self.rows.field(pending.time).name());
-            self.pending = Some(PendingWindows { time, ..pending });
+        if let Some(pending) = &self.pending {
+            self.pending = Some(pending.moved(|row| builder.copy(self, row, self.rows.field(row).name())));
         }
         for row in (0..self.roles.len()).filter(|row| self.window_of(*row).is_some()) {
             builder.copy(self, row, self.rows.field(row).name());
@@ -1013,11 +1099,18 @@ impl ProjectBuilder {
 }
 
 /// Assigns pending windows to the rows, because something reads their bounds.
-fn assign_windows(planner: &mut Planner, stream: &mut Stream) {
+fn assign_windows(planner: &mut Planner, stream: &mut Stream) -> Result<()> {
     if stream.pending.is_some() {
         stream.compact();
     }
-    let Some(PendingWindows { time, windows }) = stream.pending.take() else { return };
+    let (time, windows) = match stream.pending.take() {
+        None => return Ok(()),
+        Some(PendingWindows { time, windows: Pending::Fixed(windows) }) => (time, windows),
+        Some(PendingWindows { windows: Pending::Sessions { .. }, .. }) => {
+            return Err(Error::invalid("a session's bounds are known only when it has closed, so its rows cannot be read one by one")
+                .help("GROUP BY window_start, window_end and the columns of PARTITION BY; compute with the bounds around that"));
+        }
+    };
     let width = stream.rows.fields().len();
     let bound = |name: &str| Arc::new(Field::new(name, event_time_type(), false));
     let fields: Vec<FieldRef> =
@@ -1033,6 +1126,7 @@ fn assign_windows(planner: &mut Planner, stream: &mut Stream) {
             *place = Place::Row(width + offset);
         }
     }
+    Ok(())
 }
 
 /// The column that `expr` merely names.
@@ -1106,6 +1200,7 @@ fn aggregate_name(
     }
     match grouping {
         Grouping::Windowed { windows, .. } => name.push_str(&format!(" {}", crate::plan::describe_windows(windows))),
+        Grouping::Session { gap, .. } => name.push_str(&format!(" {}", crate::plan::describe_sessions(*gap))),
         Grouping::Attached { .. } => name.push_str(" in windows of its input"),
         Grouping::Final | Grouping::Updating => {}
     }

@@ -14,6 +14,9 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
 
+/// The name of the argument that stands in front of SESSION's keys: no other can have it, not even in quotes.
+pub(super) const PARTITION_BY: &str = "\0PARTITION BY";
+
 /// The dialect of all of it.
 pub(super) const DIALECT: GenericDialect = GenericDialect {};
 
@@ -321,8 +324,8 @@ fn cut_emit(tokens: &mut Vec<TokenWithSpan>) -> Option<(EmitClause, Location)> {
     Some((clause, at))
 }
 
-/// Spells for sqlparser what it does not read: drops `TABLE` before a name in a function's arguments, makes `MAP<K, V>` into `MAP(K, V)`
-/// and `ROW<…>` into `STRUCT<…>`.
+/// Spells for sqlparser what it does not read: drops `TABLE` before a name in a function's arguments, makes `MAP<K, V>` into `MAP(K, V)`,
+/// `ROW<…>` into `STRUCT<…>` and the `PARTITION BY` behind a function's argument into an argument of its own.
 fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     // For each open angle bracket of a type: the token that closes it in sqlparser's spelling.
@@ -335,6 +338,16 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             Token::Word(word)
                 if word.keyword == Keyword::TABLE && in_arguments && matches!(next, Some(Token::Word(_))) =>
             {
+                continue;
+            }
+            Token::Word(word)
+                if word.keyword == Keyword::PARTITION
+                    && matches!(&next, Some(Token::Word(next)) if next.keyword == Keyword::BY)
+                    && matches!(out.last().map(|t| &t.token), Some(Token::RParen | Token::Word(_))) =>
+            {
+                tokens.next();
+                let mark = Token::make_word(PARTITION_BY, Some('"'));
+                out.extend([Token::Comma, mark, Token::Comma].map(|part| TokenWithSpan::new(part, token.span)));
                 continue;
             }
             Token::Word(word) if next == Some(Token::Lt) && is_type_word(word) => {

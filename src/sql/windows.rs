@@ -1,11 +1,14 @@
-//! `TUMBLE`, `HOP` and `CUMULATE`: the table functions that say in which windows a row lies.
+//! `TUMBLE`, `HOP`, `CUMULATE` and `SESSION`: the table functions that say in which windows a row lies.
 //!
 //! They become a [`WindowAssign`] node, which adds `window_start`, `window_end` and `window_time`. Filters on other columns go
 //! below it, and so does the choice of columns; what is left of it the planner merges into the aggregate above, where it can.
+//! A session depends on all rows of its key, so only filters on the key go below it.
 
 use super::place::through;
+use super::statements::PARTITION_BY;
 use crate::error::{Error, nearest};
 use crate::plan::{Windows, event_time_type};
+use crate::time::Micros;
 use arrow::datatypes::Field;
 use datafusion_common::{
     Column, DFSchema, DFSchemaRef, Diagnostic, Result, ScalarValue, Span, TableReference, internal_err,
@@ -33,14 +36,33 @@ const WINDOWS_OF_A_ROW_MAX: i64 = 10_000;
 pub(super) struct WindowAssign {
     pub input: Arc<LogicalPlan>,
     pub time: Column,
-    pub windows: Windows,
+    pub windows: Assigned,
     /// The columns of the input that are not hidden.
     pub kept: Vec<usize>,
     schema: DFSchemaRef,
 }
 
+/// Which windows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Assigned {
+    /// Those of TUMBLE, HOP and CUMULATE.
+    Fixed(Windows),
+    /// Sessions; of the whole rest of the GROUP BY if no `partition` is given.
+    Sessions { gap: Micros, partition: Option<Vec<Column>> },
+}
+
+impl Assigned {
+    /// The columns of PARTITION BY.
+    pub fn partition(&self) -> &[Column] {
+        match self {
+            Assigned::Sessions { partition: Some(columns), .. } => columns,
+            _ => &[],
+        }
+    }
+}
+
 impl WindowAssign {
-    pub fn new(input: LogicalPlan, time: Column, windows: Windows) -> Result<Self> {
+    pub fn new(input: LogicalPlan, time: Column, windows: Assigned) -> Result<Self> {
         let bound = |name: &str| (None, Arc::new(Field::new(name, event_time_type(), false)));
         let hidden = |index: &usize| WINDOW_COLUMNS.contains(&input.schema().field(*index).name().as_str());
         let kept: Vec<usize> = (0..input.schema().fields().len()).filter(|index| !hidden(index)).collect();
@@ -72,11 +94,18 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        vec![Expr::Column(self.time.clone())]
+        [&self.time].into_iter().chain(self.windows.partition()).cloned().map(Expr::Column).collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        WINDOW_COLUMNS.map(str::to_owned).into()
+        match &self.windows {
+            Assigned::Fixed(_) => WINDOW_COLUMNS.map(str::to_owned).into(),
+            Assigned::Sessions { .. } => {
+                let free = |name: &str| self.windows.partition().iter().any(|column| column.name == name);
+                let names = self.schema.fields().iter().map(|field| field.name().clone());
+                names.filter(|name| !free(name)).collect()
+            }
+        }
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -84,15 +113,29 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        match (exprs.pop(), inputs.pop()) {
-            (Some(Expr::Column(time)), Some(input)) => WindowAssign::new(input, time, self.windows),
-            (expr, _) => internal_err!("a window over {expr:?}"),
-        }
+        let columns = exprs.drain(..).map(|expr| match expr {
+            Expr::Column(column) => Ok(column),
+            expr => internal_err!("a window over {expr:?}"),
+        });
+        let mut columns = columns.collect::<Result<Vec<_>>>()?;
+        let (Some(input), false) = (inputs.pop(), columns.is_empty()) else {
+            return internal_err!("a window over nothing");
+        };
+        let time = columns.remove(0);
+        let windows = match &self.windows {
+            Assigned::Sessions { gap, partition: Some(_) } => {
+                Assigned::Sessions { gap: *gap, partition: Some(columns) }
+            }
+            windows => windows.clone(),
+        };
+        WindowAssign::new(input, time, windows)
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let mut needed: Vec<usize> = output_columns.iter().filter_map(|index| self.kept.get(*index).copied()).collect();
-        needed.push(self.input.schema().maybe_index_of_column(&self.time)?);
+        for column in [&self.time].into_iter().chain(self.windows.partition()) {
+            needed.push(self.input.schema().maybe_index_of_column(column)?);
+        }
         needed.sort_unstable();
         needed.dedup();
         Some(vec![needed])
@@ -119,15 +162,17 @@ impl RelationPlanner for WindowFunctions {
         };
         let call = Call::new(&name, arguments)?;
         let input = context.plan(call.data.clone())?;
-        let time = context.sql_to_expr(call.time.clone(), input.schema())?;
-        let Expr::Column(time) = time else {
-            return Err(at(
-                &call.time,
-                Error::invalid(format!("{} goes by a column, not by an expression", call.function))
-                    .help("compute it in a column of the table and declare a WATERMARK for that"),
-            ));
+        let mut column = |expr: &ast::Expr| match context.sql_to_expr(expr.clone(), input.schema())? {
+            Expr::Column(column) => Ok(column),
+            _ => Err(at(
+                expr,
+                Error::invalid(format!("{} goes by columns, not by an expression", call.function))
+                    .help("compute it in a column of the table, or in a query that stands in the table's place"),
+            )),
         };
-        let windows = windows(&call, context)?;
+        let time = column(&call.time)?;
+        let partition = call.partition.as_ref().map(|keys| keys.iter().map(&mut column).collect::<Result<Vec<_>>>());
+        let windows = windows(&call, partition.transpose()?, context)?;
         let node = WindowAssign::new(input, time, windows)?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
@@ -135,7 +180,7 @@ impl RelationPlanner for WindowFunctions {
 }
 
 /// The windows that `call` asks for.
-fn windows(call: &Call, context: &mut dyn RelationPlannerContext) -> Result<Windows> {
+fn windows(call: &Call, partition: Option<Vec<Column>>, context: &mut dyn RelationPlannerContext) -> Result<Assigned> {
     let Call { function, intervals, .. } = call;
     let mut lengths = Vec::new();
     for (what, interval) in intervals {
@@ -153,7 +198,8 @@ fn windows(call: &Call, context: &mut dyn RelationPlannerContext) -> Result<Wind
         _ => 0,
     };
     let (slide, size) = match lengths[..] {
-        [size] => return Ok(Windows::hop(size, size, offset)),
+        [gap] if *function == Function::Session => return Ok(Assigned::Sessions { gap, partition }),
+        [size] => return Ok(Assigned::Fixed(Windows::hop(size, size, offset))),
         [slide, size] => (slide, size),
         _ => return internal_err!("{function} takes one or two lengths"),
     };
@@ -164,9 +210,9 @@ fn windows(call: &Call, context: &mut dyn RelationPlannerContext) -> Result<Wind
     }
     match function {
         Function::Cumulate if size % slide != 0 => wrong("CUMULATE's size is not a multiple of its step".into()),
-        Function::Cumulate => Ok(Windows::cumulate(slide, size, offset)),
+        Function::Cumulate => Ok(Assigned::Fixed(Windows::cumulate(slide, size, offset))),
         _ if slide > size => wrong("HOP's slide is longer than its size, so rows between windows would vanish".into()),
-        _ => Ok(Windows::hop(slide, size, offset)),
+        _ => Ok(Assigned::Fixed(Windows::hop(slide, size, offset))),
     }
 }
 
@@ -179,10 +225,11 @@ enum Function {
     Tumble,
     Hop,
     Cumulate,
+    Session,
 }
 
 impl Function {
-    const ALL: [Function; 3] = [Function::Tumble, Function::Hop, Function::Cumulate];
+    const ALL: [Function; 4] = [Function::Tumble, Function::Hop, Function::Cumulate, Function::Session];
 
     /// Its arguments, the optional one last.
     fn arguments(self) -> &'static [&'static str] {
@@ -190,6 +237,7 @@ impl Function {
             Function::Tumble => &["data", "timecol", "size", OFFSET],
             Function::Hop => &["data", "timecol", "slide", "size", OFFSET],
             Function::Cumulate => &["data", "timecol", "step", "size", OFFSET],
+            Function::Session => &["data", "timecol", "gap"],
         }
     }
 
@@ -198,6 +246,7 @@ impl Function {
             Function::Tumble => "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)",
             Function::Hop => "HOP(TABLE t, DESCRIPTOR(ts), slide, size): the slide comes first",
             Function::Cumulate => "CUMULATE(TABLE t, DESCRIPTOR(ts), step, size): the step comes first",
+            Function::Session => "SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '1' MINUTE)",
         }
     }
 }
@@ -208,6 +257,7 @@ impl fmt::Display for Function {
             Function::Tumble => "TUMBLE",
             Function::Hop => "HOP",
             Function::Cumulate => "CUMULATE",
+            Function::Session => "SESSION",
         })
     }
 }
@@ -217,23 +267,28 @@ struct Call {
     function: Function,
     data: TableFactor,
     time: ast::Expr,
+    partition: Option<Vec<ast::Expr>>,
     /// Each with its name.
     intervals: Vec<(&'static str, ast::Expr)>,
 }
 
 impl Call {
-    fn new(name: &ObjectName, arguments: Vec<FunctionArg>) -> Result<Self> {
+    fn new(name: &ObjectName, mut arguments: Vec<FunctionArg>) -> Result<Self> {
         let spelled = name.to_string();
-        if spelled.eq_ignore_ascii_case("session") {
-            let error = Error::invalid("SESSION windows are not yet supported");
-            return Err(at(name, error.help("TUMBLE, HOP and CUMULATE are")));
-        }
         let function = Function::ALL.into_iter().find(|f| f.to_string().eq_ignore_ascii_case(&spelled));
         let function = function.ok_or_else(|| unknown(name))?;
         let names = function.arguments();
         let wrong = |reason: String| {
             at(name, Error::invalid(format!("{function}: {reason}")).help(format!("write {}", function.usage())))
         };
+        let partition = cut_partition(&mut arguments);
+        match &partition {
+            Some(_) if function != Function::Session => {
+                return Err(wrong("PARTITION BY belongs to SESSION: other windows are the same for all keys".into()));
+            }
+            Some(keys) if keys.is_empty() => return Err(wrong("PARTITION BY names no column".into())),
+            _ => {}
+        }
         let count = arguments.len();
         let mut values: Vec<Option<ast::Expr>> = vec![None; names.len()];
         for (position, argument) in arguments.into_iter().enumerate() {
@@ -261,8 +316,27 @@ impl Call {
         let mut next = || given.next().expect("each argument but the last is there, as checked above").1;
         let data = relation(next()).map_err(&wrong)?;
         let time = descriptor(next()).map_err(&wrong)?;
-        Ok(Call { function, data, time, intervals: given.collect() })
+        Ok(Call { function, data, time, partition, intervals: given.collect() })
     }
+}
+
+/// Takes `PARTITION BY key, …` out of the arguments, where [`PARTITION_BY`] stands in front of it.
+fn cut_partition(arguments: &mut Vec<FunctionArg>) -> Option<Vec<ast::Expr>> {
+    let unnamed = |argument: &FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => Some(value.clone()),
+        _ => None,
+    };
+    let marks = |argument| matches!(unnamed(argument), Some(ast::Expr::Identifier(name)) if name.value == PARTITION_BY);
+    let first = arguments.iter().position(marks)?;
+    let descriptor = |value: &ast::Expr| match value {
+        ast::Expr::Function(function) => function.name.to_string().eq_ignore_ascii_case("descriptor"),
+        _ => false,
+    };
+    // The keys end where DESCRIPTOR or a name says so, else before the last two arguments.
+    let rest = &arguments[first + 1..];
+    let stop = rest.iter().position(|argument| unnamed(argument).is_none_or(|value| descriptor(&value)));
+    let count = stop.unwrap_or(rest.len().saturating_sub(2));
+    Some(arguments.drain(first..=first + count).skip(1).filter_map(|argument| unnamed(&argument)).collect())
 }
 
 /// The argument that names the rows: a table or a query.
@@ -331,9 +405,10 @@ fn unknown(name: &ObjectName) -> datafusion_common::DataFusionError {
     let error = Error::invalid(format!("unknown table function '{name}'"));
     at(
         name,
-        match nearest(&name.to_string().to_lowercase(), ["tumble", "hop", "cumulate"]) {
+        match nearest(&name.to_string().to_lowercase(), ["tumble", "hop", "cumulate", "session"]) {
             Some(near) => error.help(format!("did you mean {near}?")),
-            None => error.help("the table functions are TUMBLE, HOP and CUMULATE; for lists there is SELECT unnest(…)"),
+            None => error
+                .help("the table functions are TUMBLE, HOP, CUMULATE and SESSION; for lists there is SELECT unnest(…)"),
         },
     )
 }

@@ -24,6 +24,7 @@ use highwater::time::{Clock, SystemClock};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -332,6 +333,48 @@ impl Row {
 pub fn windows(time: i64, size: i64, slide: i64) -> Vec<i64> {
     let last = time.div_euclid(slide) * slide;
     (0..).map(|back| last - back * slide).take_while(|start| start + size > time).collect()
+}
+
+/// A session: its key, its start, its end and its rows.
+pub type Session = (Option<String>, i64, i64, Vec<Row>);
+
+/// What sessions by word say, worked out from all their rows again in each epoch.
+pub struct Sessions {
+    pub gap: i64,
+    open: BTreeMap<Option<String>, Vec<Row>>,
+    mark: i64,
+}
+
+impl Sessions {
+    pub fn new(gap: i64) -> Self {
+        Sessions { gap, open: BTreeMap::new(), mark: i64::MIN }
+    }
+
+    /// The sessions that close in an epoch of `rows` that ends with the watermark `mark`, and the rows that are late in it.
+    pub fn epoch(&mut self, rows: impl IntoIterator<Item = Row>, mark: i64) -> (Vec<Session>, Vec<Row>) {
+        let mut all: BTreeMap<Option<String>, Vec<(bool, Row)>> = BTreeMap::new();
+        for (word, rows) in std::mem::take(&mut self.open) {
+            all.entry(word).or_default().extend(rows.into_iter().map(|row| (false, row)));
+        }
+        rows.into_iter().for_each(|row| all.entry(row.word.clone()).or_default().push((true, row)));
+        let (mut closed, mut late) = (Vec::new(), Vec::new());
+        for (word, mut rows) in all {
+            rows.sort_by_key(|(_, row)| row.ts);
+            for session in rows.chunk_by(|(_, a), (_, b)| b.ts - a.ts < self.gap) {
+                let (start, end) = (session[0].1.ts, session[session.len() - 1].1.ts + self.gap);
+                let rows = session.iter().map(|(_, row)| row.clone());
+                if session.iter().all(|(new, _)| *new) && end <= self.mark {
+                    late.extend(rows);
+                } else if end <= mark {
+                    closed.push((word.clone(), start, end, rows.collect()));
+                } else {
+                    self.open.entry(word.clone()).or_default().extend(rows);
+                }
+            }
+        }
+        self.mark = mark;
+        (closed, late)
+    }
 }
 
 /// Rows of the schema.

@@ -46,7 +46,7 @@ impl Planner<'_> {
         if streams.iter().any(|stream| stream.emit == Emit::Updating) {
             return Err(Error::invalid("a join of results that change is not yet supported").help(WINDOWS));
         }
-        streams.iter_mut().for_each(|stream| assign_windows(self, stream));
+        streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
         let Some(windows) = windows_of(&streams, &plans, &on) else {
             let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
             self.blame = conditions.into_iter().find_map(place_of);

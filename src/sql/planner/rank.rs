@@ -56,7 +56,7 @@ impl Planner<'_> {
             return Err(Error::invalid("row_number over results that change is not yet supported")
                 .help("give the inner GROUP BY a window, and number the rows of each window"));
         }
-        super::assign_windows(self, &mut stream);
+        super::assign_windows(self, &mut stream)?;
         let id = self.windows_of_partition(&stream, &call, window.input.schema())?;
         stream.compact_but(&stream.bounds_of(id).into_iter().flatten().collect());
         let params = &call.params;
