@@ -6,7 +6,7 @@
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::time::format_micros;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, new_null_array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode};
@@ -321,6 +321,18 @@ impl Accumulators {
                 .groups
                 .update_batch(&arguments, numbers, filter, groups)
                 .map_err(|error| from_datafusion(error).within(format!("aggregate {call}")))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a first group that no row of `schema` belongs to.
+    pub fn update_with_nothing(&mut self, schema: &Schema) -> Result<()> {
+        for (call, accumulator) in self.calls.iter().zip(&mut self.inner) {
+            let null = |argument: &Expr| Ok(new_null_array(&argument.data_type(schema)?, 1));
+            let arguments = call.arguments.iter().map(null).collect::<Result<Vec<_>>>()?;
+            // accumulators take it that a group has a row, so it gets one that is filtered out
+            let filter = BooleanArray::from(vec![false]);
+            accumulator.groups.update_batch(&arguments, &[0], Some(&filter), 1).map_err(from_datafusion)?;
         }
         Ok(())
     }

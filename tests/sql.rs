@@ -555,6 +555,18 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
         "METADATA columns are not yet supported",
         "",
     );
+    check_error(
+        "SELECT bidder, last_value(auction) FROM bids GROUP BY bidder",
+        "1:27",
+        "last_value is refused: its result depends on which row comes first",
+        "last_value(auction ORDER BY …)",
+    );
+    check_error(
+        "SELECT any_value(bidder) FROM bids",
+        "1:18",
+        "any_value is refused: its result depends on which row comes first",
+        "min(bidder)",
+    );
     check_error("SELECT now() FROM lines", "1:8", "now() is refused: it is not a function of the rows", "replay");
     check_error("SELECT random() FROM lines", "1:8", "random() is refused: it is not a function of the rows", "replay");
     check_error(

@@ -317,3 +317,56 @@ fn a_join_by_nothing_but_the_window() {
         check(rng, &[&t, &u], "a TIMESTAMP(6), w STRING, n BIGINT", &insert, rows.collect(), late_left + late_right);
     });
 }
+
+#[test]
+fn distinct_rows_of_a_window() {
+    for_seeds(2, |rng| {
+        let table = Table::random(rng);
+        let size = 3 * SECOND;
+        let windowed = table.windowed(size, size);
+        let late = windowed.iter().filter(|(_, open)| open.is_empty()).count();
+        let (open, _) = pieces(&table, &table.marks(), size, size);
+        let rows: BTreeSet<_> = open.iter().map(|(start, row)| (*start, &row.word)).collect();
+        let rows = rows.into_iter().map(|(start, word)| row!(start, start + size, *word)).collect();
+        let insert = "SELECT DISTINCT window_start, window_end, word FROM tumble(t, ts, INTERVAL '3' SECOND)";
+        check(rng, &[&table], "a TIMESTAMP(6), b TIMESTAMP(6), word STRING", insert, rows, late);
+    });
+}
+
+fn sorted_by<'a, K: Ord>(rows: &[&'a Row], sort: impl Fn(&'a Row) -> K) -> Vec<&'a Row> {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| sort(row));
+    rows
+}
+
+#[test]
+fn ordered_aggregates_do_not_depend_on_who_came_first() {
+    for_seeds(3, |rng| {
+        let table = Table::random(rng);
+        let size = 5 * SECOND;
+        let windowed = table.windowed(size, size);
+        let late = windowed.iter().filter(|(_, open)| open.is_empty()).count();
+        let (open, _) = pieces(&table, &table.marks(), size, size);
+        let rows = group(open).into_iter().map(|(start, rows)| {
+            let nulls_last = |value: &Option<i64>| (value.is_none(), *value);
+            let all: Vec<Option<i64>> = sorted_by(&rows, |row| nulls_last(&row.n.map(|n| n % 4)))
+                .iter()
+                .map(|row| row.n.map(|n| n % 4))
+                .collect();
+            let by_second = |row: &Row| row.ts.div_euclid(SECOND);
+            let pairs = sorted_by(&rows, |row| (Reverse(by_second(row)), nulls_last(&row.n)));
+            let pairs: Vec<Option<i64>> = pairs.iter().map(|row| row.n).collect();
+            let words: Vec<&str> =
+                sorted_by(&rows, |row| &row.word).iter().filter_map(|row| row.word.as_deref()).collect();
+            let text = (!words.is_empty()).then(|| words.join("|"));
+            let first = sorted_by(&rows, |row| (by_second(row), row.word.is_none(), &row.word));
+            let last = sorted_by(&rows, |row| (by_second(row), nulls_last(&row.n)));
+            row!(start, all, pairs, text, first[0].word, last[last.len() - 1].n)
+        });
+        let columns = "a TIMESTAMP(6), b ARRAY<BIGINT>, c ARRAY<BIGINT>, d STRING, e STRING, f BIGINT";
+        let insert = "SELECT window_start, array_agg(n % 4), array_agg(n ORDER BY date_trunc('second', ts) DESC), string_agg(word, '|'), \
+                      first_value(word ORDER BY date_trunc('second', ts)), last_value(n ORDER BY date_trunc('second', ts)) \
+                      FROM tumble(t, ts, INTERVAL '5' SECOND) GROUP BY window_start";
+        check(rng, &[&table], columns, insert, rows.collect(), late);
+    });
+}

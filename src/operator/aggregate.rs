@@ -86,6 +86,8 @@ pub struct Aggregate {
     spec: Arc<Aggregation>,
     feed: Feed,
     schema: SchemaRef,
+    /// It answers for an input without rows, and has not yet.
+    answers_nothing: bool,
     open: BTreeMap<Span, Block>,
     /// The watermark of the last complete epoch: what ends at or before it has closed.
     mark: Watermark,
@@ -95,7 +97,21 @@ pub struct Aggregate {
 impl Aggregate {
     /// The operator of `spec`, whose results have the columns of `schema`.
     pub fn new(spec: Arc<Aggregation>, feed: Feed, schema: SchemaRef) -> Self {
-        Aggregate { spec, feed, schema, open: BTreeMap::new(), mark: Watermark::NONE, late_rows: 0 }
+        Aggregate {
+            spec,
+            feed,
+            schema,
+            answers_nothing: false,
+            open: BTreeMap::new(),
+            mark: Watermark::NONE,
+            late_rows: 0,
+        }
+    }
+
+    /// The same, for one operator of all: without keys the end of an input without rows has an answer, too.
+    pub fn answering_for_nothing(mut self) -> Self {
+        self.answers_nothing = self.spec.grouping == Grouping::Final && self.spec.keys.is_empty();
+        self
     }
 
     fn add(&mut self, span: Span, rows: &Batch) -> Result<()> {
@@ -146,6 +162,12 @@ impl Operator for Aggregate {
 
     fn on_epoch(&mut self, _: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
         self.mark = mark;
+        if self.answers_nothing && mark == Watermark::END {
+            self.answers_nothing = false;
+            if self.open.is_empty() {
+                self.open.insert(Span::ALL, Block::of_nothing(&self.spec)?);
+            }
+        }
         while let Some(entry) = self.open.first_entry() {
             if entry.key().end > mark.micros() {
                 break;

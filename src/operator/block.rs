@@ -29,6 +29,14 @@ impl Block {
         })
     }
 
+    /// A block of no rows that has the group of a GROUP BY without keys: its results are what SQL says of nothing, `count(*)` 0.
+    pub fn of_nothing(spec: &Arc<Aggregation>) -> Result<Self> {
+        let mut block = Block::new(spec)?;
+        block.groups.intern(&[], 1, &mut block.numbers)?;
+        block.accumulators.update_with_nothing(&spec.input)?;
+        Ok(block)
+    }
+
     /// Adds input rows.
     pub fn update(&mut self, rows: &Batch) -> Result<()> {
         let keys = self.spec.keys.iter().map(|(key, _)| key.evaluate(rows)).collect::<Result<Vec<_>>>()?;

@@ -118,7 +118,11 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let operator: Box<dyn Operator> = match spec.grouping {
                     Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
                     Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
-                    _ => Box::new(Aggregate::new(spec, feed, Arc::clone(&step.schema))),
+                    _ => {
+                        let aggregate = Aggregate::new(spec, feed, Arc::clone(&step.schema));
+                        // without keys all rows go to worker 0
+                        Box::new(if scope.index() == 0 { aggregate.answering_for_nothing() } else { aggregate })
+                    }
                 };
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
             }

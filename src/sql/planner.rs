@@ -5,6 +5,7 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 mod join;
+mod ordered;
 mod rank;
 mod values;
 
@@ -735,7 +736,7 @@ impl<'a> Planner<'a> {
         let mut calls = Vec::new();
         for expr in &aggregate.aggr_expr {
             output.push(OutputColumn::Call(calls.len()));
-            calls.push(compile_call(expr, &bound)?);
+            calls.push(compile_call(&self.ordered(expr)?, &bound)?);
         }
         let grouping = match (stream.pending.take(), attached) {
             (Some(PendingWindows { time, windows: Pending::Fixed(windows) }), _) => {
