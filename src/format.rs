@@ -8,12 +8,20 @@
 //! ```
 //! A [`Format`] is checked settings; what it makes is bound to a schema and belongs to one worker.
 
+pub mod avro;
 pub mod csv;
+mod fit;
 pub mod json;
+mod lines;
+mod objects;
+pub mod parquet;
 pub mod raw;
 
 mod records;
 
+pub use fit::Missing;
+pub use lines::Packing;
+pub use objects::{FileFormat, ReadAt, ReadRows, WriteFile};
 pub use records::{Framing, RECORD_BYTES_MAX, Records};
 
 use crate::batch::{BATCH_ROWS, Batch};

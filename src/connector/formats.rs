@@ -1,8 +1,8 @@
 //! How a definition chooses a format and sets it: the options that start with its name.
 
 use super::options::{Named, OptionSpec, Options, Preset, Takes};
-use crate::error::Result;
-use crate::format::Format;
+use crate::error::{Error, Result};
+use crate::format::{FileFormat, Format, avro, parquet};
 
 /// What a format says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +28,22 @@ pub const FORMATS: &[FormatSpec] = &[
         options: &[&JSON_NULLS, &JSON_TIMESTAMPS],
     },
     FormatSpec { name: "csv", about: "Fields by position", options: &[&CSV_DELIMITER, &CSV_NULL] },
+    FormatSpec {
+        name: "parquet",
+        about: "Files of columns in groups of rows, found by name; for connector `file`",
+        options: &[&PARQUET_COMPRESSION, &PARQUET_GROUP_BYTES],
+    },
+    FormatSpec {
+        name: "avro",
+        about: "Object container files, columns by name; for connector `file`",
+        options: &[&AVRO_CODEC],
+    },
 ];
 
 // not `Required`: where records have two parts, each part's own option will do
 pub(in crate::connector) const FORMAT: OptionSpec = OptionSpec::both(
     "format",
-    Takes::Name("format", &["json", "csv", "raw", "text"]),
+    Takes::Name("format", &["json", "csv", "raw", "text", "parquet", "avro"]),
     Preset::None(""),
     "how records are written",
 );
@@ -61,6 +71,27 @@ const CSV_DELIMITER: OptionSpec = OptionSpec::both(
 
 const CSV_NULL: OptionSpec = OptionSpec::both("csv.null", Takes::Text, Preset::Is(""), "the text that stands for NULL");
 
+const PARQUET_COMPRESSION: OptionSpec = OptionSpec::writing(
+    "parquet.compression",
+    Takes::Choice(&["zstd", "snappy", "gzip", "none"]),
+    Preset::Is("zstd"),
+    "how pages are compressed",
+);
+
+const PARQUET_GROUP_BYTES: OptionSpec = OptionSpec::writing(
+    "parquet.row-group.bytes",
+    Takes::Bytes,
+    Preset::Is("64 MiB"),
+    "the size of a row group, which each file that is being written keeps in memory",
+);
+
+const AVRO_CODEC: OptionSpec = OptionSpec::writing(
+    "avro.codec",
+    Takes::Choice(&["snappy", "deflate", "zstandard", "null"]),
+    Preset::Is("snappy"),
+    "how blocks are compressed; only `snappy` has a checksum",
+);
+
 /// The options that choose and set a format where its names start with `prefix`.
 pub(super) fn declared(prefix: &str) -> impl Iterator<Item = Named<'static>> {
     // the parts of a record need a format each only if its connector says so
@@ -74,11 +105,51 @@ impl Options {
         self.is_given(FORMAT.under(prefix))
     }
 
-    /// The format that option `{prefix}format` names, with its settings from `{prefix}json.…` and `{prefix}csv.…`; the
-    /// prefix is empty, or `key.` or `value.` where a record has two parts.
+    /// The format of records that option `{prefix}format` names, with its settings from `{prefix}json.…` and
+    /// `{prefix}csv.…`; the prefix is empty, or `key.` or `value.` where a record has two parts.
     pub fn format(&self, prefix: &str) -> Result<Format> {
+        match self.file_format(prefix)? {
+            FileFormat::Records(format) => Ok(format),
+            FileFormat::Parquet(_) | FileFormat::Avro(_) => {
+                let option = FORMAT.under(prefix);
+                let name = self.text(option.clone()).unwrap_or_default();
+                let wrong = format!("format '{name}' is one of files, and here are records");
+                Err(self
+                    .misvalued(option, Error::invalid(wrong))
+                    .help("use it with connector 'file'; records can be json, csv or raw"))
+            }
+        }
+    }
+
+    /// The format of files that option `{prefix}format` names, with its settings.
+    pub fn file_format(&self, prefix: &str) -> Result<FileFormat> {
         let name = self.required(FORMAT.under(prefix))?;
         FORMAT.takes.check(name).map_err(|error| self.misvalued(FORMAT.under(prefix), error))?;
+        match name {
+            "parquet" => {
+                let group_bytes = self.bytes(PARQUET_GROUP_BYTES.under(prefix))?;
+                if group_bytes == 0 {
+                    return Err(self.wrong(PARQUET_GROUP_BYTES.under(prefix), "a row group has at least one byte"));
+                }
+                let compression = match self.choice(PARQUET_COMPRESSION.under(prefix))? {
+                    "none" => parquet::Compression::None,
+                    "snappy" => parquet::Compression::Snappy,
+                    "gzip" => parquet::Compression::Gzip,
+                    _ => parquet::Compression::Zstd,
+                };
+                return Ok(FileFormat::Parquet(parquet::Settings { compression, group_bytes }));
+            }
+            "avro" => {
+                let codec = match self.choice(AVRO_CODEC.under(prefix))? {
+                    "null" => avro::Codec::Null,
+                    "deflate" => avro::Codec::Deflate,
+                    "zstandard" => avro::Codec::Zstandard,
+                    _ => avro::Codec::Snappy,
+                };
+                return Ok(FileFormat::Avro(avro::Settings { codec }));
+            }
+            _ => {}
+        }
         let mut format = Format::named(name)?;
         match &mut format {
             Format::Raw => {}
@@ -98,6 +169,6 @@ impl Options {
                 csv.null = self.required(CSV_NULL.under(prefix))?.to_owned();
             }
         }
-        Ok(format)
+        Ok(FileFormat::Records(format))
     }
 }

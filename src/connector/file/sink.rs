@@ -6,11 +6,11 @@
 //! Files that are there already are refused, or with `sink.overwrite` replaced: each when its successor is complete, and
 //! parts without a successor at the end. In `raw` NULL is an empty line.
 
-use super::{CSV_HEADER, PATH, place_of};
+use super::{PATH, format_of, place_of};
 use crate::batch::Batch;
 use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
 use crate::error::{Error, Result};
-use crate::format::{Encode, Format, csv};
+use crate::format::{FileFormat, Packing, WriteFile};
 use arrow::datatypes::SchemaRef;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,11 +39,19 @@ pub(super) const OVERWRITE: OptionSpec = OptionSpec::writing(
     "whether what is there is replaced; otherwise that is an error",
 );
 
+pub(super) const COMPRESSION: OptionSpec = OptionSpec::writing(
+    "sink.compression",
+    Takes::Choice(&["none", "gzip", "zstd"]),
+    Preset::Is("none"),
+    "how files of records are compressed; Parquet and Avro do it themselves",
+);
+
 /// One file or a directory of parts.
 #[derive(Debug, Clone)]
 pub struct FileSink {
     path: PathBuf,
-    format: Format,
+    format: FileFormat,
+    packing: Packing,
     schema: SchemaRef,
     /// Set for a directory.
     rolling_bytes: Option<u64>,
@@ -54,10 +62,7 @@ impl FileSink {
     /// Checks the options.
     pub fn new(table: &Table) -> Result<Self> {
         let options = &table.options;
-        let mut format = options.format("")?;
-        if let Format::Csv(csv) = &mut format {
-            csv.header = options.flag(&CSV_HEADER)?;
-        }
+        let format = format_of(options)?;
         let path = options.required(&PATH)?;
         if path == "-" {
             return Err(options.wrong(&PATH, "standard output is no file").help("use connector 'print'"));
@@ -66,10 +71,19 @@ impl FileSink {
             true => Some(options.bytes(&ROLLING_BYTES)?),
             false => None,
         };
-        format.encoder(&table.schema)?;
+        let packing = match &format {
+            FileFormat::Records(_) => match options.choice(&COMPRESSION)? {
+                "gzip" => Packing::Gzip,
+                "zstd" => Packing::Zstd,
+                _ => Packing::None,
+            },
+            FileFormat::Parquet(_) | FileFormat::Avro(_) => Packing::None,
+        };
+        format.writer(&table.schema, packing)?;
         Ok(FileSink {
             path: PathBuf::from(path),
             format,
+            packing,
             schema: Arc::clone(&table.schema),
             rolling_bytes,
             overwrite: options.flag(&OVERWRITE)?,
@@ -94,15 +108,7 @@ impl Sink for FileSink {
     }
 
     fn open(&self, shard: usize, shards: usize, _context: &Context) -> Result<Box<dyn Shard>> {
-        let mut opened = FileShard {
-            sink: self.clone(),
-            shard,
-            shards,
-            encoder: self.format.encoder(&self.schema)?,
-            parts: 0,
-            part: None,
-            completing: Vec::new(),
-        };
+        let mut opened = FileShard { sink: self.clone(), shard, shards, parts: 0, part: None, completing: Vec::new() };
         match self.single() {
             true => {
                 if self.path.exists() {
@@ -130,7 +136,6 @@ struct FileShard {
     sink: FileSink,
     shard: usize,
     shards: usize,
-    encoder: Box<dyn Encode>,
     /// Parts that were begun.
     parts: usize,
     part: Option<Part>,
@@ -145,15 +150,12 @@ impl FileShard {
             let path = match self.sink.single() {
                 true => self.sink.path.clone(),
                 false => {
-                    self.sink.path.join(format!("part-{}-{}.{}", self.shard, self.parts, self.sink.format.extension()))
+                    let extension = (self.sink.format.extension(), self.sink.packing.extension());
+                    self.sink.path.join(format!("part-{}-{}.{}{}", self.shard, self.parts, extension.0, extension.1))
                 }
             };
-            let mut part = Part::create(path, self.sink.overwrite)?;
-            if let Format::Csv(settings) = &self.sink.format
-                && settings.header
-            {
-                part.buffer = csv::header(&self.sink.schema, settings);
-            }
+            let writer = self.sink.format.writer(&self.sink.schema, self.sink.packing)?;
+            let part = Part::create(path, self.sink.overwrite, writer)?;
             self.parts += 1;
             self.part = Some(part);
         }
@@ -190,16 +192,9 @@ impl FileShard {
 
 impl Shard for FileShard {
     fn write(&mut self, rows: Batch) -> Result<()> {
-        let records = self.encoder.encode(&rows)?;
         let part = self.part()?;
-        for record in &records {
-            part.buffer.extend_from_slice(record.unwrap_or_default());
-            part.buffer.push(b'\n');
-        }
-        if part.buffer.len() >= BUFFER_BYTES {
-            part.hand_over()?;
-        }
-        let bytes = part.written + part.buffer.len() as u64;
+        part.write(&rows)?;
+        let bytes = part.writer.size();
         if self.sink.rolling_bytes.is_some_and(|most| bytes >= most) {
             let part = self.part.take().expect("rows were just written to it");
             // Making it durable may take long.
@@ -211,9 +206,6 @@ impl Shard for FileShard {
     }
 
     fn flush(&mut self) -> Result<bool> {
-        if let Some(part) = &mut self.part {
-            part.hand_over()?;
-        }
         self.settle(false)?;
         Ok(self.completing.len() <= COMPLETING_MAX)
     }
@@ -238,12 +230,13 @@ struct Part {
     overwrite: bool,
     /// Vanishes if it is dropped.
     file: NamedTempFile,
+    writer: Box<dyn WriteFile>,
+    /// Bytes of the writer that the operating system has not got.
     buffer: Vec<u8>,
-    written: u64,
 }
 
 impl Part {
-    fn create(path: PathBuf, overwrite: bool) -> Result<Part> {
+    fn create(path: PathBuf, overwrite: bool, writer: Box<dyn WriteFile>) -> Result<Part> {
         let name = path.file_name().ok_or_else(|| Error::invalid("it has no name").within(place(&path)))?;
         let file = tempfile::Builder::new()
             .prefix(&format!(".{}.", name.to_string_lossy()))
@@ -252,22 +245,30 @@ impl Part {
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(directory(&path))
             .map_err(|error| unwritable(&path, error))?;
-        Ok(Part { path, overwrite, file, buffer: Vec::new(), written: 0 })
+        Ok(Part { path, overwrite, file, writer, buffer: Vec::new() })
     }
 
-    /// Gives what is buffered to the operating system.
+    fn write(&mut self, rows: &Batch) -> Result<()> {
+        self.writer.write(rows).map_err(|error| error.within(place(&self.path)))?;
+        self.buffer.append(&mut self.writer.take()?);
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.hand_over()?;
+        }
+        Ok(())
+    }
+
     fn hand_over(&mut self) -> Result<()> {
         self.file.write_all(&self.buffer).map_err(|error| unwritable(&self.path, error))?;
-        self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Writes the end, makes the file durable and gives it its name.
     fn complete(mut self) -> Result<()> {
         self.hand_over()?;
-        let durable = |file: &File| file.sync_all().map_err(|error| unwritable(&self.path, error));
-        durable(self.file.as_file())?;
+        let end = self.writer.finish().map_err(|error| error.within(place(&self.path)))?;
+        self.file.write_all(&end).map_err(|error| unwritable(&self.path, error))?;
+        self.file.as_file().sync_all().map_err(|error| unwritable(&self.path, error))?;
         let named = match self.overwrite {
             true => self.file.persist(&self.path),
             false => self.file.persist_noclobber(&self.path),

@@ -1,0 +1,78 @@
+//! Files that are open for reading, a bounded number of them whatever the number of splits.
+//!
+//! A [`Handle`] is a file by name. It is opened when bytes are asked for and stays open until too many others were, and when
+//! it is opened again it must be the same file: one that was replaced meanwhile is no longer what is being read.
+
+use crate::format::ReadAt;
+use std::collections::VecDeque;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Open files of one worker and one source; the usual limit of a process is 1024.
+const OPEN_MAX: usize = 128;
+
+/// The files that are open, the one used last at the end.
+#[derive(Debug, Default)]
+pub(super) struct OpenFiles(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
+
+impl OpenFiles {
+    fn get(&self, path: &Path, opened: &OnceLock<(u64, u64)>) -> io::Result<Arc<File>> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = open.iter().rposition(|(name, _)| name == path) {
+            let found = open.remove(place).expect("the place was just found");
+            let file = Arc::clone(&found.1);
+            open.push_back(found);
+            return Ok(file);
+        }
+        let file = Arc::new(File::open(path)?);
+        let identity = identity(&file.metadata()?);
+        if *opened.get_or_init(|| identity) != identity {
+            return Err(io::Error::other("it was replaced while it was read"));
+        }
+        if open.len() == OPEN_MAX {
+            open.pop_front();
+        }
+        open.push_back((path.to_owned(), Arc::clone(&file)));
+        Ok(file)
+    }
+}
+
+/// What makes a file the same under another name, and another one under the same name.
+pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// A file that had `size` bytes when it was listed.
+#[derive(Debug)]
+pub(super) struct Handle {
+    path: PathBuf,
+    size: u64,
+    /// Which file it was when it was opened first.
+    opened: OnceLock<(u64, u64)>,
+    files: Arc<OpenFiles>,
+}
+
+impl Handle {
+    pub fn new(path: &str, size: u64, files: &Arc<OpenFiles>) -> Self {
+        Handle { path: path.into(), size, opened: OnceLock::new(), files: Arc::clone(files) }
+    }
+}
+
+impl ReadAt for Handle {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let file = self.files.get(&self.path, &self.opened)?;
+        file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::other(format!("it had {} bytes when reading began and has fewer now", self.size))
+            }
+            _ => error,
+        })
+    }
+}
