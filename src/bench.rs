@@ -7,13 +7,16 @@
 
 mod answer;
 mod data;
+mod formats;
 mod kafka;
 mod limits;
 mod meter;
+mod nexmark;
 mod pipelines;
 mod task;
 
 pub use meter::Spent;
+pub use nexmark::{queries, query};
 use pipelines::PACE;
 pub use task::{Run, perform};
 
@@ -47,17 +50,23 @@ pub enum Workload {
     Kafka,
     /// Words are counted in windows, at a steady pace: how long after its tick an epoch is complete everywhere.
     Latency,
+    /// A query of the Nexmark benchmark runs, over events that are made as they are read.
+    Nexmark,
+    /// Bytes are cut into records, records become rows, rows become records; there is no pipeline.
+    Formats,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 6] = [
+    pub const ALL: [Workload; 8] = [
         Workload::WordCount,
         Workload::Windowed,
         Workload::Exchange,
         Workload::Json,
         Workload::Kafka,
         Workload::Latency,
+        Workload::Nexmark,
+        Workload::Formats,
     ];
 
     /// What it is called.
@@ -69,6 +78,8 @@ impl Workload {
             Workload::Json => "json",
             Workload::Kafka => "kafka",
             Workload::Latency => "latency",
+            Workload::Nexmark => "nexmark",
+            Workload::Formats => "formats",
         }
     }
 
@@ -77,7 +88,8 @@ impl Workload {
         match self {
             Workload::WordCount | Workload::Windowed | Workload::Latency => "words",
             Workload::Exchange => "rows",
-            Workload::Json | Workload::Kafka => "records",
+            Workload::Json | Workload::Kafka | Workload::Formats => "records",
+            Workload::Nexmark => "events",
         }
     }
 
@@ -88,14 +100,16 @@ impl Workload {
             Workload::Exchange => &[Limit::Split],
             Workload::Json => &[Limit::ArrowJson],
             Workload::Kafka => &[Limit::Librdkafka],
-            Workload::Latency => &[],
+            Workload::Nexmark => &[Limit::ByHand],
+            Workload::Latency | Workload::Formats => &[],
         }
     }
 
     fn default_rows(self) -> u64 {
         match self {
             Workload::WordCount | Workload::Windowed | Workload::Exchange => 10_000_000,
-            Workload::Json | Workload::Kafka => 1_000_000,
+            Workload::Json | Workload::Kafka | Workload::Formats => 1_000_000,
+            Workload::Nexmark => 2_000_000,
             Workload::Latency => 10 * PACE,
         }
     }
@@ -104,9 +118,9 @@ impl Workload {
     fn whole(self, rows: u64) -> u64 {
         rows.max(1).next_multiple_of(match self {
             Workload::WordCount | Workload::Windowed => LINE_WORDS,
-            Workload::Exchange | Workload::Json => BATCH_ROWS as u64,
+            Workload::Exchange | Workload::Json | Workload::Formats => BATCH_ROWS as u64,
             Workload::Latency => LINE_WORDS * BATCH_ROWS as u64,
-            Workload::Kafka => 1,
+            Workload::Kafka | Workload::Nexmark => 1,
         })
     }
 }
@@ -131,6 +145,8 @@ impl FromStr for Workload {
 pub enum Input {
     /// Arrow batches in memory, the same in every process.
     Memory,
+    /// A generator, which makes rows as they are read.
+    Generator,
     /// A file of lines.
     File(PathBuf),
     /// A topic.
@@ -149,6 +165,8 @@ pub enum Input {
 pub struct Case {
     /// What is measured.
     pub workload: Workload,
+    /// What of it, if there are several: a query, a format and what is done with it.
+    pub variant: Option<String>,
     /// Where its rows come from.
     pub input: Input,
     /// Records are JSON rather than lines; topics only.
@@ -168,10 +186,26 @@ pub struct Case {
 }
 
 impl Case {
+    /// What is measured: the workload, and what of it.
+    pub fn name(&self) -> String {
+        match &self.variant {
+            Some(variant) => format!("{} {variant}", self.workload.name()),
+            None => self.workload.name().to_owned(),
+        }
+    }
+
+    fn limits(&self) -> &'static [Limit] {
+        match (self.workload, self.variant.as_deref()) {
+            (Workload::Nexmark, query) if !query.is_some_and(nexmark::is_by_hand) => &[],
+            (workload, _) => workload.limits(),
+        }
+    }
+
     /// Where the rows come from, in one word.
     pub fn origin(&self) -> &'static str {
         match (&self.input, self.json) {
             (Input::Memory, _) => "memory",
+            (Input::Generator, _) => "generator",
             (Input::File(_), _) => "file",
             (Input::Topic { .. }, false) => "topic (raw)",
             (Input::Topic { .. }, true) => "topic (json)",
@@ -182,7 +216,11 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Case { processes, workers, distinct, .. } = self;
-        write!(f, "{} from {}, {processes}x{workers} workers, {distinct} distinct", self.workload.name(), self.origin())
+        write!(f, "{} from {}, {processes}x{workers} workers", self.name(), self.origin())?;
+        match self.workload {
+            Workload::Nexmark => Ok(()),
+            _ => write!(f, ", {distinct} distinct"),
+        }
     }
 }
 
@@ -191,6 +229,8 @@ impl fmt::Display for Case {
 pub struct Suite {
     /// Which workloads.
     pub workloads: Vec<Workload>,
+    /// Which Nexmark queries.
+    pub queries: Vec<&'static str>,
     /// Numbers of workers in one process.
     pub workers: Vec<usize>,
     /// Numbers of processes with one worker each; 1 says nothing that `workers` does not.
@@ -233,7 +273,8 @@ impl Suite {
         let mut places: Vec<(usize, usize)> = threads.chain(processes).collect();
         match workload {
             Workload::Exchange => places.retain(|(processes, workers)| processes * workers > 1),
-            Workload::Json => places.truncate(1),
+            Workload::Json | Workload::Formats => places.truncate(1),
+            Workload::Nexmark => places.retain(|(processes, _)| *processes == 1),
             Workload::Latency if places.iter().any(|(processes, _)| *processes > 1) => {
                 places.retain(|(processes, _)| *processes > 1)
             }
@@ -241,12 +282,19 @@ impl Suite {
         }
         // what the key has to do with it is little where rows are not grouped
         let distinct = match workload {
-            Workload::Exchange | Workload::Json | Workload::Latency => &self.distinct[..self.distinct.len().min(1)],
+            Workload::Exchange | Workload::Json | Workload::Latency | Workload::Nexmark | Workload::Formats => {
+                &self.distinct[..self.distinct.len().min(1)]
+            }
             _ => &self.distinct,
+        };
+        let variants: Vec<Option<String>> = match workload {
+            Workload::Nexmark => self.queries.iter().map(|query| Some((*query).to_owned())).collect(),
+            Workload::Formats => formats::variants().map(Some).collect(),
+            _ => vec![None],
         };
         let mut cases = Vec::new();
         for &distinct in distinct {
-            let mut inputs = vec![Input::Memory];
+            let mut inputs = vec![if workload == Workload::Nexmark { Input::Generator } else { Input::Memory }];
             if workload == Workload::WordCount {
                 inputs.push(Input::File(folder.join(format!("lines-{distinct}.txt"))));
             }
@@ -257,7 +305,9 @@ impl Suite {
                 if let Input::File(file) = &input {
                     write_lines(file, &self.case(workload, Input::Memory, 1, 1, distinct))?;
                 }
-                cases.extend(places.iter().map(case));
+                for variant in &variants {
+                    cases.extend(places.iter().map(case).map(|case| Case { variant: variant.clone(), ..case }));
+                }
             }
         }
         Ok(cases)
@@ -266,7 +316,7 @@ impl Suite {
     fn case(&self, workload: Workload, input: Input, processes: usize, workers: usize, distinct: u64) -> Case {
         let tick = self.tick.clone().or((workload == Workload::Latency).then(|| "10 ms".to_owned()));
         let rows = workload.whole(self.rows.unwrap_or(workload.default_rows()));
-        Case { workload, input, json: false, processes, workers, rows, distinct, tick, seed: SEED }
+        Case { workload, variant: None, input, json: false, processes, workers, rows, distinct, tick, seed: SEED }
     }
 
     fn run_kafka(&self, show: &mut impl FnMut(&Measured)) -> Result<()> {
@@ -323,7 +373,7 @@ pub struct LimitRuns {
 
 fn measure(case: &Case, runs: usize) -> Result<Measured> {
     let run = |part| Task { case: case.clone(), part }.spawn();
-    let limits = case.workload.limits();
+    let limits = case.limits();
     let answer = match limits {
         [] => None,
         _ => run(Part::Pipeline { keep: true })?.answer,
@@ -367,7 +417,7 @@ impl Spread {
 
 impl Measured {
     fn new(case: &Case, verified_rows: Option<u64>) -> Self {
-        let limits = case.workload.limits().iter().map(|limit| LimitRuns { name: limit.name(), runs: Vec::new() });
+        let limits = case.limits().iter().map(|limit| LimitRuns { name: limit.name(), runs: Vec::new() });
         Measured {
             case: case.clone(),
             unit: case.workload.unit(),

@@ -66,6 +66,30 @@ fn a_topic_is_counted_into_another_one() {
 }
 
 #[test]
+fn nexmark_queries_are_those_of_the_loops() {
+    let cases = bench(&["nexmark", "--queries", "q0,q2,q5,q7,q8", "--rows", "120000", "--runs", "1"]);
+    let name = |case: &Value| (case["case"]["variant"].as_str().unwrap().to_owned(), number(case, "/case/workers"));
+    let names: Vec<_> = cases.iter().map(name).collect();
+    let expected = ["q0", "q2", "q5", "q7", "q8"].map(str::to_owned);
+    assert_eq!(names, expected.into_iter().flat_map(|query| [(query.clone(), 1.0), (query, 2.0)]).collect::<Vec<_>>());
+    for case in &cases {
+        let by_hand = case["case"]["variant"] != "q2";
+        assert_eq!(case["limits"][0]["name"] == "by hand", by_hand, "{case}");
+        assert_eq!(case["verified_rows"].as_u64() > Some(0), by_hand, "{case}");
+        assert!(case["unit"] == "events" && number(case, "/pipeline/rows_per_cpu_second/median") > 0.0);
+    }
+}
+
+#[test]
+fn each_step_of_each_format_is_measured() {
+    let cases = bench(&["formats", "--rows", "10000", "--distinct", "500", "--runs", "1"]);
+    let names: Vec<_> = cases.iter().map(|case| case["case"]["variant"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 9);
+    assert!(["json cut", "csv decode", "raw encode"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert!(cases.iter().all(|case| number(case, "/pipeline/rows_per_cpu_second/median") > 0.0));
+}
+
+#[test]
 fn an_unknown_workload_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_highwater")).args(["bench", "word-cuont"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

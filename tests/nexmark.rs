@@ -281,6 +281,25 @@ fn q8_finds_new_sellers() {
 }
 
 #[test]
+fn q11_finds_sessions() {
+    // by bidder: how many bids, the first one's time and the last one's
+    let mut sessions: BTreeMap<i64, Vec<(i64, i64, i64)>> = BTreeMap::new();
+    let options = [("events.num", &*WINDOWED_EVENTS.to_string()), ("first-event.rate", "1000")];
+    for bid in bids(&options) {
+        let own = sessions.entry(bid.bidder).or_default();
+        match own.last_mut().filter(|(.., last)| bid.time < last + 10 * SECOND) {
+            Some((count, _, last)) => (*count, *last) = (*count + 1, bid.time),
+            None => own.push((1, bid.time, bid.time)),
+        }
+    }
+    assert!(sessions.values().any(|own| own.len() > 1), "somebody comes back");
+    let rows = sessions.iter().flat_map(|(bidder, own)| {
+        own.iter().map(move |(count, start, last)| format!("{bidder} {count} {start} {}", last + 10 * SECOND))
+    });
+    check_windows("q11", rows.collect());
+}
+
+#[test]
 fn q12_counts_the_bids_of_each_bidder() {
     let mut counts: BTreeMap<(i64, i64), i64> = BTreeMap::new();
     for bid in many_bids() {

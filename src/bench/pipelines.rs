@@ -2,7 +2,7 @@
 //! SQL, so its plan is written out.
 
 use super::data;
-use super::{Case, Input, Workload};
+use super::{Case, Input, Workload, nexmark};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::connector::builtin::Builtin;
 use crate::connector::memory::MemorySource;
@@ -57,6 +57,10 @@ pub fn plan(case: &Case, sink: Arc<dyn Sink>) -> Result<Plan> {
     if case.workload == Workload::Exchange {
         return Ok(exchange(case, sink));
     }
+    if case.workload == Workload::Nexmark {
+        let text = nexmark::text(case, MEMORY)?;
+        return planned(case, &text, &Builtin::default().with_sink("out", sink));
+    }
     let (query, source) = match case.workload {
         Workload::Json => (JSON, source(case)),
         Workload::Windowed | Workload::Latency => (WINDOWED, source(case)),
@@ -64,7 +68,7 @@ pub fn plan(case: &Case, sink: Arc<dyn Sink>) -> Result<Plan> {
         _ => (WORD_COUNT, source(case)),
     };
     let (reads, writes) = match &case.input {
-        Input::Memory => ("'connector' = 'memory', 'name' = 'in'".to_owned(), None),
+        Input::Memory | Input::Generator => ("'connector' = 'memory', 'name' = 'in'".to_owned(), None),
         Input::File(file) => (format!("'connector' = 'file', 'path' = '{}', 'format' = 'raw'", file.display()), None),
         Input::Topic { bootstrap, topic, answers } => {
             let format = if case.json { "json" } else { "raw" };
@@ -76,14 +80,21 @@ pub fn plan(case: &Case, sink: Arc<dyn Sink>) -> Result<Plan> {
             )
         }
     };
-    let writes = writes.unwrap_or_else(|| "'connector' = 'memory', 'name' = 'out'".to_owned());
+    let writes = writes.unwrap_or_else(|| MEMORY.to_owned());
     let text = query.replace("{in}", &reads).replace("{out}", &writes).replace("{window}", &WINDOW_SECONDS.to_string());
     let mut connectors = Builtin::default().with_sink("out", sink);
     if let Some(source) = source {
         connectors = connectors.with_source("in", source);
     }
+    planned(case, &text, &connectors)
+}
+
+/// The options of a table whose rows go to the sink called `out`.
+const MEMORY: &str = "'connector' = 'memory', 'name' = 'out'";
+
+fn planned(case: &Case, text: &str, connectors: &Builtin) -> Result<Plan> {
     let tick = case.tick.iter().map(|tick| ("tick".to_owned(), tick.clone()));
-    sql::plan(sql::Text { name: case.workload.name(), sql: &text }, &tick.collect::<Vec<_>>(), &connectors)
+    sql::plan(sql::Text { name: case.workload.name(), sql: text }, &tick.collect::<Vec<_>>(), connectors)
 }
 
 /// What is read from memory, made now.
@@ -101,6 +112,7 @@ fn source(case: &Case) -> Option<Arc<dyn Source>> {
         }
         Workload::Json => Arc::new(Encoded { records: json_records(case).into(), splits }),
         Workload::Exchange => Arc::new(MemorySource::new(data::keyed_schema(), keyed_rows(case), splits)),
+        Workload::Nexmark | Workload::Formats => return None,
     })
 }
 

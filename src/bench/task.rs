@@ -6,7 +6,7 @@
 use super::answer::Answer;
 use super::limits::{self, Obvious, Tuned, Windowed};
 use super::meter::{Preparation, Spent};
-use super::{Case, Input, Workload, kafka, pipelines};
+use super::{Case, Input, Workload, formats, kafka, nexmark, pipelines};
 use crate::connector::Sink;
 use crate::connector::blackhole::Blackhole;
 use crate::connector::memory::MemorySink;
@@ -58,6 +58,8 @@ pub enum Limit {
     Split,
     /// librdkafka's consumer alone.
     Librdkafka,
+    /// The query as a loop.
+    ByHand,
 }
 
 impl Limit {
@@ -69,6 +71,7 @@ impl Limit {
             Limit::ArrowJson => "arrow-json",
             Limit::Split => "split",
             Limit::Librdkafka => "librdkafka",
+            Limit::ByHand => "by hand",
         }
     }
 }
@@ -161,6 +164,10 @@ impl Run {
 
 fn run_pipeline(case: &Case, keep: bool) -> Result<Said> {
     let preparation = Preparation::begin();
+    if case.workload == Workload::Formats {
+        let spent = formats::run(case, preparation)?;
+        return Ok(Said { spent, answer: None, epochs: 0, epoch_micros: None });
+    }
     let kept = MemorySink::new();
     let sink: Arc<dyn Sink> = if keep { Arc::new(kept.clone()) } else { Arc::new(Blackhole::default()) };
     let plan = pipelines::plan(case, sink)?;
@@ -207,6 +214,10 @@ fn run_limit(case: &Case, limit: Limit) -> Result<Said> {
         (Limit::Librdkafka, Input::Topic { bootstrap, topic, .. }) => {
             let spent = kafka::consume(bootstrap, topic, preparation)?;
             Ok(Said { spent, answer: None, epochs: 0, epoch_micros: None })
+        }
+        (Limit::ByHand, _) => {
+            let (spent, answer) = nexmark::by_hand(case, preparation)?;
+            said(spent, answer)
         }
         (Limit::Tuned, Input::File(file)) => {
             let meter = preparation.done()?;

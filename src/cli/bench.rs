@@ -17,6 +17,9 @@ pub struct Arguments {
     /// What to measure
     #[arg(default_values = [ALL], value_parser = PossibleValuesParser::new(Workload::ALL.map(Workload::name).into_iter().chain([ALL])))]
     workloads: Vec<String>,
+    /// Which queries of the nexmark workload [default: all]
+    #[arg(long, value_name = "Q,…", value_delimiter = ',')]
+    queries: Vec<String>,
     /// Numbers of workers in one process
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 2], value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Vec<u16>,
@@ -55,8 +58,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         true => Workload::ALL.to_vec(),
         false => arguments.workloads.iter().map(|name| name.parse()).collect::<Result<_>>()?,
     };
+    let queries = match arguments.queries.is_empty() {
+        true => bench::queries().collect(),
+        false => arguments.queries.iter().map(|name| bench::query(name)).collect::<Result<_>>()?,
+    };
     let suite = Suite {
         workloads,
+        queries,
         workers: arguments.workers.iter().copied().map(usize::from).collect(),
         processes: arguments.processes.iter().copied().map(usize::from).collect(),
         rows: arguments.rows,
@@ -116,10 +124,10 @@ fn rows(measured: &Measured) -> Vec<[String; 13]> {
     let speed = measured.rows_per_second(runs);
     let by_cpu = measured.rows_per_cpu_second(runs).median;
     let own = [
-        case.workload.name().to_owned(),
+        case.name(),
         case.origin().to_owned(),
         format!("{} x {}", case.processes, case.workers),
-        short(case.distinct as f64),
+        if case.workload == Workload::Nexmark { String::new() } else { short(case.distinct as f64) },
         format!("{} ({} … {})", short(speed.median), short(speed.min), short(speed.max)),
         format!("{:.3}", 1e6 / by_cpu.max(1e-9)),
         short(by_cpu),
