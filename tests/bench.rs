@@ -84,8 +84,13 @@ fn nexmark_queries_are_those_of_the_loops() {
 fn each_step_of_each_format_is_measured() {
     let cases = bench(&["formats", "--rows", "10000", "--distinct", "500", "--runs", "1"]);
     let names: Vec<_> = cases.iter().map(|case| case["case"]["variant"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), 9);
-    assert!(["json cut", "csv decode", "raw encode"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert_eq!(names.len(), 13);
+    assert!(
+        ["json cut", "csv decode", "raw encode", "avro decode", "parquet encode"]
+            .iter()
+            .all(|name| names.contains(name)),
+        "{names:?}"
+    );
     assert!(cases.iter().all(|case| number(case, "/pipeline/rows_per_cpu_second/median") > 0.0));
 }
 
