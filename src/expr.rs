@@ -59,6 +59,23 @@ impl Expr {
             && difference.right().is::<Literal>()
     }
 
+    /// Adds the columns that it reads to `found`, in the order in which it reads them, each as often as it does.
+    pub fn note_columns(&self, found: &mut Vec<usize>) {
+        found.extend(self.as_column());
+        self.0.children().into_iter().for_each(|part| Expr(Arc::clone(part)).note_columns(found));
+    }
+
+    /// The same over rows from which column `n` is `value(n)`.
+    pub fn over(&self, value: impl Fn(usize, &str) -> Expr) -> Result<Self> {
+        let replaced = Arc::clone(&self.0).transform_up(|part| {
+            match part.downcast_ref::<datafusion_physical_expr::expressions::Column>() {
+                Some(column) => Ok(Transformed::yes(value(column.index(), column.name()).0)),
+                None => Ok(Transformed::no(part)),
+            }
+        });
+        replaced.map(|replaced| Expr(replaced.data)).map_err(from_datafusion)
+    }
+
     /// The value of every row of `batch`.
     ///
     /// # Errors
@@ -166,7 +183,16 @@ impl AggregateCall {
 
     /// The columns in which a partial result travels and is stored, in order. Names need not be unique.
     pub fn state_fields(&self) -> Result<Vec<FieldRef>> {
-        self.function.state_fields().map_err(from_datafusion)
+        let fields = self.function.state_fields().map_err(from_datafusion)?;
+        // DataFusion's names repeat those of the query's tables: `sum(orders.price)[count]`.
+        let named = |field: FieldRef| {
+            let name = match field.name().rfind('[') {
+                Some(part) => format!("{self}{}", &field.name()[part..]),
+                None => field.name().split('@').next().unwrap_or_default().to_owned(),
+            };
+            Arc::new(field.as_ref().clone().with_name(name))
+        };
+        Ok(fields.into_iter().map(named).collect())
     }
 
     /// The column of the result.

@@ -6,7 +6,7 @@
 //! # The path of a row
 //!
 //! ```text
-//! SQL ─ sql ─▶ Plan ─ runtime ─▶ the same dataflow on every worker
+//! SQL ─ sql, YAML ─ graph ─▶ Plan ─ runtime ─▶ the same dataflow on every worker
 //!
 //! outside ─ connector: Split::poll ─▶ bytes ─ format ─▶ Batch      an open epoch takes it in
 //!         ─ operator: transforms ─▶ partial aggregates             each batch at once
@@ -30,6 +30,7 @@
 //! | [`connector`] | the outside: Kafka, files, generated rows, the terminal, memory |
 //! | [`plan`] | the pipeline, ready to be built; its check, its fingerprint, its explanation |
 //! | [`sql`] | text to plan |
+//! | [`graph`] | an operator graph in YAML to plan |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
@@ -79,6 +80,7 @@ pub mod connector;
 pub mod error;
 pub mod expr;
 pub mod format;
+pub mod graph;
 pub mod operator;
 pub mod plan;
 pub mod runtime;

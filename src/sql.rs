@@ -11,9 +11,11 @@ mod catalog;
 mod ddl;
 mod describe;
 mod functions;
+pub mod phrase;
 mod place;
 mod planner;
 mod refuse;
+pub mod relations;
 mod settings;
 mod statements;
 mod types;
@@ -83,10 +85,7 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
             settings::set(&mut session.settings, key, value.clone())?;
         }
     }
-    for (key, value) in overrides {
-        settings::set(&mut session.settings, key, OptionText::from(value.as_str()))
-            .map_err(|error| error.within(format!("--set {key}={value}")))?;
-    }
+    settings::set_all(&mut session.settings, overrides)?;
     let mut inserts = Vec::new();
     let mut explains = Vec::new();
     // SELECTs on their own are told apart by their number.
@@ -169,13 +168,17 @@ impl<'a> Session<'a> {
             };
             let _ = query.visit(&mut reads);
         }
+        Self::with_reads(text, reads.0)
+    }
+
+    fn with_reads(text: Text<'a>, reads: BTreeMap<String, usize>) -> Self {
         Session {
             text,
             catalog: Catalog::new(),
             settings: Settings::default(),
             definitions: BTreeMap::new(),
             views: Vec::new(),
-            reads: reads.0,
+            reads,
         }
     }
 

@@ -8,6 +8,7 @@
 //! | `sql NAME.sql` | the same, and it is a file of that name for the page's `console` blocks |
 //! | `sql part` | all parts of a page are one pipeline |
 //! | `sql refused` | it is refused, and the `text` block below is what is said |
+//! | `yaml NAME.yaml`, `yaml refused` | the same for operator graphs |
 //! | `json NAME` | a file for the page's `console` blocks |
 //! | `console` | what follows `$ ` is run, the rest is what it prints; `…` stands for anything |
 //! | `sh` | not run, but each `make` target exists and each `highwater` call has arguments that it knows |
@@ -167,8 +168,8 @@ fn every_snippet_holds() {
             let Block { place, info, text } = block;
             match info.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
                 ["sql", "part"] => parts.push_str(text),
-                ["sql", "refused"] => {
-                    let said = check(text, "refused.sql", folder.path()).1;
+                [language @ ("sql" | "yaml"), "refused"] => {
+                    let said = check(text, &format!("refused.{language}"), folder.path()).1;
                     let expected =
                         blocks.get(number + 1).filter(|next| next.info == ["text"]).map_or("", |next| &next.text);
                     if !is_like(&said.lines().collect::<Vec<_>>(), &expected.lines().collect::<Vec<_>>()) {
@@ -177,6 +178,12 @@ fn every_snippet_holds() {
                 }
                 ["sql", file @ ..] => {
                     let (code, said) = check(text, file.first().unwrap_or(&"pipeline.sql"), folder.path());
+                    if code != 0 {
+                        wrong.push(format!("{place}: {said}"));
+                    }
+                }
+                ["yaml", file] => {
+                    let (code, said) = check(text, file, folder.path());
                     if code != 0 {
                         wrong.push(format!("{place}: {said}"));
                     }
@@ -210,7 +217,7 @@ fn every_pipeline_in_the_repository_is_accepted() {
     for folder in ["pipelines", "pipelines/demo", "pipelines/nexmark"] {
         for entry in fs::read_dir(root().join(folder)).expect("the folder is in the repository") {
             let path = entry.expect("the folder can be read").path();
-            if path.extension().is_some_and(|extension| extension == "sql") {
+            if path.extension().is_some_and(|extension| extension == "sql" || extension == "yaml") {
                 let (code, said) = run(&format!("highwater check '{}'", path.display()), root());
                 assert_eq!(code, 0, "{said}");
             }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms in their order: each imports only from those before it.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "error",
     "time",
     "batch",
@@ -14,6 +14,7 @@ const ROOMS: [&str; 15] = [
     "connector",
     "plan",
     "sql",
+    "graph",
     "runtime",
     "broker",
     "bench",

@@ -2,6 +2,7 @@
 
 use crate::connector::builtin::Builtin;
 use crate::error::{Error, Result};
+use crate::graph;
 use crate::plan::Plan;
 use crate::sql;
 use clap::{Args, ValueEnum};
@@ -27,7 +28,7 @@ pub struct CheckArguments {
 /// Which pipeline.
 #[derive(Debug, Clone, Args)]
 pub struct Definition {
-    /// The pipeline's SQL file; `-` reads standard input
+    /// The pipeline: a SQL file, or an operator graph if it ends in .yaml; `-` reads SQL from standard input
     pub file: PathBuf,
     /// Change a setting of the file, as `SET 'KEY' = 'VALUE'` would
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -54,7 +55,15 @@ impl Definition {
     pub fn plan(&self) -> Result<Plan> {
         let name = self.file.display().to_string();
         let text = read(&self.file)?;
-        sql::plan(sql::Text { name: &name, sql: &text }, &self.set, &Builtin::default())
+        let text = sql::Text { name: &name, sql: &text };
+        match graph::is_graph(&name) {
+            true => graph::plan(text, &self.set, &Builtin::default()).map_err(|mut wrong| {
+                let last = wrong.pop().unwrap_or_else(|| Error::internal("a graph was refused without a reason"));
+                wrong.iter().for_each(super::complain);
+                last
+            }),
+            false => sql::plan(text, &self.set, &Builtin::default()),
+        }
     }
 }
 

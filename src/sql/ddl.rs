@@ -100,7 +100,8 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
     Ok(table)
 }
 
-fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(), Failure> {
+/// Reads one column, the watermark or the key.
+pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(), Failure> {
     let at = parser.peek_token().span.start;
     let follows = parser.peek_nth_token(1).token;
     if matches!(follows, Token::Word(word) if word.keyword == Keyword::FOR) && parse_word(parser, "WATERMARK") {

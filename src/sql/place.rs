@@ -1,5 +1,6 @@
 //! Where in the text something stands: every error of this room names it and shows the line.
 
+use super::phrase::{At, Phrase};
 use crate::error::{Error, Excerpt};
 use datafusion_common::DataFusionError;
 use datafusion_common::SchemaError;
@@ -38,6 +39,16 @@ impl Text<'_> {
             length: length.max(1),
             text: line.to_owned(),
         }
+    }
+
+    /// `error` at `at`, for a front end whose text is not SQL.
+    pub fn wrong_at(&self, error: Error, at: At) -> Error {
+        self.error_at(error, at.into())
+    }
+
+    /// `error` about `phrase`, for a front end whose text is not SQL.
+    pub fn wrong(&self, error: Error, phrase: &Phrase) -> Error {
+        error.at(self.excerpt(phrase.span()))
     }
 
     /// `error` at `at`.

@@ -337,7 +337,7 @@ impl<'a> Planner<'a> {
         for last in lasts {
             let mut stream = self.lower(plan, *last).map_err(|error| locate(error, self.blame))?;
             assign_windows(self, &mut stream).map_err(|error| locate(error, self.blame))?;
-            self.materialise(&mut stream);
+            self.materialise(&mut stream)?;
             let mut columns = vec![None; width];
             for (column, row) in needed.iter().zip(stream.row_places()) {
                 columns[*column] = Some(row);
@@ -367,7 +367,7 @@ impl<'a> Planner<'a> {
             1 => streams.remove(0),
             _ => self.union(streams, Arc::clone(&table.schema))?,
         };
-        self.materialise(&mut stream);
+        self.materialise(&mut stream)?;
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
         let sink = self.connectors.sink(&table, &input)?;
@@ -426,10 +426,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes a step of the stages that the stream still has to go through.
-    fn materialise(&mut self, stream: &mut Stream) {
-        let stages = std::mem::take(&mut stream.stages);
+    fn materialise(&mut self, stream: &mut Stream) -> Result<()> {
+        let mut stages = std::mem::take(&mut stream.stages);
         if stages.is_empty() {
-            return;
+            return Ok(());
+        }
+        merge_projects(&mut stages)?;
+        if stream.own {
+            self.narrow(stream.base, &mut stages)?;
         }
         let mut words: Vec<&str> = stages.iter().map(stage_word).collect();
         words.dedup();
@@ -437,6 +441,7 @@ impl<'a> Planner<'a> {
         let input = Input { from: stream.base, route: Route::Forward };
         stream.base = self.step(name, Action::Transform(stages), vec![input], Arc::clone(&stream.rows), stream.emit);
         stream.own = true;
+        Ok(())
     }
 
     /// Lowers `plan`; a part that several others read becomes one step.
@@ -448,7 +453,7 @@ impl<'a> Planner<'a> {
         let shared = self.uses.get(plan).is_some_and(|uses| *uses > 1);
         let mut stream = self.lower_node(plan, last)?;
         if shared {
-            self.materialise(&mut stream);
+            self.materialise(&mut stream)?;
             stream.own = false;
             self.lowered.insert(known, stream.clone());
         }
@@ -728,7 +733,9 @@ impl<'a> Planner<'a> {
             output.push(match window {
                 Some(window) => window.output(),
                 None => {
-                    keys.push((compile(expr, &bound, &stream.rows)?, Arc::clone(field)));
+                    let value = compile(expr, &bound, &stream.rows)?;
+                    let field = called(&value, field);
+                    keys.push((value, field));
                     OutputColumn::Key(keys.len() - 1)
                 }
             });
@@ -762,7 +769,7 @@ impl<'a> Planner<'a> {
         if windowed && !calls.iter().any(AggregateCall::counts_rows) {
             calls.push(compile_call(&datafusion_functions_aggregate::expr_fn::count(lit(1_i64)), &bound)?);
         }
-        self.materialise(&mut stream);
+        self.materialise(&mut stream)?;
 
         let name = aggregate_name(aggregate, &output, &keys, &grouping);
         let aggregation = Arc::new(Aggregation {
@@ -783,7 +790,14 @@ impl<'a> Planner<'a> {
             Grouping::Updating => Emit::Updating,
             Grouping::Windowed { .. } | Grouping::Attached { .. } | Grouping::Session { .. } => Emit::Append,
         };
-        let rows = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        let fields = aggregate.schema.fields().iter().zip(&output).map(|(field, column)| match column {
+            OutputColumn::Key(key) => Arc::clone(&aggregation.keys[*key].1),
+            OutputColumn::Call(call) => {
+                Arc::new(field.as_ref().clone().with_name(aggregation.calls[*call].to_string()))
+            }
+            _ => Arc::clone(field),
+        });
+        let rows = Arc::new(Schema::new(fields.collect::<Fields>()));
         let base = self.step(
             name,
             Action::Aggregate(aggregation),
@@ -816,7 +830,7 @@ impl<'a> Planner<'a> {
         let mut inputs = Vec::new();
         for stream in &mut streams {
             self.exactly(stream, schema.fields())?;
-            self.materialise(stream);
+            self.materialise(stream)?;
             inputs.push(Input { from: stream.base, route: Route::Forward });
         }
         // Event time stays event time if it is that in every input; so do windows, which then are windows of the union.
@@ -870,6 +884,47 @@ impl<'a> Planner<'a> {
         }
         builder.apply(stream);
         stream.columns = (0..fields.len()).map(Place::Row).collect();
+        Ok(())
+    }
+
+    /// An aggregate that only `stages` read gives what they read and nothing else, in the order in which they do.
+    fn narrow(&mut self, base: StepId, stages: &mut [Stage]) -> Result<()> {
+        let project = stages.iter().position(|stage| !matches!(stage.transform, Transform::Filter(_)));
+        let (Some(project), Action::Aggregate(aggregation)) = (project, &self.steps[base].action) else {
+            return Ok(());
+        };
+        let mut used = Vec::new();
+        for stage in &stages[..=project] {
+            match &stage.transform {
+                Transform::Filter(keep) => keep.note_columns(&mut used),
+                Transform::Project(columns) => columns.iter().for_each(|column| column.note_columns(&mut used)),
+                _ => return Ok(()),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        used.retain(|column| seen.insert(*column));
+        if used.is_empty() || used.iter().copied().eq(0..aggregation.output.len()) {
+            return Ok(());
+        }
+        let schema = Arc::new(self.steps[base].schema.project(&used).map_err(|e| Error::internal(e.to_string()))?);
+        let place = |column: usize, name: &str| {
+            Expr::column(name, used.iter().position(|other| *other == column).expect("every column was noted"))
+        };
+        for stage in &mut stages[..=project] {
+            match &mut stage.transform {
+                Transform::Filter(keep) => (*keep, stage.schema) = (keep.over(place)?, Arc::clone(&schema)),
+                Transform::Project(columns) => {
+                    *columns = columns.iter().map(|column| column.over(place)).collect::<Result<_>>()?;
+                }
+                _ => {}
+            }
+        }
+        let output = used.iter().map(|column| aggregation.output[*column]).collect();
+        let aggregation = Arc::new(Aggregation { output, ..aggregation.as_ref().clone() });
+        self.steps[base].schema = schema;
+        // The partial half is the step before it, and both hold the same definition.
+        self.steps[base - 1].action = Action::PreAggregate(Arc::clone(&aggregation));
+        self.steps[base].action = Action::Aggregate(aggregation);
         Ok(())
     }
 
@@ -1014,7 +1069,9 @@ impl Stream {
                 Some(row) => row,
                 None => {
                     let (_, field) = value.to_field(schema).map_err(from_datafusion)?;
-                    builder.add(compile(value, &bound, &self.rows)?, field, Role::None)
+                    let value = compile(value, &bound, &self.rows)?;
+                    let field = called(&value, &field);
+                    builder.add(value, field, Role::None)
                 }
             });
         }
@@ -1128,6 +1185,40 @@ fn assign_windows(planner: &mut Planner, stream: &mut Stream) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes one stage of two that follow each other and compute columns, where nothing is computed twice by that.
+fn merge_projects(stages: &mut Vec<Stage>) -> Result<()> {
+    let mut at = 1;
+    while at < stages.len() {
+        let (Transform::Project(first), Transform::Project(second)) =
+            (&stages[at - 1].transform, &stages[at].transform)
+        else {
+            at += 1;
+            continue;
+        };
+        let mut reads = Vec::new();
+        second.iter().for_each(|column| column.note_columns(&mut reads));
+        let once = |(place, value): (usize, &Expr)| {
+            value.as_column().is_some() || reads.iter().filter(|read| **read == place).count() <= 1
+        };
+        if !first.iter().enumerate().all(once) {
+            at += 1;
+            continue;
+        }
+        let merged = second.iter().map(|column| column.over(|place, _| first[place].clone())).collect::<Result<_>>()?;
+        stages[at].transform = Transform::Project(merged);
+        stages.remove(at - 1);
+    }
+    Ok(())
+}
+
+/// The column of `value` under a name that does not depend on what the tables and views of the query are called.
+fn called(value: &Expr, field: &FieldRef) -> FieldRef {
+    match value.as_column() {
+        Some(_) => Arc::clone(field),
+        None => Arc::new(field.as_ref().clone().with_name(value.to_string())),
+    }
 }
 
 /// The column that `expr` merely names.

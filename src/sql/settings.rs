@@ -75,6 +75,14 @@ pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Resu
     Ok(())
 }
 
+/// Changes settings as `--set key=value` does.
+pub(super) fn set_all(settings: &mut Settings, overrides: &[(String, String)]) -> Result<()> {
+    overrides.iter().try_for_each(|(key, value)| {
+        set(settings, key, OptionText::from(value.as_str()))
+            .map_err(|error| error.within(format!("--set {key}={value}")))
+    })
+}
+
 fn name(value: &str) -> Result<String> {
     let good =
         (1..=64).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');

@@ -326,7 +326,7 @@ fn cut_emit(tokens: &mut Vec<TokenWithSpan>) -> Option<(EmitClause, Location)> {
 
 /// Spells for sqlparser what it does not read: drops `TABLE` before a name in a function's arguments, makes `MAP<K, V>` into `MAP(K, V)`,
 /// `ROW<…>` into `STRUCT<…>` and the `PARTITION BY` behind a function's argument into an argument of its own.
-fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     // For each open angle bracket of a type: the token that closes it in sqlparser's spelling.
     let mut angles: Vec<Token> = Vec::new();

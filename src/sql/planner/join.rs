@@ -83,7 +83,7 @@ impl Planner<'_> {
             None => None,
         };
         for stream in &mut streams {
-            self.materialise(stream);
+            self.materialise(stream)?;
         }
         Ok(self.join_step(&streams, Joining { kind, sides, condition }, windows))
     }

@@ -86,7 +86,7 @@ impl Planner<'_> {
                 .collect(),
             limit,
         };
-        self.materialise(&mut stream);
+        self.materialise(&mut stream)?;
 
         let mut name = match ranking.limit {
             Some(1) => "first row".to_owned(),
