@@ -14,10 +14,12 @@
 mod bench;
 mod broker;
 mod explain;
+mod init;
 mod metrics;
 mod progress;
 mod run;
 mod shape;
+mod shell;
 mod tables;
 
 use crate::error::{Error, ErrorKind};
@@ -33,21 +35,32 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// How log lines are written to standard error
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Plain)]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Plain, value_name = "FORMAT", help_heading = "Logging")]
     log_format: LogFormat,
     /// Which log lines are written, such as `debug` or `highwater=debug,rdkafka=warn`
-    #[arg(long, global = true, default_value = "info", env = "HIGHWATER_LOG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "HIGHWATER_LOG",
+        help_heading = "Logging"
+    )]
     log: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first pipeline, with comments that say what to change
+    Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
     /// Show the plan of a pipeline: its steps, keys, emit modes and state bounds
     Explain(explain::Arguments),
     /// Check a pipeline without running it
     Check(explain::CheckArguments),
+    /// A shell: declare tables, see the rows of a SELECT as they come
+    Sql(shell::Arguments),
     /// List the tables and views of a pipeline, with their columns
     Tables(tables::Arguments),
     /// List the functions that SQL may call
@@ -79,6 +92,8 @@ pub fn main() -> ExitCode {
         LogFormat::Json => log.json().init(),
     }
     let result = match cli.command {
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Sql(arguments) => return shell::run(&arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => explain::check(&arguments),

@@ -8,6 +8,7 @@
 //! the same plan. Every error says where in the text it is, in `file:line:column`.
 
 mod catalog;
+mod console;
 mod ddl;
 mod describe;
 mod functions;
@@ -22,6 +23,7 @@ mod types;
 mod unnest;
 mod windows;
 
+pub use console::{Limit, Request, request, statement_end};
 pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, functions, relations};
 pub use place::Text;
 pub use settings::SETTINGS;

@@ -1,8 +1,11 @@
 //! The command line as people and scripts meet it: help, suggestions, completions, the manual, lists.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -127,4 +130,95 @@ unused · table, print · written · p.sql:10:1
     assert!(names.len() > 200 && names.contains("upper") && !names.contains("now"), "{names:?}");
     // a word that is in no name
     assert!(good(folder.path(), &["functions", "white space"]).contains("split_words"));
+}
+
+#[test]
+fn a_first_pipeline_runs_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = good(folder.path(), &["init"]);
+    assert_eq!(written, "pipeline.sql is written. Run it:\n\n  highwater run pipeline.sql\n");
+    let rows = good(folder.path(), &["run", "pipeline.sql"]);
+    let (header, rows) = rows.split_once('\n').unwrap();
+    assert_eq!(header.split('|').map(str::trim).collect::<Vec<_>>(), ["window_start", "sensor", "readings", "degrees"]);
+    // 2000 rows over 100 seconds
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.lines().skip(1).map(cells).collect();
+    let counted: u64 = rows.iter().map(|row| row[2].parse::<u64>().unwrap()).sum();
+    let degrees = rows.iter().map(|row| row[3].parse::<f64>().unwrap());
+    assert_eq!(counted, 2000);
+    assert!(degrees.min_by(f64::total_cmp) > Some(15.0), "{rows:?}");
+
+    let before = fs::read_to_string(folder.path().join("pipeline.sql")).unwrap();
+    let (code, _, err) = call(folder.path(), &["init"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("pipeline.sql is there already") && err.contains("nothing is overwritten"), "{err}");
+    assert_eq!(fs::read_to_string(folder.path().join("pipeline.sql")).unwrap(), before);
+    let (code, _, err) = call(folder.path(), &["init", "pipeline.txt"]);
+    assert!(code == 2 && err.contains("a pipeline is written to a file in .sql"), "{err}");
+}
+
+#[test]
+fn a_first_pipeline_may_read_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("it's.txt"), "to be or\nnot to be\n").unwrap();
+    good(folder.path(), &["init", "my words.sql", "--file", "it's.txt"]);
+    let rows = good(folder.path(), &["run", "my words.sql"]);
+    let rows: BTreeSet<String> = rows.lines().skip(2).map(|row| row.replace(' ', "")).collect();
+    assert_eq!(rows, ["be|2", "not|1", "or|1", "to|2"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_first_pipeline_may_read_a_topic() {
+    let folder = tempfile::tempdir().unwrap();
+    good(folder.path(), &["init", "counts", "--kafka"]);
+    assert_eq!(words_of(folder.path(), "counts.sql", 800), 800, "a hundred messages of eight words");
+
+    // a topic of one's own: what a client writes is counted
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_highwater"))
+        .args(["broker", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut address = String::new();
+    BufReader::new(broker.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    good(folder.path(), &["init", "own", "--kafka", address.trim(), "--topic", "own.topic"]);
+    let produce = format!(
+        "CREATE TABLE t (m STRING) WITH ('connector' = 'kafka', 'topic' = 'own.topic', 'format' = 'raw', \
+         'properties.bootstrap.servers' = '{}'); INSERT INTO t VALUES ('to be'), ('or not to be')",
+        address.trim()
+    );
+    good(folder.path(), &["sql", "-c", &produce]);
+    let counted = words_of(folder.path(), "own.sql", 6);
+    let _ = broker.kill();
+    let _ = broker.wait();
+    assert_eq!(counted, 6);
+}
+
+/// Runs `file`, which prints changes of counts, until the counts sum up to `enough`; then stops it.
+fn words_of(folder: &Path, file: &str, enough: i64) -> i64 {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_highwater"))
+        .args(["run", file])
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // a run that says too little does not hold the test up for ever
+    let id = Pid::from_raw(child.id().try_into().unwrap());
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        let _ = kill(id, Signal::SIGKILL);
+    });
+    let mut counted = 0;
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        let (change, row) = line.trim_end_matches(']').split_once('[').unwrap();
+        let n: i64 = row.rsplit(", ").next().unwrap().parse().unwrap();
+        counted += if change.starts_with('+') { n } else { -n };
+        if counted == enough {
+            kill(id, Signal::SIGINT).unwrap();
+        }
+    }
+    assert!(child.wait().unwrap().success(), "a pipeline that is stopped has not failed");
+    counted
 }

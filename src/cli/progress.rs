@@ -96,7 +96,8 @@ fn lag(step: &StepSnapshot) -> String {
     if step.lag_rows > 0 { format!(" (lag {})", short(step.lag_rows as f64)) } else { String::new() }
 }
 
-fn duration(elapsed: Duration) -> String {
+/// `1.2s`, `3m07s`.
+pub fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     if seconds < 60.0 {
         format!("{seconds:.1}s")

@@ -173,7 +173,7 @@ pub fn function_table(functions: &[FunctionInfo]) -> Table {
 }
 
 /// A table as wide as the terminal; as wide as it likes where nobody looks.
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     if std::io::stdout().is_terminal() {

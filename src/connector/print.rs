@@ -39,7 +39,8 @@ enum Style {
     Changelog,
 }
 
-const FORMAT: OptionSpec = OptionSpec::writing(
+/// How rows are written.
+pub const FORMAT: OptionSpec = OptionSpec::writing(
     "print.format",
     Takes::Choice(&["table", "json", "changelog"]),
     Preset::None("`changelog` for results that change, else `table`"),

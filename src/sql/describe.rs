@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::plan::type_name;
 use datafusion_expr::Documentation;
 use datafusion_expr::planner::ContextProvider;
+use regex::Regex;
 use sqlparser::ast::{Expr, Function, FunctionArgumentList, FunctionArguments, Ident, ObjectName};
 use std::collections::BTreeSet;
 
@@ -217,7 +218,7 @@ pub fn functions() -> Vec<FunctionInfo> {
     functions
 }
 
-const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 3] = [
+const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 4] = [
     (
         FunctionKind::Window,
         "tumble",
@@ -235,6 +236,12 @@ const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 3] = [
         "cumulate",
         "CUMULATE(TABLE t, DESCRIPTOR(ts), step, size [, offset])",
         "Windows that grow by a step up to their size",
+    ),
+    (
+        FunctionKind::Window,
+        "session",
+        "SESSION(TABLE t PARTITION BY key, DESCRIPTOR(ts), gap)",
+        "Windows of a key that end when no row came for a gap",
     ),
 ];
 
@@ -269,9 +276,11 @@ fn callable(name: &str, catalog: &Catalog) -> bool {
     refuse::refuse(&call, catalog).is_none()
 }
 
-/// The first sentence, on one line and without its full stop.
+/// The first sentence, on one line, without its full stop and without links.
 fn first_sentence(text: &str) -> String {
+    let link = Regex::new(r"\[([^\]]*)\]\([^)]*\)").expect("the pattern is a constant that parses");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = link.replace_all(&text, "$1");
     let end = text.match_indices(". ").map(|(at, _)| at).find(|at| {
         let before = &text[..*at];
         !["e.g", "i.e", "etc"].iter().any(|short| before.ends_with(short))
@@ -330,7 +339,10 @@ mod tests {
         assert_eq!((upper.kind, upper.signature.as_str()), (FunctionKind::Scalar, "upper(str)"));
         assert_eq!(upper.about, "Converts a string to upper-case");
         assert_eq!(find("count").unwrap().kind, FunctionKind::Aggregate);
-        assert_eq!(find("cumulate").unwrap().kind, FunctionKind::Window);
+        for window in super::super::windows::Function::ALL {
+            let found = find(&window.to_string().to_lowercase()).map(|function| function.kind);
+            assert_eq!(found, Some(FunctionKind::Window), "{window}");
+        }
         for refused in ["now", "random", "uuid", "nth_value", "rank", "lag"] {
             assert_eq!(find(refused), None, "{refused}");
         }
@@ -339,5 +351,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), functions.len(), "each is there once");
         assert!(functions.iter().all(|function| !function.signature.is_empty() && !function.about.contains('\n')));
+        assert!(functions.iter().all(|function| !function.about.contains("](")), "no links");
     }
 }

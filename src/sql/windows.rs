@@ -221,7 +221,7 @@ const OFFSET: &str = "offset";
 
 /// The functions that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Function {
+pub(super) enum Function {
     Tumble,
     Hop,
     Cumulate,
@@ -229,7 +229,7 @@ enum Function {
 }
 
 impl Function {
-    const ALL: [Function; 4] = [Function::Tumble, Function::Hop, Function::Cumulate, Function::Session];
+    pub const ALL: [Function; 4] = [Function::Tumble, Function::Hop, Function::Cumulate, Function::Session];
 
     /// Its arguments, the optional one last.
     fn arguments(self) -> &'static [&'static str] {
