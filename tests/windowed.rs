@@ -6,7 +6,7 @@ mod pipeline;
 
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
-use pipeline::{Row, SECOND, SHAPES, Table, assert_same, expected, for_seeds, run_with, sorted, windows};
+use pipeline::{Row, SECOND, SHAPES, Table, assert_same, expected, for_seeds, run, run_with, sorted, windows};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::cmp::Reverse;
@@ -368,5 +368,29 @@ fn ordered_aggregates_do_not_depend_on_who_came_first() {
                       first_value(word ORDER BY date_trunc('second', ts)), last_value(n ORDER BY date_trunc('second', ts)) \
                       FROM tumble(t, ts, INTERVAL '5' SECOND) GROUP BY window_start";
         check(rng, &[&table], columns, insert, rows.collect(), late);
+    });
+}
+
+#[test]
+fn sessions_are_ranked_and_joined_like_other_windows() {
+    for_seeds(2, |rng| {
+        let table = Table::random(rng);
+        let sessions = "(SELECT window_start, window_end, word, count(*) AS c FROM \
+             SESSION(TABLE t PARTITION BY word, DESCRIPTOR(ts), INTERVAL '2' SECOND) GROUP BY window_start, window_end, word)";
+        let ddl = "CREATE TABLE out (a TIMESTAMP(6), w STRING, c BIGINT) WITH ('connector' = 'memory');";
+        let run = |insert: &str| {
+            let text = format!("{} {ddl} INSERT INTO out {insert};", table.ddl());
+            run(&text, &table, SHAPES[1]).0
+        };
+        let plain = run(&format!("SELECT window_start, word, c FROM {sessions} WHERE word IS NOT NULL"));
+        let ranked = run(&format!(
+            "SELECT window_start, word, c FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY c) AS n \
+               FROM {sessions}) WHERE n = 1 AND word IS NOT NULL"
+        ));
+        assert_same(&ranked, &plain, "a session of a word is the only one with its bounds");
+        let joined = run(&format!(
+            "SELECT a.window_start, a.word, b.c FROM {sessions} AS a JOIN {sessions} AS b ON {SAME_WINDOW} AND a.word = b.word"
+        ));
+        assert_same(&joined, &plain, "and so it is joined with itself");
     });
 }

@@ -7,6 +7,7 @@
 use super::panes::{Span, cut_by_span, event_times};
 use super::pile::Pile;
 use super::{Confluence, Output};
+use crate::batch::keys::hash_keys;
 use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::Groups;
@@ -15,6 +16,7 @@ use crate::time::{Epoch, Watermark};
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::SchemaRef;
+use hashbrown::HashSet;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -111,8 +113,10 @@ struct Matching {
 /// Rows by key.
 struct Table {
     batches: Vec<Batch>,
+    /// Of the keys.
+    hashes: HashSet<u64, foldhash::fast::FixedState>,
     groups: Groups,
-    /// The number of keys in the table: looking for another one gives it a higher number.
+    /// The number of keys in the table: another one whose hash is among them gets a higher number.
     keys: usize,
     /// For each key, and for NULL as the last: where its rows start in `rows`.
     starts: Vec<usize>,
@@ -283,8 +287,13 @@ impl Table {
     fn new(batches: Vec<Batch>, schema: &SchemaRef, keys: &[usize]) -> Result<Self> {
         let mut groups = Groups::new(Arc::new(schema.project(keys).map_err(from_arrow)?))?;
         let mut numbers: Vec<Vec<Option<usize>>> = Vec::with_capacity(batches.len());
+        let mut hashes = HashSet::default();
+        let mut of_batch = Vec::new();
         for batch in &batches {
-            numbers.push(numbers_of(&mut groups, batch, keys)?);
+            let columns = columns_of(batch, keys);
+            numbers.push(numbers_of(&mut groups, &columns, batch.num_rows())?);
+            hash_keys(&columns, batch.num_rows(), &mut of_batch)?;
+            hashes.extend(of_batch.iter().copied());
         }
         let count = groups.len();
         // counting sort: how many rows each key has, where they start, then the rows
@@ -301,13 +310,25 @@ impl Table {
                 *next += 1;
             }
         }
-        Ok(Table { paired: vec![false; rows.len()], batches, groups, keys: count, starts, rows })
+        Ok(Table { paired: vec![false; rows.len()], batches, hashes, groups, keys: count, starts, rows })
     }
 
     fn probe(&mut self, rows: Batch, keys: &[usize]) -> Result<Probe> {
-        let mut numbers = numbers_of(&mut self.groups, &rows, keys)?;
-        numbers.iter_mut().for_each(|number| *number = number.filter(|number| *number < self.keys));
-        Ok(Probe { paired: vec![false; rows.num_rows()], rows, keys: numbers, at: (0, 0) })
+        let count = rows.num_rows();
+        let columns = columns_of(&rows, keys);
+        let mut hashes = Vec::new();
+        hash_keys(&columns, count, &mut hashes)?;
+        // many may have no partner: those are not compared, and do not become keys of the table
+        let likely = (0..count as u32).filter(|row| self.hashes.contains(&hashes[*row as usize]));
+        let likely = UInt32Array::from_iter_values(likely);
+        let columns: Result<Vec<ArrayRef>> =
+            columns.iter().map(|column| take(column, &likely, None).map_err(from_arrow)).collect();
+        let numbers = numbers_of(&mut self.groups, &columns?, likely.len())?;
+        let mut keys = vec![None; count];
+        for (row, number) in likely.values().iter().zip(numbers) {
+            keys[*row as usize] = number.filter(|number| *number < self.keys);
+        }
+        Ok(Probe { rows, keys, paired: vec![false; count], at: (0, 0) })
     }
 
     /// The values of `column` at some places of `rows`.
@@ -324,11 +345,14 @@ impl Table {
     }
 }
 
-/// The number of each row's key; none if it has NULL in it.
-fn numbers_of(groups: &mut Groups, batch: &Batch, keys: &[usize]) -> Result<Vec<Option<usize>>> {
-    let columns: Vec<ArrayRef> = keys.iter().map(|&key| Arc::clone(batch.column(key))).collect();
+fn columns_of(batch: &Batch, places: &[usize]) -> Vec<ArrayRef> {
+    places.iter().map(|&place| Arc::clone(batch.column(place))).collect()
+}
+
+/// The number of the key of each of `rows` rows; none if it has NULL in it.
+fn numbers_of(groups: &mut Groups, columns: &[ArrayRef], rows: usize) -> Result<Vec<Option<usize>>> {
     let mut numbers = Vec::new();
-    groups.intern(&columns, batch.num_rows(), &mut numbers)?;
+    groups.intern(columns, rows, &mut numbers)?;
     let mut numbers: Vec<Option<usize>> = numbers.into_iter().map(Some).collect();
     for nulls in columns.iter().filter_map(|column| column.logical_nulls()) {
         (0..nulls.len()).filter(|&row| nulls.is_null(row)).for_each(|row| numbers[row] = None);
