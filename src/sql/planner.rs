@@ -743,7 +743,7 @@ impl<'a> Planner<'a> {
         let mut calls = Vec::new();
         for expr in &aggregate.aggr_expr {
             output.push(OutputColumn::Call(calls.len()));
-            calls.push(compile_call(&self.ordered(expr)?, &bound)?);
+            calls.push(compile_call(&self.ordered(expr, schema)?, &bound)?);
         }
         let grouping = match (stream.pending.take(), attached) {
             (Some(PendingWindows { time, windows: Pending::Fixed(windows) }), _) => {

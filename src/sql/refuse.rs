@@ -3,8 +3,8 @@
 use super::catalog::Catalog;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Query, Select,
-    SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
+    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
 };
 use sqlparser::tokenizer::Location;
 use std::ops::ControlFlow;
@@ -67,6 +67,16 @@ impl Visitor for Refusal<'_> {
                 Some(column) => no(column, "DISTINCT ON is", "first_value and last_value with GROUP BY may do"),
                 None => no(select, "DISTINCT ON is", ""),
             };
+        }
+        // DataFusion gives the left side's column, which is NULL for rows of the right side alone
+        for join in select.from.iter().flat_map(|table| &table.joins) {
+            if let JoinOperator::Right(by) | JoinOperator::RightOuter(by) | JoinOperator::FullOuter(by) =
+                &join.join_operator
+                && matches!(by, JoinConstraint::Using(_) | JoinConstraint::Natural)
+            {
+                let help = "write ON a.key = b.key, and coalesce(a.key, b.key) for the column of both";
+                return no(&join.relation, "USING or NATURAL in a RIGHT or FULL JOIN is", help);
+            }
         }
         let tables = select
             .from

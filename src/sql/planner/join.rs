@@ -12,9 +12,12 @@ use datafusion_expr::logical_plan::{Join, LogicalPlan};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What a join without windows is answered with.
+/// What a join without windows is answered with, and IN or EXISTS without them.
 const WINDOWS: &str = "join what windows hold: … FROM a JOIN b ON a.window_start = b.window_start AND a.window_end = b.window_end AND …, \
                        where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY with windows";
+const WINDOWS_INSIDE: &str = "look into the same window: … FROM a WHERE x IN (SELECT y FROM b WHERE a.window_start = b.window_start AND \
+                              a.window_end = b.window_end), where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY \
+                              with windows";
 
 impl Planner<'_> {
     pub(super) fn join(&mut self, join: &Join, last: bool) -> Result<Stream> {
@@ -53,7 +56,7 @@ impl Planner<'_> {
             return Err(Error::invalid(
                 "a join without windows is not yet supported: it would have to keep all rows of both sides",
             )
-            .help(WINDOWS));
+            .help(if kind.gives_pairs() { WINDOWS } else { WINDOWS_INSIDE }));
         };
         for (stream, id) in streams.iter_mut().zip(windows) {
             stream.compact_but(&stream.bounds_of(id).into_iter().flatten().collect());

@@ -5,7 +5,7 @@ use super::{Place, Planner, Role, Stream, bare};
 use crate::error::{Error, Result};
 use crate::plan::{Action, Emit, Input, Ranking, Route, SortColumn};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion_common::{Column, DFSchema, ScalarValue};
+use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::expr::WindowFunction;
 use datafusion_expr::logical_plan::{Filter, LogicalPlan, Window};
 use datafusion_expr::utils::{conjunction, split_conjunction};
@@ -140,8 +140,9 @@ impl Planner<'_> {
 
 /// Where in the text the first column of `expr` stands.
 pub(super) fn place_of(expr: &Logical) -> Option<Location> {
-    let place = |column: &&Column| column.spans.first().map(|span| Location::new(span.start.line, span.start.column));
-    expr.column_refs().into_iter().find_map(|column| place(&column))
+    let spans = expr.column_refs().into_iter().filter_map(|column| column.spans.first());
+    let first = spans.map(|span| span.start).min_by_key(|start| (start.line, start.column))?;
+    Some(Location::new(first.line, first.column))
 }
 
 /// True if column `column` of `plan` is the number that a ranking gives to its rows.
