@@ -132,7 +132,8 @@ pub enum Changes {
 pub trait Shard {
     /// Takes rows; where they are kept until they are flushed is the shard's affair.
     fn write(&mut self, rows: Batch) -> Result<()>;
-    /// Pushes on what was written and says whether all of it is acknowledged; asked again until it is. Never waits.
+    /// Pushes on what was written and says whether all of it is acknowledged; asked again until it is, and at the end of each
+    /// epoch even if nothing was written. Never waits.
     fn flush(&mut self) -> Result<bool>;
     /// Completes the output after the last flush, at the end of the input or when the pipeline is stopped.
     fn finish(&mut self) -> Result<()> {

@@ -21,7 +21,7 @@ mod records;
 
 pub use fit::Missing;
 pub use lines::Packing;
-pub use objects::{FileFormat, ReadAt, ReadRows, WriteFile};
+pub use objects::{FileFormat, FileStream, ReadAt, ReadRows, WriteFile};
 pub use records::{Framing, RECORD_BYTES_MAX, Records};
 
 use crate::batch::{BATCH_ROWS, Batch};

@@ -11,6 +11,7 @@ use highwater::time::SystemClock;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -397,4 +398,357 @@ fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
         failure(&[("connector", "memory"), ("name", "x")]),
         "option 'name': nothing in memory is called 'x' / connector 'memory' is for programs, which hand their rows to Builtin"
     );
+}
+
+fn zipped(text: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(text).unwrap();
+    packer.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_read_as_their_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..60_000).map(|n| format!("line {n} of a text that is long enough")).collect();
+    let text = lines.join("\n");
+    let (start, rest) = text.split_at(text.len() / 3);
+    let two = |pack: &dyn Fn(&[u8]) -> Vec<u8>| [pack(start.as_bytes()), pack(rest.as_bytes())].concat();
+    let zstd = |text: &[u8]| zstd::encode_all(text, 1).unwrap();
+    for (name, bytes, option) in [
+        ("a.gz", zipped(text.as_bytes()), "auto"),
+        ("b.GZ", two(&zipped), "auto"),
+        ("c.txt", two(&zipped), "gzip"),
+        ("d.zst", two(&zstd), "auto"),
+        ("e.gz", zstd(text.as_bytes()), "zstd"),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        let source = text_file(&path, &[("compression", option), ("split.bytes", "1000")]).unwrap();
+        assert_eq!(source.splits(&context()).unwrap().len(), 1, "{name}: it cannot be cut");
+        assert_eq!(read(&*source, || 5000).unwrap(), lines, "{name}");
+    }
+    let path = directory.path().join("empty.gz");
+    fs::write(&path, b"").unwrap();
+    assert_eq!(read(&*text_file(&path, &[]).unwrap(), || 10).unwrap(), Vec::<String>::new());
+    fs::write(&path, zipped(b"")).unwrap();
+    assert_eq!(read(&*text_file(&path, &[]).unwrap(), || 10).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_compressed_file_that_is_broken_is_read_up_to_there() {
+    let seed: u64 = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let words: Vec<String> = (0..200_000).map(|_| format!("{:x}", random.random::<u32>())).collect();
+    let text = words.join("\n") + "\n";
+    for (name, whole) in [("a.gz", zipped(text.as_bytes())), ("a.zst", zstd::encode_all(text.as_bytes(), 1).unwrap())] {
+        let path = directory.path().join(name);
+        let failure = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let source = text_file(&path, &[]).unwrap();
+            let mut split = source.open(&source.splits(&context()).unwrap(), &context()).unwrap().remove(0);
+            let mut found = Vec::new();
+            loop {
+                match split.poll(100) {
+                    Ok(Polled::Rows { rows, .. }) => found.extend(texts(&rows)),
+                    Ok(Polled::Pending) => unreachable!("a file never makes wait"),
+                    Ok(Polled::Ended) => return (found, None),
+                    Err(error) => return (found, Some(error.to_string())),
+                }
+            }
+        };
+        let (found, error) = failure(&whole[..whole.len() / 2]);
+        assert!(found.len() > 5000 && words.starts_with(&found), "{name}, seed {seed}: {} lines", found.len());
+        let error = error.expect("half of it is missing");
+        assert!(error.contains(name) && error.contains("cannot read on after"), "{error}");
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 0xff;
+        let (found, error) = failure(&flipped);
+        // what a checksum finds at the end only is read before
+        assert!(error.is_some() || found != words, "{name}, seed {seed}");
+        assert!(failure(b"this is no compressed text").1.is_some());
+    }
+}
+
+#[test]
+fn compressed_files_are_written() {
+    let directory = tempfile::tempdir().unwrap();
+    for (packing, end) in [("gzip", ".gz"), ("zstd", ".zst")] {
+        let path = format!("{}/", directory.path().join(packing).display());
+        let batches: Vec<Batch> = (0..30).map(|n| rows(n * 1000, n * 1000 + 1000)).collect();
+        let options = [("format", "json"), ("sink.compression", packing), ("sink.rolling.bytes", "5 KB")];
+        write(&path, 0, 1, &options, &batches, || {}).unwrap();
+        let (parts, hidden) = names(Path::new(&path));
+        assert!(parts.len() > 1 && hidden == 0 && parts.iter().all(|part| part.ends_with(end)), "{parts:?}");
+        let unpack = |bytes: &[u8]| {
+            let mut text = Vec::new();
+            match packing {
+                "gzip" => flate2::read::GzDecoder::new(bytes).read_to_end(&mut text).unwrap(),
+                _ => zstd::Decoder::new(bytes).unwrap().read_to_end(&mut text).unwrap(),
+            };
+            text
+        };
+        let lines: usize = parts
+            .iter()
+            .map(|part| {
+                let text = unpack(&fs::read(Path::new(&path).join(part)).unwrap());
+                text.iter().filter(|byte| **byte == b'\n').count()
+            })
+            .sum();
+        assert_eq!(lines, 30_000);
+        let back =
+            source(&table("word s, n i", &[("connector", "file"), ("path", &path), ("format", "json")])).unwrap();
+        let mut found = read(&*back, || 1000).unwrap();
+        let mut expected: Vec<String> = batches.iter().flat_map(texts).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+}
+
+/// The visible files below `directory`, sorted, without it.
+fn tree(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        match path.is_dir() {
+            true => found.extend(tree(&path).into_iter().map(|below| format!("{name}/{below}"))),
+            false if name.starts_with('.') => found.push("(hidden)".into()),
+            false => found.push(name),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn rows_are_parted_by_the_names_of_directories_and_come_back() {
+    let seed: u64 = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let odd = [Some("a/b=c"), Some(""), None, Some("100%"), Some(".."), Some("é:\n{x}"), Some("plain")];
+    for format in ["json", "csv", "parquet", "avro"] {
+        let path = format!("{}/", directory.path().join(format).display());
+        let batches: Vec<Batch> = (0..8)
+            .map(|_| {
+                let count = random.random_range(1..80);
+                let words: ArrayRef =
+                    Arc::new((0..count).map(|_| odd[random.random_range(0..odd.len())]).collect::<StringArray>());
+                let n: ArrayRef = Arc::new(
+                    (0..count)
+                        .map(|_| (random.random_range(0..9) > 0).then(|| random.random_range(-2..3)))
+                        .collect::<Int64Array>(),
+                );
+                let x: ArrayRef = Arc::new((0..count).map(|_| random.random_range(0..1000)).collect::<Int64Array>());
+                Batch::try_from_iter_with_nullable([("word", words, true), ("x", x, true), ("n", n, true)]).unwrap()
+            })
+            .collect();
+        let options = [
+            ("connector", "file"),
+            ("path", &path),
+            ("format", format),
+            ("partition.by", "n; word"),
+            ("sink.open-files.max", "5"),
+            ("sink.rolling.bytes", "300"),
+        ];
+        let table = table("word s, x i, n i", &options);
+        let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
+        let mut shard = Builtin::default().sink(&table, &input).unwrap().open(1, 2, &context()).unwrap();
+        for batch in &batches {
+            shard.write(batch.clone()).unwrap();
+            let hidden = tree(Path::new(&path)).iter().filter(|name| name.ends_with("(hidden)")).count();
+            // those that are open, and those that a thread completes
+            assert!(hidden <= 5 + 16, "{hidden} files are being written");
+            while !shard.flush().unwrap() {}
+        }
+        shard.finish().unwrap();
+        let found = tree(Path::new(&path));
+        assert!(
+            found.iter().any(|name| name.starts_with("n=__HIVE_DEFAULT_PARTITION__/word=a%2Fb%3Dc/part-1-0.")),
+            "{found:?}"
+        );
+        assert!(
+            found
+                .iter()
+                .any(|name| name.starts_with("n=-2/word=%C3") || name.starts_with("n=-2/word=é%3A%0A%7Bx}/part-1-0.")),
+            "{found:?}"
+        );
+        assert!(!found.iter().any(|name| name.contains("hidden")), "{found:?}");
+
+        let back = source(&table).unwrap();
+        let mut found = read(&*back, || 7).unwrap();
+        let mut expected: Vec<String> = batches.iter().flat_map(texts).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "seed {seed}, {format}");
+        // in another order, and fewer of them
+        let some = Builtin::default().source(&table, &[2]).unwrap();
+        let mut found = read(&*some, || 100).unwrap();
+        let mut expected: Vec<String> = expected.iter().map(|row| row.rsplit('|').next().unwrap().to_owned()).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "seed {seed}, {format}");
+        // a later run replaces them all
+        let again = [options.as_slice(), &[("sink.overwrite", "true")]].concat();
+        let again = self::table("word s, x i, n i", &again);
+        for shard in 0..2 {
+            let mut shard = Builtin::default().sink(&again, &input).unwrap().open(shard, 2, &context()).unwrap();
+            shard.write(batches[0].slice(0, 1)).unwrap();
+            shard.finish().unwrap();
+        }
+        assert_eq!(tree(Path::new(&path)).len(), 2, "{:?}", tree(Path::new(&path)));
+    }
+}
+
+#[test]
+fn a_partition_that_cannot_be_is_refused() {
+    let failure = |path: &str, by: &str| {
+        let options = [("connector", "file"), ("path", path), ("format", "json"), ("partition.by", by)];
+        let table = table("word s, n i", &options);
+        let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
+        let error = Builtin::default().sink(&table, &input).err().unwrap();
+        format!("{error} / {}", error.advice().unwrap_or_default())
+    };
+    assert_eq!(failure("x/", "wrd"), "option 'partition.by': there is no column 'wrd' / did you mean 'word'?");
+    assert_eq!(failure("x/", "n;n"), "option 'partition.by': column 'n' is there twice / ");
+    assert_eq!(failure("x/", "n;word"), "option 'partition.by': no column would be left for the files / ");
+    assert_eq!(failure("x", "n"), "option 'path': partitions are directories, and this is a file / write 'x/'");
+    // a file whose path does not say the value
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.jsonl");
+    let read_it = |name: &str| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "{\"word\": \"to\"}\n").unwrap();
+        let options =
+            [("connector", "file"), ("path", path.to_str().unwrap()), ("format", "json"), ("partition.by", "n")];
+        read(&*source(&table("word s, n i", &options)).unwrap(), || 1)
+            .map_err(|error| error.to_string().replace(directory.path().to_str().unwrap(), "DIR"))
+    };
+    drop(path);
+    assert_eq!(read_it("n=7/in").unwrap(), ["to|7"]);
+    assert_eq!(read_it("n=x/in").unwrap_err(), "file \"DIR/n=x/in\": directory \"n=x\" is no Int64");
+    assert_eq!(
+        read_it("m=7/in").unwrap_err(),
+        "file \"DIR/m=7/in\": no directory in its path is called \"n=…\", after column \"n\""
+    );
+}
+
+/// A clock that a test moves.
+#[derive(Default)]
+struct Hand(std::sync::Mutex<Duration>);
+
+impl highwater::time::Clock for Hand {
+    fn monotonic(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+
+    fn wall(&self) -> i64 {
+        0
+    }
+}
+
+#[test]
+fn a_part_is_complete_when_it_is_old_even_if_nothing_more_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = format!("{}/", directory.path().display());
+    let options = [("connector", "file"), ("path", &path), ("format", "json"), ("sink.rolling.interval", "10 s")];
+    let table = table("word s, n i", &options);
+    let input = SinkInput { schema: Arc::clone(&table.schema), updating: false };
+    let clock = Arc::new(Hand::default());
+    let context = Context { clock: Arc::clone(&clock) as _, ..context() };
+    let mut shard = Builtin::default().sink(&table, &input).unwrap().open(0, 1, &context).unwrap();
+    shard.write(rows(0, 3)).unwrap();
+    *clock.0.lock().unwrap() = Duration::from_secs(9);
+    shard.write(rows(3, 5)).unwrap();
+    assert!(shard.flush().unwrap());
+    assert_eq!(names(directory.path()), (vec![], 1));
+    *clock.0.lock().unwrap() = Duration::from_secs(10);
+    assert!(shard.flush().unwrap());
+    let start = std::time::Instant::now();
+    while names(directory.path()) != (vec!["part-0-0.jsonl".to_owned()], 0) {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is not completed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fs::read_to_string(directory.path().join("part-0-0.jsonl")).unwrap().lines().count(), 5);
+    shard.finish().unwrap();
+    assert_eq!(names(directory.path()).0.len(), 1, "no part without rows");
+}
+
+#[test]
+fn thousands_of_files_are_read_with_few_of_them_open() {
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..3000 {
+        let text = if n % 10 == 0 { String::new() } else { format!("{n}\n{n}\n") };
+        fs::write(directory.path().join(format!("{n:04}.txt")), text).unwrap();
+    }
+    let source = text_file(&directory.path().join("*.txt"), &[]).unwrap();
+    let mut splits = source.open(&source.splits(&context()).unwrap(), &context()).unwrap();
+    assert_eq!(splits.len(), 3000);
+    let mut sum = 0;
+    let mut most = 0;
+    while !splits.is_empty() {
+        splits.retain_mut(|split| match split.poll(1).unwrap() {
+            Polled::Rows { rows, .. } => {
+                sum += texts(&rows).iter().map(|text| text.parse::<u64>().unwrap()).sum::<u64>();
+                true
+            }
+            Polled::Pending => true,
+            Polled::Ended => false,
+        });
+        most = most.max(fs::read_dir("/proc/self/fd").unwrap().count());
+    }
+    assert_eq!(sum, (0..3000).filter(|n| n % 10 > 0).sum::<u64>() * 2);
+    assert!(most < 500, "{most} files are open");
+    // one that vanishes, and one that is replaced, before they are read
+    let opened = |name: &str| {
+        let source = text_file(&directory.path().join(name), &[]).unwrap();
+        let names = source.splits(&context()).unwrap();
+        source.open(&names, &context()).unwrap().remove(0)
+    };
+    let mut gone = opened("0001.txt");
+    fs::remove_file(directory.path().join("0001.txt")).unwrap();
+    let error = gone.poll(1).unwrap_err().to_string();
+    assert!(error.ends_with("0001.txt\": cannot read at byte 0: No such file or directory (os error 2)"), "{error}");
+}
+
+#[test]
+fn what_is_killed_while_it_writes_leaves_only_whole_files() {
+    for format in ["parquet", "avro", "json"] {
+        let directory = tempfile::tempdir().unwrap();
+        let out = format!("{}/", directory.path().join("out").display());
+        let definition = format!(
+            "CREATE TABLE numbers (n BIGINT, word STRING) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence');
+             CREATE TABLE copy (n BIGINT, word STRING, part BIGINT) PARTITIONED BY (part) WITH ('connector' = 'file', 'path' = '{out}', 'format' = '{format}', 'sink.rolling.bytes' = '100 KB');
+             INSERT INTO copy SELECT n, word, n % 3 FROM numbers;"
+        );
+        fs::write(directory.path().join("p.sql"), definition).unwrap();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_highwater"))
+            .args(["run", "p.sql", "--workers", "2"])
+            .current_dir(directory.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(fs::File::create(directory.path().join("err")).unwrap())
+            .spawn()
+            .unwrap();
+        let start = std::time::Instant::now();
+        let whole = || if Path::new(&out).exists() { tree(Path::new(&out)) } else { Vec::new() };
+        while whole().iter().filter(|name| !name.contains("hidden")).count() < 12 {
+            let said = || fs::read_to_string(directory.path().join("err")).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "{}", said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let options = [("connector", "file"), ("path", out.as_str()), ("format", format), ("partition.by", "part")];
+        let back = source(&table("n i, word s, part i", &options)).unwrap();
+        let found = read(&*back, || 5000).unwrap();
+        assert!(found.len() > 1000, "{format}: {} rows", found.len());
+        for row in &found {
+            let mut cells = row.split('|');
+            let (n, part) = (cells.next().unwrap(), cells.nth(1).unwrap());
+            assert_eq!(n.parse::<i64>().unwrap() % 3, part.parse::<i64>().unwrap(), "{row}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! `path` is a file, a glob or `-` for standard input. A file is one split, or several of `split.bytes` where it can be cut:
 //! at newlines if they always end a record, between the row groups of Parquet, between the blocks of Avro. What cannot be
-//! read at an offset (standard input, a pipe) is read ahead by a thread of its own.
+//! read at an offset (standard input, a pipe, a compressed file) is one split.
 //!
 //! ```text
 //! FileSource ── splits: files, cut ──▶ names ── open ──▶ LinesSplit (records)  or  RowsSplit (Parquet, Avro)
@@ -11,6 +11,7 @@
 
 mod handle;
 mod lines;
+mod partition;
 mod rows;
 mod sink;
 mod stream;
@@ -20,10 +21,11 @@ pub use sink::FileSink;
 use super::{Context, OptionSpec, Options, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::parquet::Footer;
-use crate::format::{FileFormat, Format, Missing, ReadAt};
+use crate::format::{FileFormat, Format, Missing, Packing, ReadAt};
 use arrow::datatypes::{Schema, SchemaRef};
 use handle::{Handle, OpenFiles};
 use lines::{Blocks, Input, LinesSplit};
+use partition::{Partition, PartitionedSplit};
 use rows::{Footers, RowsSplit, Share};
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -37,7 +39,7 @@ const PATH: OptionSpec = OptionSpec::both(
     "path",
     Takes::Text,
     Preset::Required,
-    "to read: a file, a glob such as `logs/**/*.txt`, or `-` for standard input; to write: a file, or a directory if it ends with `/`",
+    "to read: a file, a glob such as `logs/**/*.txt`, a directory with all that is below it if it ends with `/`, or `-` for standard input; to write: a file, or a directory if it ends with `/`",
 );
 
 const CSV_HEADER: OptionSpec = OptionSpec::both(
@@ -61,9 +63,35 @@ const MISSING_COLUMNS: OptionSpec = OptionSpec::reading(
     "what a column is that a file of Parquet or Avro does not have: an error, or NULL",
 );
 
+const COMPRESSION: OptionSpec = OptionSpec::reading(
+    "compression",
+    Takes::Choice(&["auto", "none", "gzip", "zstd"]),
+    Preset::Is("auto"),
+    "how files of records are compressed; `auto` goes by their names: `.gz`, `.zst`",
+);
+
+/// PARTITIONED BY in the declaration says the same.
+const PARTITION: OptionSpec = OptionSpec::both(
+    "partition.by",
+    Takes::Form("columns"),
+    Preset::None(""),
+    "the columns, with `;` between them, that are in the names of directories rather than in the files; `PARTITIONED BY (…)` after the columns says the same",
+);
+
 /// What this connector takes, beside its format.
-pub const OPTIONS: &[&OptionSpec] =
-    &[&PATH, &CSV_HEADER, &SPLIT_BYTES, &MISSING_COLUMNS, &sink::ROLLING_BYTES, &sink::OVERWRITE, &sink::COMPRESSION];
+pub const OPTIONS: &[&OptionSpec] = &[
+    &PATH,
+    &CSV_HEADER,
+    &SPLIT_BYTES,
+    &COMPRESSION,
+    &MISSING_COLUMNS,
+    &PARTITION,
+    &sink::OVERWRITE,
+    &sink::ROLLING_BYTES,
+    &sink::ROLLING_INTERVAL,
+    &sink::OPEN_MAX,
+    &sink::COMPRESSION,
+];
 
 /// The format of the files, with what holds for files only.
 fn format_of(options: &Options) -> Result<FileFormat> {
@@ -74,15 +102,30 @@ fn format_of(options: &Options) -> Result<FileFormat> {
     Ok(format)
 }
 
+/// The columns that directories have.
+fn partition_of(table: &Table) -> Result<Partition> {
+    match table.options.text(&PARTITION) {
+        None => Ok(Partition::default()),
+        Some(text) => Partition::parse(text, &table.schema).map_err(|error| table.options.misvalued(&PARTITION, error)),
+    }
+}
+
 /// Files that are read.
 #[derive(Debug)]
 pub struct FileSource {
     path: String,
     format: FileFormat,
+    /// None: by the files' names.
+    packing: Option<Packing>,
     /// The table's columns, and the indexes of those that are read.
     table: SchemaRef,
     columns: Vec<usize>,
     schema: SchemaRef,
+    partition: Partition,
+    /// The columns that files have, and which of them are read.
+    inner: SchemaRef,
+    inner_columns: Vec<usize>,
+    inner_schema: SchemaRef,
     split_bytes: u64,
     missing: Missing,
 }
@@ -97,9 +140,26 @@ impl FileSource {
             return Err(options.wrong(&SPLIT_BYTES, "a split has at least one byte"));
         }
         let path = options.required(&PATH)?;
+        let partition = partition_of(table)?;
+        let inner = partition.rest(&table.schema);
+        let kept: Vec<usize> = (0..table.schema.fields().len()).filter(|index| !partition.has(*index)).collect();
+        let inner_columns: Vec<usize> = columns.iter().filter_map(|column| kept.binary_search(column).ok()).collect();
+        let project = |schema: &SchemaRef, columns: &[usize]| {
+            let fields = columns.iter().map(|column| Arc::clone(&schema.fields()[*column]));
+            Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        };
         let mut missing = Missing::Refused;
+        let mut packing = None;
         match &format {
-            FileFormat::Records(format) => drop(format.decoder(&table.schema, columns)?),
+            FileFormat::Records(format) => {
+                format.decoder(&inner, &inner_columns)?;
+                packing = match options.choice(&COMPRESSION)? {
+                    "auto" => None,
+                    "gzip" => Some(Packing::Gzip),
+                    "zstd" => Some(Packing::Zstd),
+                    _ => Some(Packing::None),
+                };
+            }
             _ if path == "-" => {
                 let help = "read a file, or a format of lines";
                 return Err(options.wrong(&PATH, "files of rows are not read from standard input").help(help));
@@ -107,13 +167,17 @@ impl FileSource {
             _ if options.choice(&MISSING_COLUMNS)? == "null" => missing = Missing::Null,
             _ => {}
         }
-        let fields = columns.iter().map(|column| Arc::clone(&table.schema.fields()[*column]));
         Ok(FileSource {
             path: path.to_owned(),
             format,
+            packing,
             table: Arc::clone(&table.schema),
             columns: columns.to_vec(),
-            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            schema: project(&table.schema, columns),
+            partition,
+            inner_schema: project(&inner, &inner_columns),
+            inner,
+            inner_columns,
             split_bytes,
             missing,
         })
@@ -122,12 +186,17 @@ impl FileSource {
     /// The files that `path` names, sorted.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let literal = Path::new(&self.path);
-        if literal.exists() || !self.path.contains(['*', '?', '[']) {
+        let below = self.path.ends_with('/') && literal.is_dir();
+        if !below && (literal.exists() || !self.path.contains(['*', '?', '['])) {
             return Ok(vec![literal.to_path_buf()]);
         }
+        let pattern = match below {
+            true => format!("{}**/*", glob::Pattern::escape(&self.path)),
+            false => self.path.clone(),
+        };
         // What is being written beside its final name is hidden.
         let visible = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-        let glob = glob::glob_with(&self.path, visible)
+        let glob = glob::glob_with(&pattern, visible)
             .map_err(|error| Error::invalid(format!("option 'path': '{}' is not a glob: {}", self.path, error.msg)))?;
         let mut files = Vec::new();
         for entry in glob {
@@ -166,6 +235,10 @@ impl FileSource {
         File::open(path).map_err(|error| unreadable(path, &error))?;
         let size = metadata.len();
         let piece = |part| Piece { path: name.into(), part };
+        let packing = self.packing.unwrap_or_else(|| Packing::of_name(name));
+        if records.is_some() && packing != Packing::None {
+            return Ok(vec![piece(Part::Packed { packing, size })]);
+        }
         if let FileFormat::Parquet(_) = self.format {
             let file: Arc<dyn ReadAt> = Arc::new(Handle::new(name, size, &Arc::default()));
             let groups = Footer::read(&file).map_err(|error| error.within(place_of(name)))?.group_bytes();
@@ -229,37 +302,58 @@ impl Source for FileSource {
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
         for name in splits {
             let Piece { path, part } = Piece::parse(name)?;
-            if let FileFormat::Records(format) = &self.format {
-                let (start, input) = match part {
-                    Part::Stream => (0, Input::Stream(Stream::start(&path)?)),
-                    Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
-                        (start, Input::File(Blocks::new(Handle::new(&path, size, &files), end, &buffer)))
-                    }
-                };
-                let decoder = format.decoder(&self.table, &self.columns)?;
-                opened.push(Box::new(LinesSplit::new(path, input, start, format, decoder)));
-                continue;
-            }
-            let (share, size) = match part {
-                Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
-                Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
-                Part::Stream => return Err(Error::internal(format!("'{name}' has no rows"))),
+            let handle = |size| Handle::new(&path, size, &files);
+            let split: Box<dyn Split> = match &self.format {
+                FileFormat::Records(format) => {
+                    let (start, input) = match part {
+                        Part::Stream => {
+                            (0, Input::Stream(Stream::start(&path, self.packing.unwrap_or(Packing::None))?))
+                        }
+                        Part::Packed { packing, size } => (0, Input::Stream(Stream::packed(handle(size), packing))),
+                        Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
+                            (start, Input::File(Blocks::new(handle(size), end, &buffer)))
+                        }
+                    };
+                    let decoder = format.decoder(&self.inner, &self.inner_columns)?;
+                    Box::new(LinesSplit::new(path.clone(), input, start, format, decoder))
+                }
+                FileFormat::Parquet(_) | FileFormat::Avro(_) => {
+                    let (share, size) = match part {
+                        Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
+                        Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
+                        Part::Stream | Part::Packed { .. } => {
+                            return Err(Error::internal(format!("'{name}' has no rows")));
+                        }
+                    };
+                    Box::new(RowsSplit {
+                        file: Arc::new(handle(size)),
+                        path: path.clone(),
+                        share,
+                        schema: Arc::clone(&self.inner_schema),
+                        missing: self.missing,
+                        footers: Rc::clone(&footers),
+                        state: rows::State::default(),
+                    })
+                }
             };
-            opened.push(Box::new(RowsSplit {
-                file: Arc::new(Handle::new(&path, size, &files)),
-                path,
-                share,
-                schema: Arc::clone(&self.schema),
-                missing: self.missing,
-                footers: Rc::clone(&footers),
-                state: rows::State::default(),
-            }));
+            opened.push(match self.partition.depth() {
+                0 => split,
+                _ => Box::new(PartitionedSplit::new(
+                    split,
+                    &path,
+                    &self.partition,
+                    &self.table,
+                    &self.columns,
+                    &self.schema,
+                )?),
+            });
         }
         Ok(opened)
     }
 }
 
-/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, or `:pipe`.
+/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size` or
+/// `:pipe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
     path: String,
@@ -273,6 +367,8 @@ enum Part {
     Bytes { start: u64, end: u64, size: u64 },
     /// These row groups.
     Groups { start: u64, end: u64, size: u64 },
+    /// All, which is compressed.
+    Packed { packing: Packing, size: u64 },
     /// All there is to read, of unknown size.
     Stream,
 }
@@ -281,6 +377,8 @@ impl Piece {
     fn name(&self) -> String {
         match self.part {
             Part::Stream => format!("{}:pipe", self.path),
+            Part::Packed { packing: Packing::Zstd, size } => format!("{}:zstd/{size}", self.path),
+            Part::Packed { size, .. } => format!("{}:gzip/{size}", self.path),
             Part::Bytes { start, end, size } => format!("{}:{start}-{end}/{size}", self.path),
             Part::Groups { start, end, size } => format!("{}:groups {start}-{end}/{size}", self.path),
         }
@@ -293,6 +391,15 @@ impl Piece {
             }
             let groups = part.strip_prefix("groups ");
             let (range, size) = groups.unwrap_or(part).split_once('/')?;
+            let packing = match range {
+                "gzip" => Some(Packing::Gzip),
+                "zstd" => Some(Packing::Zstd),
+                _ => None,
+            };
+            if let Some(packing) = packing {
+                let part = Part::Packed { packing, size: size.parse().ok()? };
+                return Some(Piece { path: path.into(), part });
+            }
             let (start, end) = range.split_once('-')?;
             let (start, end, size) = (start.parse().ok()?, end.parse().ok()?, size.parse().ok()?);
             let part = match groups {

@@ -9,7 +9,7 @@
 
 use super::BadRecord;
 use super::fit::{Fit, Missing, refuse_types, renamed};
-use super::objects::{Failure, ReadAt, ReadRows, Stream, WriteFile, guarded};
+use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use arrow::array::{Array, AsArray};
@@ -82,7 +82,7 @@ pub struct AvroReader {
 impl AvroReader {
     /// Reads the blocks of the bytes `share` as rows of `table`.
     pub fn new(file: Arc<dyn ReadAt>, share: Range<u64>, table: &SchemaRef, missing: Missing) -> Result<AvroReader> {
-        let header = guarded(|| read_header_info(BufReader::new(Stream { file: Arc::clone(&file), offset: 0 })))?;
+        let header = guarded(|| read_header_info(BufReader::new(FileStream::new(Arc::clone(&file)))))?;
         let codec = guarded(|| header.compression())?;
         if let Some(CompressionCodec::Bzip2 | CompressionCodec::Xz) = codec {
             return Err(Error::data("its blocks are compressed with bzip2 or xz, which is not supported")

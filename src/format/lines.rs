@@ -28,6 +28,15 @@ impl Packing {
             Packing::Zstd => ".zst",
         }
     }
+
+    /// What a file called `name` says of itself.
+    pub fn of_name(name: &str) -> Packing {
+        match name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).as_deref() {
+            Some("gz" | "gzip") => Packing::Gzip,
+            Some("zst" | "zstd") => Packing::Zstd,
+            _ => Packing::None,
+        }
+    }
 }
 
 /// Records on their way into a file of lines.

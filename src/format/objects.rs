@@ -78,12 +78,24 @@ pub trait WriteFile: Send {
 }
 
 /// A file from an offset on.
-pub(super) struct Stream {
-    pub file: Arc<dyn ReadAt>,
-    pub offset: u64,
+pub struct FileStream {
+    file: Arc<dyn ReadAt>,
+    offset: u64,
 }
 
-impl Read for Stream {
+impl FileStream {
+    /// From its start.
+    pub fn new(file: Arc<dyn ReadAt>) -> Self {
+        FileStream::at(file, 0)
+    }
+
+    /// From `offset` on.
+    pub fn at(file: Arc<dyn ReadAt>, offset: u64) -> Self {
+        FileStream { file, offset }
+    }
+}
+
+impl Read for FileStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let rest = self.file.size().saturating_sub(self.offset);
         let length = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));

@@ -7,7 +7,7 @@
 //! smaller than snappy, and every current reader knows it.
 
 use super::fit::{Fit, Missing, refuse_types, renamed};
-use super::objects::{Failure, ReadAt, ReadRows, Stream, WriteFile, guarded};
+use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use ::parquet::arrow::arrow_reader::{
@@ -219,10 +219,10 @@ impl Length for Chunks {
 }
 
 impl ChunkReader for Chunks {
-    type T = BufReader<Stream>;
+    type T = BufReader<FileStream>;
 
     fn get_read(&self, start: u64) -> ::parquet::errors::Result<Self::T> {
-        Ok(BufReader::with_capacity(READ_AHEAD_BYTES, Stream { file: Arc::clone(&self.0), offset: start }))
+        Ok(BufReader::with_capacity(READ_AHEAD_BYTES, FileStream::at(Arc::clone(&self.0), start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ::parquet::errors::Result<Bytes> {

@@ -57,7 +57,6 @@ pub fn sink<'scope>(
     builder.build(move |capabilities| {
         // held at the first epoch whose rows are not all acknowledged
         let mut held = capabilities.into_iter().next();
-        let mut dirty = false;
         move |frontiers| {
             let Some(capability) = held.as_mut() else { return };
             let _busy = site.busy();
@@ -80,7 +79,6 @@ pub fn sink<'scope>(
                     }
                     refuse_null(&rows, &schema)?;
                     site.cells.takes(rows.num_rows());
-                    dirty = true;
                     shard.write(rows)
                 };
                 if let Err(error) = write() {
@@ -96,8 +94,9 @@ pub fn sink<'scope>(
             if next.is_some_and(|next| next <= *capability.time()) {
                 return;
             }
-            match shard.as_mut().filter(|_| dirty).map_or(Ok(true), |shard| shard.flush()) {
-                Ok(true) => dirty = false,
+            // without new rows, too: something may be due by its age
+            match shard.as_mut().map_or(Ok(true), |shard| shard.flush()) {
+                Ok(true) => {}
                 Ok(false) => return activator.activate_after(NAP),
                 Err(error) => {
                     shard = None;

@@ -71,9 +71,10 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
     if parser.parse_keyword(Keyword::COMMENT) {
         parser.parse_literal_string()?;
     }
+    parse_partition(text, parser, &mut table)?;
     let found = parser.peek_token();
     if let Token::Word(word) = &found.token
-        && matches!(word.keyword, Keyword::PARTITIONED | Keyword::LIKE | Keyword::AS)
+        && matches!(word.keyword, Keyword::LIKE | Keyword::AS)
     {
         return refuse(
             text,
@@ -98,6 +99,24 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
     }
     parser.expect_token(&Token::RParen)?;
     Ok(table)
+}
+
+/// `PARTITIONED BY (day, country)` is an option, which a connector understands or refuses.
+fn parse_partition(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(), Failure> {
+    let at = parser.peek_token().span.start;
+    if !parser.parse_keywords(&[Keyword::PARTITIONED, Keyword::BY]) {
+        return Ok(());
+    }
+    let name = Span::new(at, parser.get_current_token().span.end);
+    parser.expect_token(&Token::LParen)?;
+    let first = parser.peek_token().span.start;
+    let columns = parser.parse_comma_separated(Parser::parse_identifier)?;
+    let value = Span::new(first, parser.get_current_token().span.end);
+    parser.expect_token(&Token::RParen)?;
+    let columns: Vec<String> = columns.iter().map(normal).collect();
+    let option = OptionText { text: columns.join(";"), places: Some((text.excerpt(name), text.excerpt(value))) };
+    table.options.insert("partition.by".into(), option);
+    Ok(())
 }
 
 /// Reads one column, the watermark or the key.

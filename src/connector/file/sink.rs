@@ -1,35 +1,59 @@
 //! Files that are written: never seen under their name before they are complete.
 //!
-//! A `path` that ends with `/` is a directory, in which shard `s` writes `part-<s>-<n>.<ext>` for n from 0 on, a new part when
-//! one has `sink.rolling.bytes`; any other path is one file. Rows go to a hidden temporary file beside the final one, which
-//! is made durable and renamed when the part is full or the pipeline ends; one that does not end well leaves nothing.
-//! Files that are there already are refused, or with `sink.overwrite` replaced: each when its successor is complete, and
-//! parts without a successor at the end. In `raw` NULL is an empty line.
+//! A `path` that ends with `/` is a directory, in which shard `s` writes `part-<s>-<n>.<ext>` for n from 0 on, or with
+//! `partition.by` in a directory for each value of the columns, each with numbers of its own. A part is complete when it has
+//! `sink.rolling.bytes`, or is `sink.rolling.interval` old, or when more are open than `sink.open-files.max` and it was
+//! written longest ago. Any other path is one file.
+//!
+//! Rows go to a hidden temporary file beside the final one, which is made durable and renamed when the part is complete or the
+//! pipeline ends; one that does not end well leaves nothing. Files that are there already are refused, or with
+//! `sink.overwrite` replaced: each when its successor is complete, and parts without a successor at the end. In `raw` NULL is
+//! an empty line.
 
-use super::{PATH, format_of, place_of};
+use super::partition::Partition;
+use super::{PATH, format_of, partition_of, place_of};
 use crate::batch::Batch;
 use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::{FileFormat, Packing, WriteFile};
+use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tempfile::NamedTempFile;
 
 /// What is handed to the operating system at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Full parts that may wait to become durable before the sink makes its input wait.
 const COMPLETING_MAX: usize = 2;
+/// And before it waits itself.
+const COMPLETING_LIMIT: usize = 16;
 
 pub(super) const ROLLING_BYTES: OptionSpec = OptionSpec::writing(
     "sink.rolling.bytes",
     Takes::Bytes,
     Preset::Is("128 MiB"),
     "the size of the parts of a directory",
+);
+
+pub(super) const ROLLING_INTERVAL: OptionSpec = OptionSpec::writing(
+    "sink.rolling.interval",
+    Takes::DurationOrOff,
+    Preset::Is("off"),
+    "how long a part of a directory grows at most before it is complete",
+);
+
+pub(super) const OPEN_MAX: OptionSpec = OptionSpec::writing(
+    "sink.open-files.max",
+    Takes::Whole(1, 10_000),
+    Preset::Is("64"),
+    "how many partitions a worker writes at once; beyond it the file written longest ago is completed",
 );
 
 pub(super) const OVERWRITE: OptionSpec = OptionSpec::writing(
@@ -52,10 +76,21 @@ pub struct FileSink {
     path: PathBuf,
     format: FileFormat,
     packing: Packing,
+    table: SchemaRef,
+    partition: Partition,
+    /// The columns that files have.
     schema: SchemaRef,
     /// Set for a directory.
-    rolling_bytes: Option<u64>,
+    rolling: Option<Rolling>,
     overwrite: bool,
+}
+
+/// When a part is complete.
+#[derive(Debug, Clone)]
+struct Rolling {
+    bytes: u64,
+    interval: Option<Duration>,
+    open_max: usize,
 }
 
 impl FileSink {
@@ -67,8 +102,17 @@ impl FileSink {
         if path == "-" {
             return Err(options.wrong(&PATH, "standard output is no file").help("use connector 'print'"));
         }
-        let rolling_bytes = match path.ends_with('/') {
-            true => Some(options.bytes(&ROLLING_BYTES)?),
+        let partition = partition_of(table)?;
+        let rolling = match path.ends_with('/') {
+            true => Some(Rolling {
+                bytes: options.bytes(&ROLLING_BYTES)?,
+                interval: options.duration_or_off(&ROLLING_INTERVAL)?,
+                open_max: if partition.depth() > 0 { options.whole(&OPEN_MAX)? } else { 1 },
+            }),
+            false if partition.depth() > 0 => {
+                let wrong = options.wrong(&PATH, "partitions are directories, and this is a file");
+                return Err(wrong.help(format!("write '{path}/'")));
+            }
             false => None,
         };
         let packing = match &format {
@@ -79,13 +123,16 @@ impl FileSink {
             },
             FileFormat::Parquet(_) | FileFormat::Avro(_) => Packing::None,
         };
-        format.writer(&table.schema, packing)?;
+        let schema = partition.rest(&table.schema);
+        format.writer(&schema, packing)?;
         Ok(FileSink {
             path: PathBuf::from(path),
             format,
             packing,
-            schema: Arc::clone(&table.schema),
-            rolling_bytes,
+            table: Arc::clone(&table.schema),
+            partition,
+            schema,
+            rolling,
             overwrite: options.flag(&OVERWRITE)?,
         })
     }
@@ -104,18 +151,27 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn single(&self) -> bool {
-        self.rolling_bytes.is_none()
+        self.rolling.is_none()
     }
 
-    fn open(&self, shard: usize, shards: usize, _context: &Context) -> Result<Box<dyn Shard>> {
-        let mut opened = FileShard { sink: self.clone(), shard, shards, parts: 0, part: None, completing: Vec::new() };
+    fn open(&self, shard: usize, shards: usize, context: &Context) -> Result<Box<dyn Shard>> {
+        let mut opened = FileShard {
+            sink: self.clone(),
+            clock: Arc::clone(&context.clock),
+            shard,
+            shards,
+            begun: HashMap::new(),
+            open: HashMap::new(),
+            writes: 0,
+            completing: VecDeque::new(),
+        };
         match self.single() {
             true => {
                 if self.path.exists() {
                     self.refuse(&self.path)?;
                 }
                 // Even of no rows there will be a file.
-                opened.part()?;
+                opened.begin("")?;
             }
             false => {
                 fs::create_dir_all(&self.path).map_err(|error| unwritable(&self.path, error))?;
@@ -134,86 +190,140 @@ impl Sink for FileSink {
 
 struct FileShard {
     sink: FileSink,
+    clock: Arc<dyn Clock>,
     shard: usize,
     shards: usize,
-    /// Parts that were begun.
-    parts: usize,
-    part: Option<Part>,
-    /// Full parts on their way to be durable.
-    completing: Vec<JoinHandle<Result<()>>>,
+    /// How many parts were begun in each directory below the path; without partitions there is one, called "".
+    begun: HashMap<String, usize>,
+    /// The open part of each directory.
+    open: HashMap<String, Part>,
+    /// Counts writes, to know which part was written longest ago.
+    writes: u64,
+    /// Full parts on their way to be durable, the oldest first.
+    completing: VecDeque<JoinHandle<Result<()>>>,
 }
 
 impl FileShard {
-    /// The open part; a new one if there is none.
-    fn part(&mut self) -> Result<&mut Part> {
-        if self.part.is_none() {
-            let path = match self.sink.single() {
-                true => self.sink.path.clone(),
-                false => {
-                    let extension = (self.sink.format.extension(), self.sink.packing.extension());
-                    self.sink.path.join(format!("part-{}-{}.{}{}", self.shard, self.parts, extension.0, extension.1))
-                }
-            };
-            let writer = self.sink.format.writer(&self.sink.schema, self.sink.packing)?;
-            let part = Part::create(path, self.sink.overwrite, writer)?;
-            self.parts += 1;
-            self.part = Some(part);
-        }
-        Ok(self.part.as_mut().expect("just put there"))
+    /// Begins the next part of `directory`.
+    fn begin(&mut self, directory: &str) -> Result<()> {
+        let number = self.begun.entry(directory.to_owned()).or_default();
+        let path = match self.sink.single() {
+            true => self.sink.path.clone(),
+            false => {
+                let folder = self.sink.path.join(directory);
+                fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
+                let extension = (self.sink.format.extension(), self.sink.packing.extension());
+                folder.join(format!("part-{}-{number}.{}{}", self.shard, extension.0, extension.1))
+            }
+        };
+        *number += 1;
+        let writer = self.sink.format.writer(&self.sink.schema, self.sink.packing)?;
+        let part = Part::create(path, &self.sink, writer, self.clock.monotonic())?;
+        self.open.insert(directory.to_owned(), part);
+        Ok(())
     }
 
-    /// The files that an earlier run left under names of this shard, or of a shard that is no more.
+    fn write_part(&mut self, directory: &str, rows: &Batch) -> Result<()> {
+        if !self.open.contains_key(directory) {
+            let most = self.sink.rolling.as_ref().map_or(1, |rolling| rolling.open_max);
+            if self.open.len() >= most {
+                let oldest = self.open.iter().min_by_key(|(_, part)| part.written);
+                let oldest = oldest.map(|(directory, _)| directory.clone());
+                oldest.map_or(Ok(()), |directory| self.retire(&directory))?;
+            }
+            self.begin(directory)?;
+        }
+        let part = self.open.get_mut(directory).expect("it was begun if it was not open");
+        self.writes += 1;
+        part.written = self.writes;
+        part.write(rows)?;
+        match self.sink.rolling.as_ref().is_some_and(|rolling| part.writer.size() >= rolling.bytes) {
+            true => self.retire(directory),
+            false => Ok(()),
+        }
+    }
+
+    /// Completes the open part of `directory` on a thread: that may take long.
+    fn retire(&mut self, directory: &str) -> Result<()> {
+        let Some(part) = self.open.remove(directory) else { return Ok(()) };
+        if self.completing.len() >= COMPLETING_LIMIT
+            && let Some(oldest) = self.completing.pop_front()
+        {
+            completed(oldest)?;
+        }
+        let thread = std::thread::Builder::new().name("complete file".into()).spawn(move || part.complete());
+        let thread = thread.map_err(|error| Error::unavailable(format!("cannot start a thread: {error}")))?;
+        self.completing.push_back(thread);
+        Ok(())
+    }
+
+    /// Completes the parts that are old enough.
+    fn retire_by_age(&mut self) -> Result<()> {
+        let Some(interval) = self.sink.rolling.as_ref().and_then(|rolling| rolling.interval) else { return Ok(()) };
+        let now = self.clock.monotonic();
+        let old = self.open.iter().filter(|(_, part)| now.saturating_sub(part.since) >= interval);
+        let old: Vec<String> = old.map(|(directory, _)| directory.clone()).collect();
+        old.iter().try_for_each(|directory| self.retire(directory))
+    }
+
+    /// The files that an earlier run left under names of this shard, or of a shard that is no more, and that this run has
+    /// not replaced.
     fn old_parts(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.sink.path).map_err(|error| unwritable(&self.sink.path, error))? {
-            let path = entry.map_err(|error| unwritable(&self.sink.path, error))?.path();
-            let numbers = path.file_name().and_then(|name| name.to_str()).and_then(part_numbers);
-            let Some((shard, part)) = numbers else { continue };
-            let gone = self.shard == 0 && shard >= self.shards;
-            if gone || (shard == self.shard && part >= self.parts) {
-                found.push(path);
-            }
-        }
+        self.search_old("", self.sink.partition.depth(), &mut found)?;
         found.sort();
         Ok(found)
     }
 
+    fn search_old(&self, directory: &str, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+        let folder = self.sink.path.join(directory);
+        for entry in fs::read_dir(&folder).map_err(|error| unwritable(&folder, error))? {
+            let path = entry.map_err(|error| unwritable(&folder, error))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if depth > 0 {
+                if name.contains('=') && path.is_dir() {
+                    self.search_old(&format!("{directory}{name}/"), depth - 1, found)?;
+                }
+                continue;
+            }
+            let Some((shard, part)) = part_numbers(name) else { continue };
+            let gone = self.shard == 0 && shard >= self.shards;
+            let begun = self.begun.get(directory).copied().unwrap_or_default();
+            if gone || (shard == self.shard && part >= begun) {
+                found.push(path);
+            }
+        }
+        Ok(())
+    }
+
     /// Looks after full parts; waits for them if `all`.
     fn settle(&mut self, all: bool) -> Result<()> {
-        let (done, rest) = self.completing.drain(..).partition(|thread| all || thread.is_finished());
-        self.completing = rest;
-        let done: Vec<JoinHandle<Result<()>>> = done;
-        for thread in done {
-            thread.join().map_err(|_| Error::internal("a thread that completes a file panicked"))??;
+        while let Some(oldest) = self.completing.pop_front_if(|oldest| all || oldest.is_finished()) {
+            completed(oldest)?;
         }
         Ok(())
     }
 }
 
+fn completed(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().map_err(|_| Error::internal("a thread that completes a file panicked"))?
+}
+
 impl Shard for FileShard {
     fn write(&mut self, rows: Batch) -> Result<()> {
-        let part = self.part()?;
-        part.write(&rows)?;
-        let bytes = part.writer.size();
-        if self.sink.rolling_bytes.is_some_and(|most| bytes >= most) {
-            let part = self.part.take().expect("rows were just written to it");
-            // Making it durable may take long.
-            let thread = std::thread::Builder::new().name("complete file".into()).spawn(move || part.complete());
-            self.completing
-                .push(thread.map_err(|error| Error::unavailable(format!("cannot start a thread: {error}")))?);
-        }
-        Ok(())
+        let dealt = self.sink.partition.deal(&rows, &self.sink.table)?;
+        dealt.iter().try_for_each(|(directory, rows)| self.write_part(directory, rows))
     }
 
     fn flush(&mut self) -> Result<bool> {
+        self.retire_by_age()?;
         self.settle(false)?;
         Ok(self.completing.len() <= COMPLETING_MAX)
     }
 
     fn finish(&mut self) -> Result<()> {
-        if let Some(part) = self.part.take() {
-            part.complete()?;
-        }
+        let open: Vec<String> = self.open.keys().cloned().collect();
+        open.iter().try_for_each(|directory| self.retire(directory))?;
         self.settle(true)?;
         if !self.sink.single() && self.sink.overwrite {
             for old in self.old_parts()? {
@@ -227,7 +337,12 @@ impl Shard for FileShard {
 /// A file that is being written.
 struct Part {
     path: PathBuf,
+    /// The sink's path: the directories below it may be new.
+    root: PathBuf,
     overwrite: bool,
+    /// When it was begun, and the number of its last write.
+    since: Duration,
+    written: u64,
     /// Vanishes if it is dropped.
     file: NamedTempFile,
     writer: Box<dyn WriteFile>,
@@ -236,7 +351,7 @@ struct Part {
 }
 
 impl Part {
-    fn create(path: PathBuf, overwrite: bool, writer: Box<dyn WriteFile>) -> Result<Part> {
+    fn create(path: PathBuf, sink: &FileSink, writer: Box<dyn WriteFile>, since: Duration) -> Result<Part> {
         let name = path.file_name().ok_or_else(|| Error::invalid("it has no name").within(place(&path)))?;
         let file = tempfile::Builder::new()
             .prefix(&format!(".{}.", name.to_string_lossy()))
@@ -245,7 +360,8 @@ impl Part {
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(directory(&path))
             .map_err(|error| unwritable(&path, error))?;
-        Ok(Part { path, overwrite, file, writer, buffer: Vec::new() })
+        let root = sink.path.clone();
+        Ok(Part { path, root, overwrite: sink.overwrite, since, written: 0, file, writer, buffer: Vec::new() })
     }
 
     fn write(&mut self, rows: &Batch) -> Result<()> {
@@ -274,8 +390,15 @@ impl Part {
             false => self.file.persist_noclobber(&self.path),
         };
         named.map_err(|error| unwritable(&self.path, error.error))?;
-        let directory = File::open(directory(&self.path)).map_err(|error| unwritable(&self.path, error))?;
-        directory.sync_all().map_err(|error| unwritable(&self.path, error))
+        let mut folder = directory(&self.path);
+        loop {
+            let opened = File::open(folder).map_err(|error| unwritable(&self.path, error))?;
+            opened.sync_all().map_err(|error| unwritable(&self.path, error))?;
+            match folder.parent().filter(|_| folder.starts_with(&self.root) && folder != self.root) {
+                Some(parent) => folder = parent,
+                None => return Ok(()),
+            }
+        }
     }
 }
 
