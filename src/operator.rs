@@ -7,6 +7,7 @@
 pub mod aggregate;
 pub mod block;
 pub mod join;
+pub mod late;
 pub mod panes;
 pub mod pile;
 pub mod rank;

@@ -104,6 +104,9 @@ pub struct Step {
     pub schema: SchemaRef,
     /// Whether what it says stands.
     pub emit: Emit,
+    /// How long windows stay open after the watermark has reached their end, in microseconds: by so much the step's event time is
+    /// behind its sources'.
+    pub lateness: Micros,
 }
 
 /// Whether a step takes back what it said.
@@ -152,6 +155,9 @@ pub enum Action {
     Rank(Arc<Ranking>),
     /// The rows of two inputs window by window, which come by key.
     Join(Arc<Joining>),
+    /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
+    /// that a row lies in, and the `watermark` that it met.
+    LateRows(Arc<Lateness>),
     /// The rows of all inputs.
     Union,
     /// Writes a table.
@@ -169,6 +175,8 @@ pub struct SourceStep {
     pub source: Arc<dyn Source>,
     /// The step's columns from the source's: copied and computed ones.
     pub columns: Vec<Expr>,
+    /// True if the last of the step's columns is the place that each row comes from, as a text.
+    pub place: bool,
     /// The event-time column and the promise about it. None: rows without event time, whose watermark is none until they end.
     pub time: Option<TimeAttribute>,
     /// This table's own choices, else the settings'.
@@ -229,6 +237,27 @@ pub struct Windows {
     pub slide: Micros,
     /// How far they are moved on, in microseconds; not below 0, and less than that after which they repeat themselves.
     pub offset: Micros,
+}
+
+/// What makes a row late: all its windows have closed in an earlier epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lateness {
+    /// For windows with bounds of their own.
+    Windows {
+        /// The event-time column.
+        time: usize,
+        /// Which windows.
+        windows: Windows,
+    },
+    /// For sessions; the rows come by key.
+    Sessions {
+        /// The event-time column.
+        time: usize,
+        /// As in [`Grouping::Session`].
+        gap: Micros,
+        /// The columns whose sessions they are.
+        keys: Vec<usize>,
+    },
 }
 
 /// How windows follow each other.

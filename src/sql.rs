@@ -12,6 +12,7 @@ mod console;
 mod ddl;
 mod describe;
 mod functions;
+mod late;
 pub mod phrase;
 mod place;
 mod planner;
@@ -48,7 +49,7 @@ use ddl::{ColumnKind, CreateTable, is_event_time};
 use planner::{Needs, Planner, Query, Target, collect_needs};
 use sqlparser::ast::{self, Ident, ObjectName, SelectItem, SetExpr, Spanned, Visit, Visitor};
 use sqlparser::tokenizer::Location;
-use statements::{CreateView, EmitClause, Insert, Kind, Statement};
+use statements::{CreateView, EmitClause, Ending, Insert, Kind, Statement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -370,15 +371,48 @@ impl<'a> Session<'a> {
             }
         };
         let located = |error| self.text.datafusion_error(error, start);
+        let plan = self.with_lateness(plan, &insert.ending, start)?;
         let plan = self.optimise(plan).map_err(located)?;
-        let emit = insert.emit.map(|(clause, _)| clause);
+        let emit = insert.ending.emit.map(|(clause, _)| clause);
         Ok(Query {
+            lateness: insert.ending.lateness.map_or(0, |(lateness, _)| lateness),
+            late: insert.ending.late.as_ref().map(|table| Rc::clone(&self.definitions[&normal(table)])),
             plan,
             table,
             at: start,
             printed: insert.table.is_none(),
             last: emit == Some(EmitClause::Final),
             windows_only: emit == Some(EmitClause::OnWindowClose),
+        })
+    }
+
+    /// The plan of a query with what its ending says about late rows.
+    fn with_lateness(&self, plan: LogicalPlan, ending: &Ending, start: Location) -> Result<LogicalPlan> {
+        let late = ending.late.as_ref().map(|table| ("LATE INTO", table.span.start));
+        let Some((clause, at)) = ending.lateness.map(|(_, at)| ("ALLOWED LATENESS", at)).or(late) else {
+            return Ok(plan);
+        };
+        let plan = late::with_own_views(plan).map_err(|error| self.text.datafusion_error(error, start))?;
+        if !late::has_windows(&plan) {
+            let error = Error::invalid(format!("{clause} needs windows: nothing here can come too late"));
+            return Err(self
+                .text
+                .error_at(error.help("GROUP BY window_start, window_end over TUMBLE or another window function"), at));
+        }
+        let Some(name) = &ending.late else { return Ok(plan) };
+        let table = self.written_table(name)?;
+        late::with_late_rows(plan, table).map_err(|error| self.text.error_at(error, name.span.start))
+    }
+
+    /// The table that `name` says is written.
+    fn written_table(&self, name: &Ident) -> Result<&Arc<TableDef>> {
+        let key = normal(name);
+        self.catalog.tables.get(&key).ok_or_else(|| {
+            let error = match self.catalog.views.contains_key(&key) {
+                true => Error::invalid(format!("'{key}' is a view: it cannot be written")),
+                false => self.catalog.unknown_table(&key),
+            };
+            self.text.error_at(error, name.span.start)
         })
     }
 
@@ -390,14 +424,7 @@ impl<'a> Session<'a> {
         insert: &Insert,
     ) -> Result<(LogicalPlan, Rc<connector::Table>)> {
         let key = normal(name);
-        let Some(table) = self.catalog.tables.get(&key) else {
-            let error = match self.catalog.views.contains_key(&key) {
-                true => Error::invalid(format!("'{key}' is a view: it cannot be written")),
-                false => self.catalog.unknown_table(&key),
-            };
-            return Err(self.text.error_at(error, name.span.start));
-        };
-        let target = &table.physical;
+        let target = &self.written_table(name)?.physical;
         let mut targets: Vec<usize> = (0..target.fields().len()).collect();
         if !insert.columns.is_empty() {
             targets.clear();
@@ -512,8 +539,9 @@ impl<'a> Session<'a> {
         }
         for table in self.catalog.tables.values() {
             if let Some(needed) = needs.get(&table.name) {
+                let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
                 planner
-                    .read_table(table, &self.definitions[&table.name], needed)
+                    .read_table(table, &self.definitions[&table.name], needed, places)
                     .map_err(|error| within_table(error, table))?;
             }
         }
@@ -524,18 +552,28 @@ impl<'a> Session<'a> {
             })?;
         }
         let mut targets: Vec<Target> = Vec::new();
-        for query in queries {
-            match targets.iter_mut().find(|target| target.table.name == query.table.name) {
-                Some(target) => target.queries.push(query),
-                None => targets.push(Target { table: Rc::clone(&query.table), queries: vec![query] }),
-            }
+        let mut target = |table: &Rc<connector::Table>, at: Location| {
+            let known = targets.iter().position(|target| target.table.name == table.name);
+            known.unwrap_or_else(|| {
+                targets.push(Target { table: Rc::clone(table), streams: Vec::new(), at });
+                targets.len() - 1
+            })
+        };
+        let places: Vec<usize> = queries.iter().map(|query| target(&query.table, query.at)).collect();
+        let late: Vec<Option<usize>> =
+            queries.iter().map(|query| query.late.as_ref().map(|table| target(table, query.at))).collect();
+        for ((query, place), late) in queries.iter().zip(places).zip(late) {
+            let (stream, late_rows) =
+                planner.insert(query, &|error, at| self.text.error_at(error, at.unwrap_or(query.at)))?;
+            targets[place].streams.push(stream);
+            late.into_iter().for_each(|late| targets[late].streams.extend(late_rows.clone()));
         }
         let read: BTreeSet<String> = needs.into_keys().collect();
         let mut written = BTreeSet::new();
         for target in targets {
             written.insert(target.table.name.clone());
-            let at = target.queries[0].at;
-            planner.write(target, &|error, at| self.text.error_at(error, at)).map_err(|error| match error.place() {
+            let at = target.at;
+            planner.write(target).map_err(|error| match error.place() {
                 Some(_) => error,
                 None => self.text.error_at(error, at),
             })?;

@@ -308,6 +308,109 @@ fn sessions_hold_the_rows_of_their_key() {
     });
 }
 
+/// Runs a query over the windows `over` everywhere and expects its results in `out` and its late rows in `late`: each a word, a number,
+/// the bounds of its last window, the watermark that it met and whether it says where it comes from.
+fn check_late(rng: &mut StdRng, table: &Table, over: &str, ending: &str, rows: Vec<String>, late: Vec<String>) {
+    let text = format!(
+        "{}CREATE TABLE out (a TIMESTAMP(6), word STRING, n BIGINT) WITH ('connector' = 'memory');
+         CREATE TABLE late (watermark TIMESTAMP(6), word STRING, n BIGINT, window_end TIMESTAMP(6), window_start TIMESTAMP(6), \
+           other INT, reason STRING, place STRING) WITH ('connector' = 'memory');
+         CREATE VIEW odd AS SELECT *, 7 AS seven FROM t WHERE n IS NULL OR n % 3 <> 0;
+         INSERT INTO out SELECT window_end, word, count(*) FROM {over} GROUP BY word, window_start, window_end {ending} LATE INTO late;",
+        table.ddl()
+    );
+    let (rows, late) = (expected(rows), expected(late));
+    for shape in SHAPES {
+        let (results, late_rows) = (MemorySink::new(), MemorySink::new());
+        let connectors = Builtin::default()
+            .with_source("t", table.shuffled(rng).source())
+            .with_sink("out", Arc::new(results.clone()))
+            .with_sink("late", Arc::new(late_rows.clone()));
+        let (snapshot, result) = run_with(&text, &connectors, shape);
+        result.unwrap();
+        assert_same(&sorted(&results), &rows, &format!("{shape:?}: {text}"));
+        let strip = |row: String| {
+            let (known, place) = row.rsplit_once(" NULL \"").expect("`other` is NULL");
+            assert!(place.contains(" closed\" \"split "), "{row}");
+            known.to_owned()
+        };
+        assert_same(
+            &expected(sorted(&late_rows).into_iter().map(strip)),
+            &late,
+            &format!("late rows on {shape:?}: {text}"),
+        );
+        assert_eq!(snapshot.late_rows(), late.len() as u64, "{shape:?}");
+    }
+}
+
+#[test]
+fn late_rows_go_where_the_query_says() {
+    for_seeds(4, |rng| {
+        let table = Table::random(rng);
+        let step = rng.random_range(1..4) * SECOND;
+        let size = step * rng.random_range(1..4);
+        // how long the windows stay open after the watermark has reached their end
+        let lateness = if rng.random() { rng.random_range(1..10) * SECOND } else { 0 };
+        let ending = match lateness {
+            0 => "EMIT ON WINDOW CLOSE".to_owned(),
+            _ => format!("ALLOWED LATENESS INTERVAL '{}' SECONDS", lateness / SECOND),
+        };
+        let behind = |mark: i64| if mark == i64::MAX { mark } else { mark.saturating_sub(lateness) };
+        let marks: Vec<i64> = table.marks().into_iter().map(behind).collect();
+        let kept = |row: &&Row| row.n.is_none_or(|n| n % 3 != 0);
+        let starts = |time: i64, every: i64| time.div_euclid(every) * every;
+        let seconds = |time: i64| format!("INTERVAL '{}' SECOND", time / SECOND);
+        for function in ["hop", "cumulate"] {
+            let windows = |time: i64| -> Vec<(i64, i64)> {
+                match function {
+                    "hop" => windows(time, size, step).into_iter().map(|start| (start, start + size)).collect(),
+                    _ => {
+                        let start = starts(time, size);
+                        let grown = (1..=size / step).map(|n| (start, start + n * step));
+                        grown.filter(|(_, end)| *end > time).collect()
+                    }
+                }
+            };
+            let (mut pieces, mut late) = (Vec::new(), Vec::new());
+            for epoch in 0..table.epochs() {
+                let before = if epoch == 0 { i64::MIN } else { marks[epoch - 1] };
+                for row in table.epoch(epoch).filter(kept) {
+                    let all = windows(row.ts);
+                    let (start, end) = *all.iter().max_by_key(|(_, end)| *end).expect("there is one");
+                    if end <= before {
+                        late.push(row!(before, row.word, row.n, end, start));
+                    }
+                    pieces
+                        .extend(all.into_iter().filter(|(_, end)| *end > before).map(|w| ((w, row.word.clone()), row)));
+                }
+            }
+            let rows = group(pieces).into_iter().map(|(((_, end), word), rows)| row!(end, word, rows.len() as i64));
+            let over = format!("{function}(odd, ts, {}, {})", seconds(step), seconds(size));
+            check_late(rng, &table, &over, &ending, rows.collect(), late);
+        }
+
+        let mut oracle = Sessions::new(step);
+        let (mut rows, mut late) = (Vec::new(), Vec::new());
+        let mut before = i64::MIN;
+        for (epoch, mark) in marks.iter().enumerate() {
+            let (closed, late_rows) = oracle.epoch(table.epoch(epoch).filter(kept).cloned(), *mark);
+            rows.extend(closed.into_iter().map(|(word, _, end, rows)| row!(end, word, rows.len() as i64)));
+            // a late session is made of late rows only
+            for (_, of_word) in by_word(late_rows.iter()) {
+                let mut of_word = of_word;
+                of_word.sort_by_key(|row| row.ts);
+                for session in of_word.chunk_by(|a, b| b.ts - a.ts < step) {
+                    let (start, end) = (session[0].ts, session[session.len() - 1].ts + step);
+                    late.extend(session.iter().map(|row| row!(before, row.word, row.n, end, start)));
+                }
+            }
+            before = *mark;
+        }
+        let over = format!("session(odd PARTITION BY word, ts, {})", seconds(step));
+        check_late(rng, &table, &over, &ending, rows, late);
+    });
+}
+
 #[test]
 fn results_of_windows_are_windowed_again() {
     for_seeds(3, |rng| {

@@ -211,7 +211,7 @@ fn the_pipelines_that_need_no_broker_say_what_they_said() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = "To be, or not to be:\nthat is the question.\n\nWhether 'tis nobler -- Ünïcode words, 1 2 1\n";
     let place = Place::new(&[("text.md", text)]);
-    for name in ["word_count", "windowed_word_count", "top_words", "enrich", "sessions"] {
+    for name in ["word_count", "windowed_word_count", "top_words", "enrich", "sessions", "late_rows"] {
         let pipeline = root.join(format!("pipelines/{name}.sql"));
         let golden = root.join(format!("tests/outputs/{name}.txt"));
         for shape in SHAPES {

@@ -205,6 +205,83 @@ WHERE auction > 7 GROUP BY window_start, window_end, auction HAVING count(*) > 1
 }
 
 #[test]
+fn late_rows_and_lateness() {
+    check_plan(
+        "late_rows",
+        "CREATE TABLE late (bidder STRING, auction STRING, ts TIMESTAMP, reason STRING, place STRING, watermark TIMESTAMP, else INT) WITH ('connector' = 'kafka');
+CREATE VIEW cheap AS SELECT * FROM bids WHERE price < 5;
+INSERT INTO by_window
+SELECT window_end, auction, count(*) FROM TABLE(TUMBLE(TABLE cheap, DESCRIPTOR(ts), INTERVAL '10' MINUTES))
+GROUP BY window_start, window_end, auction
+ALLOWED LATENESS INTERVAL '1' HOUR LATE INTO late EMIT ON WINDOW CLOSE;
+INSERT INTO late (bidder) SELECT bidder FROM cheap WHERE auction = 3;",
+    );
+}
+
+#[test]
+fn late_rows_need_windows_and_a_table_that_takes_them() {
+    let windows = "FROM tumble(bids, ts, INTERVAL '1' MINUTE) GROUP BY window_end";
+    check_error(
+        "SELECT line FROM lines LATE INTO counts",
+        "1:34",
+        "LATE INTO needs windows: nothing here can come too late",
+        "TUMBLE",
+    );
+    check_error(
+        "SELECT line FROM lines ALLOWED LATENESS INTERVAL '1' MINUTE",
+        "1:24",
+        "ALLOWED LATENESS needs windows: nothing here can come too late",
+        "TUMBLE",
+    );
+    check_error(
+        &format!("SELECT window_end {windows} ALLOWED LATENESS INTERVAL ts MINUTE"),
+        "1:82",
+        "ALLOWED LATENESS takes a constant interval",
+        "INTERVAL '1' MINUTE",
+    );
+    check_error(
+        &format!("SELECT window_end {windows} LATE INTO cuonts"),
+        "1:92",
+        "unknown table 'cuonts'",
+        "did you mean 'counts'?",
+    );
+    check_error(
+        &format!(
+            "CREATE TABLE l (bidder BIGINT) WITH ('connector' = 'kafka');\nSELECT window_end {windows} LATE INTO l"
+        ),
+        "2:92",
+        "column 'bidder' of 'l' is BIGINT, but that of late rows is STRING",
+        "declare it as STRING",
+    );
+    check_error(
+        &format!(
+            "CREATE TABLE l (what STRING NOT NULL) WITH ('connector' = 'kafka');\nSELECT window_end {windows} LATE INTO l"
+        ),
+        "2:92",
+        "column 'what' of 'l' is NOT NULL, but late rows may have none",
+        "watermark",
+    );
+    check_error(
+        "SELECT window_end, bidder FROM tumble(bids, ts, INTERVAL '1' MINUTE) LATE INTO counts",
+        "1:1",
+        "nothing here waits for a window to close, so no row can come too late for one",
+        "GROUP BY window_start",
+    );
+    check_error(
+        "CREATE VIEW v AS SELECT line FROM lines LATE INTO counts",
+        "1:51",
+        "LATE INTO does not belong to CREATE VIEW",
+        "INSERT",
+    );
+    check_error(
+        "SELECT window_end FROM session(bids, ts, INTERVAL '1' MINUTE) GROUP BY window_end, bidder LATE INTO counts",
+        "1:1",
+        "LATE INTO has to know whose the sessions are",
+        "PARTITION BY key",
+    );
+}
+
+#[test]
 fn an_offset_moves_windows_within_their_slide() {
     let described = |windows: &str| {
         let text = format!("{TABLES}SELECT window_end, count(*) FROM {windows} GROUP BY window_end;");
@@ -727,6 +804,7 @@ fn broken_texts_are_refused_and_never_panic() {
         "CREATE VIEW v ( a , b ) AS SELECT bidder , tag FROM bids CROSS JOIN UNNEST( tags ) AS u ( tag ) ; SELECT DISTINCT a FROM v UNION ALL SELECT upper( b ) FROM v ;",
         "SELECT window_end , count(*) FROM TABLE( CUMULATE( DATA => TABLE bids , TIMECOL => DESCRIPTOR( ts ) , STEP => INTERVAL '1' MINUTE , SIZE => INTERVAL '5' MINUTE , INTERVAL '1' HOUR ) ) GROUP BY window_end ;",
         "SELECT window_end , auction , count(*) FROM TABLE( SESSION( TABLE bids PARTITION BY auction , DESCRIPTOR( ts ) , INTERVAL '1' MINUTE ) ) GROUP BY window_start , window_end , auction ;",
+        "INSERT INTO counts SELECT bidder , count(*) FROM tumble( bids , ts , INTERVAL '1' MINUTE ) GROUP BY window_end , bidder EMIT ON WINDOW CLOSE ALLOWED LATENESS INTERVAL '1' MINUTE LATE INTO counts ;",
         "SET 'tick' = '10 rows' ; EXECUTE STATEMENT SET BEGIN INSERT INTO latest SELECT line , 1 FROM lines ; END ;",
     ];
     for round in 0..400 {

@@ -153,6 +153,7 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
         connector: "memory".into(),
         source: source(case).expect("the exchange reads from memory"),
         columns,
+        place: false,
         time: None,
         idle_timeout: settings.idle_timeout,
         when_all_idle: WhenAllIdle::Hold,
@@ -164,6 +165,7 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
         inputs,
         schema: Arc::clone(&schema),
         emit: Emit::Append,
+        lateness: 0,
     };
     let read = step("source rows", Action::Source(source), Vec::new());
     let input = crate::plan::Input { from: 0, route: Route::Key(vec![0]) };

@@ -57,6 +57,15 @@ impl Windows {
         })
     }
 
+    /// Of the windows that `time` lies in, the one that ends last.
+    pub fn last_of(&self, time: Micros) -> Span {
+        let start = match self.shape {
+            WindowShape::Hop => self.grid(time, self.slide),
+            WindowShape::Cumulate => self.grid(time, self.size),
+        };
+        Span { start, end: start.saturating_add(self.size) }
+    }
+
     /// The last of the moments `offset`, `offset + every` and so on that is not after `time`.
     fn grid(&self, time: Micros, every: Micros) -> Micros {
         let turns = time.saturating_sub(self.offset).div_euclid(every);
@@ -161,6 +170,8 @@ mod tests {
                 let all = (-100..100).map(|n| (n * 4 + offset, n * 4 + offset + 10));
                 assert_eq!(covering(hop), all.filter(holds).collect::<Vec<_>>(), "offset {offset}, time {time}");
                 let all = (-100..100).flat_map(|n| (1..=4).map(move |k| (n * 12 + offset, n * 12 + offset + 3 * k)));
+                let last = |windows: Windows| Some(windows.last_of(time)).map(|span| (span.start, span.end));
+                assert_eq!([last(hop), last(cumulate)], [hop, cumulate].map(|w| covering(w).last().copied()));
                 assert_eq!(covering(cumulate), all.filter(holds).collect::<Vec<_>>(), "offset {offset}, time {time}");
             }
         }

@@ -1,12 +1,13 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Plan, Ranking, Route, Stage, Step, StepId, Tick, Transform,
-    describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Plan, Ranking, Route, Stage, Step, StepId, Tick,
+    Transform, describe_sessions, describe_windows,
 };
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
 
 impl Plan {
     /// The plan as a tree, drawn from the sinks down. A step that several others read is drawn once.
@@ -79,6 +80,7 @@ impl Plan {
                 inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
+            Action::LateRows(lateness) => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Join(join) => {
@@ -99,7 +101,12 @@ impl Plan {
                 Some(format!("watermark of {} is {}", self.steps[id].schema.field(time.column).name(), time.watermark))
             }
             _ if tables.is_empty() => None,
-            _ => Some(format!("watermark of {}", tables.join(", "))),
+            _ => {
+                let lateness = Duration::from_micros(self.steps[id].lateness.unsigned_abs());
+                let behind = format!(" and {} behind", humantime::format_duration(lateness));
+                let behind = if lateness.is_zero() { "" } else { &behind };
+                Some(format!("watermark of {}{behind}", tables.join(", ")))
+            }
         }
     }
 
@@ -224,6 +231,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Aggregate(_) => "aggregate",
         Action::Rank(_) => "rank",
         Action::Join(_) => "join",
+        Action::LateRows(_) => "late rows",
         Action::Union => "union",
         Action::Sink(_) => "sink",
     }
@@ -333,6 +341,15 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
         lines.push(format!("which are those of {right}"));
     }
     lines
+}
+
+/// What makes a row of `input` late.
+fn lateness_text(lateness: &Lateness, input: &Schema) -> Vec<String> {
+    let (windows, time) = match lateness {
+        Lateness::Windows { time, windows } => (describe_windows(windows), time),
+        Lateness::Sessions { time, gap, .. } => (describe_sessions(*gap), time),
+    };
+    vec![format!("rows that come too late {windows} by {}", input.field(*time).name())]
 }
 
 fn columns_text(schema: &Schema) -> String {

@@ -28,7 +28,7 @@ fn describe(plan: &Plan, out: &mut impl Write) -> fmt::Result {
     writeln!(out, "highwater plan 1")?;
     writeln!(out, "{:?}", plan.settings)?;
     for (id, step) in plan.steps.iter().enumerate() {
-        writeln!(out, "step {id} {:?} {:?}", step.name, step.emit)?;
+        writeln!(out, "step {id} {:?} {:?} lateness {}", step.name, step.emit, step.lateness)?;
         for input in &step.inputs {
             writeln!(out, "  from {} {:?}", input.from, input.route)?;
         }
@@ -54,6 +54,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 writeln!(out, "  rows {}", blake3::Hash::from_bytes(digest).to_hex())?;
             }
             source.columns.iter().try_for_each(|column| writeln!(out, "  value {column:#}"))?;
+            writeln!(out, "  place {}", source.place)?;
             if let Some(time) = &source.time {
                 writeln!(out, "  watermark {} {:#}", time.column, time.watermark)?;
             }
@@ -82,6 +83,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
+        Action::LateRows(lateness) => writeln!(out, "  late rows {lateness:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::Sink(sink) => {
             writeln!(

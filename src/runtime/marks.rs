@@ -3,7 +3,7 @@
 //! The watermark of an epoch is the least over the sources that a step depends on, and a source's is the least over its
 //! active splits on all workers. It never goes back.
 
-use crate::time::{Report, SplitReport, Watermark};
+use crate::time::{Micros, Report, SplitReport, Watermark};
 use std::collections::BTreeMap;
 
 /// Follows the reports of some sources.
@@ -12,13 +12,14 @@ pub struct Marks {
     /// The last report of each worker's share of each source; None before the first.
     shares: BTreeMap<(u32, u32), Option<Report>>,
     mark: Option<Watermark>,
+    lateness: Micros,
 }
 
 impl Marks {
-    /// Follows `sources`, each of which is read by `workers` workers.
-    pub fn new(sources: &[u32], workers: usize) -> Self {
+    /// Follows `sources`, each of which is read by `workers` workers, and stays `lateness` behind them.
+    pub fn new(sources: &[u32], workers: usize, lateness: Micros) -> Self {
         let shares = sources.iter().flat_map(|&source| (0..workers as u32).map(move |worker| ((source, worker), None)));
-        Marks { shares: shares.collect(), mark: None }
+        Marks { shares: shares.collect(), mark: None, lateness }
     }
 
     /// Takes the reports of one complete epoch and answers the watermark at its end.
@@ -35,7 +36,10 @@ impl Marks {
         let now = sources.values().map(|shares| source_mark(shares)).min().unwrap_or(Watermark::END);
         let mark = self.mark.map_or(now, |before| before.max(now));
         self.mark = Some(mark);
-        mark
+        match mark {
+            Watermark::NONE | Watermark::END => mark,
+            mark => Watermark::at(mark.micros().saturating_sub(self.lateness)),
+        }
     }
 }
 
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_least_active_split_counts_and_the_mark_never_goes_back() {
-        let mut marks = Marks::new(&[7], 2);
+        let mut marks = Marks::new(&[7], 2, 0);
         assert_eq!(
             marks.complete([report(0, &[(5, false), (9, false)], false)]),
             Watermark::NONE,
@@ -91,15 +95,23 @@ mod tests {
 
     #[test]
     fn all_idle_holds_and_all_ended_is_the_end() {
-        let mut marks = Marks::new(&[7], 2);
+        let mut marks = Marks::new(&[7], 2, 0);
         marks.complete([report(0, &[(5, false)], false), report(1, &[], true)]);
         assert_eq!(marks.complete([report(0, &[(5, true)], false)]), Watermark::at(5));
         assert_eq!(marks.complete([report(0, &[(i64::MAX, false)], true)]), Watermark::END);
     }
 
     #[test]
+    fn with_lateness_the_mark_stays_behind_but_for_the_end() {
+        let mut marks = Marks::new(&[7], 1, 10);
+        assert_eq!(marks.complete([report(0, &[(5, false)], false)]), Watermark::at(-5));
+        assert_eq!(marks.complete([report(0, &[(30, false)], false)]), Watermark::at(20));
+        assert_eq!(marks.complete([report(0, &[(i64::MAX, false)], true)]), Watermark::END);
+    }
+
+    #[test]
     fn when_all_are_idle_the_mark_may_follow_the_wall_clock() {
-        let mut marks = Marks::new(&[7], 1);
+        let mut marks = Marks::new(&[7], 1, 0);
         marks.complete([report(0, &[(5, false)], false)]);
         let idle = Report { when_all_idle: Watermark::at(40), ..report(0, &[(5, true)], false) };
         assert_eq!(marks.complete([idle]), Watermark::at(40));

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::operator::panes::event_times;
 use crate::plan::{SourceStep, StepId, Tick, WhenAllIdle};
 use crate::time::{Epoch, Report, SplitReport, Watermark, format_micros};
+use arrow::array::StringArray;
 use arrow::datatypes::SchemaRef;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -276,7 +277,7 @@ impl Reader {
                     open.rows_in_epoch += rows.num_rows() as u64;
                     open.silent_since = None;
                     self.cells.read(bytes);
-                    let rows = shape(&self.step, &self.schema, &rows)
+                    let rows = shape(&self.step, &self.schema, &rows, |row| open.split.place(row))
                         .map_err(|error| first_bad(&self.step, &self.schema, &rows, open).unwrap_or(error))?;
                     advance(&self.step, &self.local, open, &rows)?;
                     outbox.push(Event::Rows(rows));
@@ -320,15 +321,20 @@ impl Reader {
     }
 }
 
-/// The step's columns from what the connector read.
-fn shape(step: &SourceStep, schema: &SchemaRef, rows: &Batch) -> Result<Batch> {
-    let columns = step.columns.iter().map(|column| column.evaluate(rows)).collect::<Result<Vec<_>>>()?;
+/// The step's columns from what the connector read; `place` says where a row came from.
+fn shape(step: &SourceStep, schema: &SchemaRef, rows: &Batch, place: impl Fn(usize) -> String) -> Result<Batch> {
+    let mut columns = step.columns.iter().map(|column| column.evaluate(rows)).collect::<Result<Vec<_>>>()?;
+    if step.place {
+        columns.push(Arc::new(StringArray::from_iter_values((0..rows.num_rows()).map(place))));
+    }
     batch_of(Arc::clone(schema), columns, rows.num_rows())
 }
 
 /// The first of `rows`, which cannot be shaped together, that cannot be shaped alone: what is wrong with it, and where it came from.
 fn first_bad(step: &SourceStep, schema: &SchemaRef, rows: &Batch, open: &Open) -> Option<Error> {
-    let bad = |row: usize| Some(shape(step, schema, &rows.slice(row, 1)).err()?.within(open.split.place(row)));
+    let bad = |row: usize| {
+        Some(shape(step, schema, &rows.slice(row, 1), |_| open.split.place(row)).err()?.within(open.split.place(row)))
+    };
     (0..rows.num_rows()).find_map(bad)
 }
 

@@ -12,6 +12,7 @@ use crate::connector::Context;
 use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
 use crate::operator::join::Join;
+use crate::operator::late::late_rows;
 use crate::operator::rank::Rank;
 use crate::operator::session::{PreSessions, SessionAggregate};
 use crate::operator::transform::{Transforms, with_weight};
@@ -126,6 +127,11 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 };
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
             }
+            Action::LateRows(lateness) => {
+                let schema = carried(&local.plan, step.inputs[0].from);
+                let operator = late_rows(lateness, &schema, Arc::clone(&step.schema))?;
+                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
+            }
             Action::Rank(spec) => {
                 let schema = carried(&local.plan, step.inputs[0].from);
                 let operator = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
@@ -171,10 +177,11 @@ fn staged_step<'scope>(
     let scope = inputs[0].0.scope();
     let sources = local.plan.sources_of(id);
     let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
-    let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers());
+    let lateness = local.plan.steps[id].lateness;
+    let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers(), lateness);
     let site = Site { id, input: Arc::clone(&inputs[0].1), cells: local.cells(id), local: local.clone() };
     let routes = local.plan.steps[id].inputs.iter().map(|input| &input.route);
-    if scope.peers() == 1 {
+    if scope.peers() == 1 || routes.clone().all(|route| *route == Route::Forward) {
         let inlets = inputs.into_iter().map(|(rows, schema)| Inlet { rows, route: Pipeline, schema });
         return staged(inlets.collect(), reports, marks, site, operator);
     }

@@ -5,9 +5,12 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 mod join;
+mod late;
 mod ordered;
 mod rank;
 mod values;
+
+use late::Asked;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
@@ -54,12 +57,32 @@ pub(super) struct Query {
     pub last: bool,
     /// True if every aggregate must have windows.
     pub windows_only: bool,
+    /// How long its windows stay open after the watermark has reached their end.
+    pub lateness: Micros,
+    /// Where rows go that come too late for its windows.
+    pub late: Option<Rc<connector::Table>>,
+}
+
+impl Query {
+    /// True if its late rows say where they come from.
+    pub fn asks_places(&self) -> bool {
+        self.late.as_ref().is_some_and(|table| table.schema.index_of(late::PLACE).is_ok())
+    }
+
+    /// True if it reads table `name`.
+    pub fn reads(&self, name: &str) -> bool {
+        let mut needs = Needs::new();
+        collect_needs(&self.plan, &mut needs);
+        needs.contains_key(name)
+    }
 }
 
 /// A table that is written, and all that goes into it.
 pub(super) struct Target {
     pub table: Rc<connector::Table>,
-    pub queries: Vec<Query>,
+    pub streams: Vec<Stream>,
+    /// Where the first INSERT into it starts.
+    pub at: Location,
 }
 
 /// The columns of each table and shared view that some query reads.
@@ -100,7 +123,11 @@ pub(super) struct Planner<'a> {
     /// How many parts read each part of the queries.
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
-    lowered: HashMap<(LogicalPlan, bool), Stream>,
+    lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
+    /// What the query that is being lowered asks of its windows.
+    asked: Asked,
+    /// Its late rows, so far.
+    late: Vec<Stream>,
     /// How many windows have been told apart.
     windows: usize,
     /// Where in the text the last error comes from, if something closer than its statement is known.
@@ -117,7 +144,7 @@ struct Reader {
 
 /// Rows on their way: a step, stages to come on top of it, and where the columns of the query are.
 #[derive(Debug, Clone)]
-struct Stream {
+pub(super) struct Stream {
     base: StepId,
     stages: Vec<Stage>,
     /// The rows' columns.
@@ -128,6 +155,8 @@ struct Stream {
     columns: Vec<Place>,
     /// Windows that are not assigned yet.
     pending: Option<PendingWindows>,
+    /// Where the rows' column with their places is, if they carry them. No query knows it.
+    place: Option<usize>,
     emit: Emit,
     /// True if no other stream reads the base step.
     own: bool,
@@ -228,6 +257,8 @@ impl<'a> Planner<'a> {
             readers: BTreeMap::new(),
             uses: HashMap::new(),
             lowered: HashMap::new(),
+            asked: Asked::default(),
+            late: Vec::new(),
             windows: 0,
             blame: None,
         }
@@ -238,12 +269,13 @@ impl<'a> Planner<'a> {
         count_uses(plan, &mut self.uses);
     }
 
-    /// Adds the source of `table`, of which `needed` columns are read.
+    /// Adds the source of `table`, of which `needed` columns are read, and where its rows come from if `places_too`.
     pub fn read_table(
         &mut self,
         table: &TableDef,
         definition: &connector::Table,
         needed: &BTreeSet<usize>,
+        places_too: bool,
     ) -> Result<()> {
         let mut needed = needed.clone();
         if let Some((time, watermark)) = &table.time {
@@ -291,8 +323,9 @@ impl<'a> Planner<'a> {
         }
         let fields: Fields =
             places.iter().zip(table.schema.fields()).filter_map(|(p, field)| p.map(|_| Arc::clone(field))).collect();
-        let schema = Arc::new(Schema::new(fields));
-        let mut roles = vec![Role::None; columns.len()];
+        let place = places_too.then(|| Arc::new(Field::new(late::PLACE_COLUMN, DataType::Utf8, false)));
+        let schema = Arc::new(Schema::new(fields.iter().cloned().chain(place).collect::<Fields>()));
+        let mut roles = vec![Role::None; schema.fields().len()];
         let time = match &table.time {
             Some((time, watermark)) => {
                 let column = places[*time].expect("the event-time column is always read");
@@ -307,6 +340,7 @@ impl<'a> Planner<'a> {
             connector: connector_name(definition).to_owned(),
             source,
             columns,
+            place: places_too,
             time,
             idle_timeout,
             when_all_idle,
@@ -315,6 +349,7 @@ impl<'a> Planner<'a> {
         let base = self.step(format!("source {}", table.name), action, Vec::new(), Arc::clone(&schema), Emit::Append);
         let mut stream = Stream::of_step(base, schema, Emit::Append);
         stream.roles = roles;
+        stream.place = places_too.then(|| stream.rows.fields().len() - 1);
         stream.own = false;
         let reader = Reader { stream, columns: places };
         for last in [false, true] {
@@ -355,14 +390,9 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Adds all that goes into a table. `locate` puts an error at a place in the text.
-    pub fn write(&mut self, target: Target, locate: &dyn Fn(Error, Location) -> Error) -> Result<()> {
-        let Target { table, queries } = target;
-        let mut streams = Vec::new();
-        for query in &queries {
-            let stream = self.insert(query).map_err(|error| locate(error, self.blame.unwrap_or(query.at)))?;
-            streams.push(stream);
-        }
+    /// Adds the sink of a table, and all that goes into it.
+    pub fn write(&mut self, target: Target) -> Result<()> {
+        let Target { table, mut streams, .. } = target;
         let mut stream = match streams.len() {
             1 => streams.remove(0),
             _ => self.union(streams, Arc::clone(&table.schema))?,
@@ -392,10 +422,29 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn insert(&mut self, query: &Query) -> Result<Stream> {
+    /// Adds the steps of a query: its rows, and those that come too late for its windows if it asks for them, with the columns of
+    /// their tables. `locate` puts an error at a place in the text.
+    pub fn insert(
+        &mut self,
+        query: &Query,
+        locate: &dyn Fn(Error, Option<Location>) -> Error,
+    ) -> Result<(Stream, Vec<Stream>)> {
+        self.asked = Asked { lateness: query.lateness, places: query.asks_places() };
+        let stream = self.query(query).map_err(|error| locate(error, self.blame))?;
+        self.asked = Asked::default();
+        Ok((stream, std::mem::take(&mut self.late)))
+    }
+
+    fn query(&mut self, query: &Query) -> Result<Stream> {
         let mut stream = self.lower(&query.plan, query.last)?;
         if query.last {
             self.check_bounded(&stream)?;
+        }
+        if (query.late.is_some() || query.lateness > 0) && !self.waits_for_windows(stream.base) {
+            return Err(Error::invalid(
+                "nothing here waits for a window to close, so no row can come too late for one",
+            )
+            .help("GROUP BY window_start, window_end, or leave LATE INTO and ALLOWED LATENESS out"));
         }
         if query.windows_only && stream.emit == Emit::Updating {
             return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
@@ -421,7 +470,8 @@ impl<'a> Planner<'a> {
                 numbered.expect("there are fewer steps than numbers")
             }
         };
-        self.steps.push(Step { name, action, inputs, schema, emit });
+        let lateness = self.asked.lateness;
+        self.steps.push(Step { name, action, inputs, schema, emit, lateness });
         self.steps.len() - 1
     }
 
@@ -446,7 +496,7 @@ impl<'a> Planner<'a> {
 
     /// Lowers `plan`; a part that several others read becomes one step.
     fn lower(&mut self, plan: &LogicalPlan, last: bool) -> Result<Stream> {
-        let known = (plan.clone(), last);
+        let known = (plan.clone(), last, self.asked);
         if let Some(stream) = self.lowered.get(&known) {
             return Ok(stream.clone());
         }
@@ -513,6 +563,7 @@ impl<'a> Planner<'a> {
         let reader = self.readers.get(&(name, last)).filter(|_| known);
         let reader = reader.ok_or_else(|| Error::internal(format!("table {} is not planned", scan.table_name)))?;
         let mut stream = reader.stream.clone();
+        stream.place = stream.place.filter(|_| self.asked.places);
         let all = || (0..reader.columns.len()).collect();
         let columns = scan.projection.clone().unwrap_or_else(all).into_iter().map(|column| {
             let place = reader.columns[column].map(Place::Row);
@@ -572,6 +623,7 @@ impl<'a> Planner<'a> {
             let pending = pending.moved(|row| builder.copy(stream, row, stream.rows.field(row).name()));
             stream.pending = Some(pending);
         }
+        stream.place = stream.place.map(|row| builder.copy(stream, row, late::PLACE_COLUMN));
         builder.apply(stream);
         stream.columns = columns;
         Ok(())
@@ -671,6 +723,9 @@ impl<'a> Planner<'a> {
             }
         };
         stream.pending = Some(PendingWindows { time, windows });
+        if let Some(late) = &assign.late {
+            self.late_rows(&mut stream, assign, late)?;
+        }
         stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
         Ok(stream)
@@ -976,6 +1031,7 @@ impl Stream {
             roles: vec![Role::None; width],
             columns,
             pending: None,
+            place: None,
             emit,
             own: true,
         }
@@ -1035,7 +1091,7 @@ impl Stream {
         let mut builder = ProjectBuilder::default();
         let pending = self.pending.iter().flat_map(PendingWindows::rows);
         let needed: BTreeSet<usize> =
-            self.row_places().into_iter().chain(pending).chain(others.iter().copied()).collect();
+            self.row_places().into_iter().chain(pending).chain(self.place).chain(others.iter().copied()).collect();
         if needed.len() == self.rows.fields().len() {
             return;
         }
@@ -1049,6 +1105,7 @@ impl Stream {
         });
         self.columns = columns.collect();
         self.pending = self.pending.as_ref().map(|pending| pending.moved(moved));
+        self.place = self.place.map(moved);
         builder.apply(self);
     }
 
@@ -1115,6 +1172,7 @@ impl Stream {
         if let Some(pending) = &self.pending {
             self.pending = Some(pending.moved(|row| builder.copy(self, row, self.rows.field(row).name())));
         }
+        self.place = self.place.map(|row| builder.copy(self, row, late::PLACE_COLUMN));
         for row in (0..self.roles.len()).filter(|row| self.window_of(*row).is_some()) {
             builder.copy(self, row, self.rows.field(row).name());
         }

@@ -7,7 +7,7 @@ use super::ddl::{ColumnKind, ColumnText, CreateTable, parse_element};
 use super::phrase::{Phrase, Sentence};
 use super::place::Text;
 use super::planner::Query;
-use super::statements::{CreateView, DIALECT, EmitClause, Failure, Insert, rewrite};
+use super::statements::{CreateView, DIALECT, EmitClause, Ending, Failure, Insert, rewrite};
 use super::{Session, settings};
 use crate::connector::{Connectors, OptionText};
 use crate::error::{Error, Result, nearest};
@@ -157,7 +157,7 @@ impl<'a> Relations<'a> {
             table: Some(table.ident(text).map_err(one)?),
             columns: columns.iter().map(|column| column.ident(text)).collect::<Result<_>>().map_err(one)?,
             query,
-            emit: emit.map_err(one)?,
+            ending: Ending { emit: emit.map_err(one)?, ..Ending::default() },
         };
         self.queries.push(self.session.insert(insert, 0).map_err(one)?);
         Ok(())

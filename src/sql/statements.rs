@@ -8,6 +8,7 @@ use super::ddl::{CreateTable, parse_create_table};
 use super::place::Text;
 use crate::connector::OptionText;
 use crate::error::{Error, Result};
+use crate::time::Micros;
 use sqlparser::ast::{Ident, ObjectName, Query};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
@@ -53,14 +54,24 @@ pub(super) struct CreateView {
     pub if_not_exists: bool,
 }
 
-/// `INSERT INTO table [(columns)] query [EMIT …]`; a SELECT on its own has no table.
+/// `INSERT INTO table [(columns)] query [EMIT …] [ALLOWED LATENESS …] [LATE INTO …]`; a SELECT on its own has no table.
 #[derive(Debug)]
 pub(super) struct Insert {
     pub start: Location,
     pub table: Option<Ident>,
     pub columns: Vec<Ident>,
     pub query: Box<Query>,
+    pub ending: Ending,
+}
+
+/// The clauses behind a query.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
     pub emit: Option<(EmitClause, Location)>,
+    /// `ALLOWED LATENESS INTERVAL '1' MINUTE`, in microseconds: how long windows stay open after the watermark has reached their end.
+    pub lateness: Option<(Micros, Location)>,
+    /// `LATE INTO table`: where rows go that come too late for their windows.
+    pub late: Option<Ident>,
 }
 
 /// When a query speaks.
@@ -120,9 +131,9 @@ fn parse_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Stateme
             return Err(text.error_at(Error::invalid("EXPLAIN needs an INSERT or a SELECT after it"), start));
         }
     }
-    let emit = cut_emit(&mut tokens);
+    let ending = cut_ending(text, &mut tokens)?;
     let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(rewrite(tokens));
-    let kind = parse_kind(text, &mut parser, start, emit).map_err(|error| match error {
+    let kind = parse_kind(text, &mut parser, start, ending).map_err(|error| match error {
         Failure::Parser(error) => text.parser_error(error, end),
         Failure::Ours(error) => error,
     })?;
@@ -154,16 +165,14 @@ impl From<ParserError> for Failure {
     }
 }
 
-fn parse_kind(
-    text: Text,
-    parser: &mut Parser,
-    start: Location,
-    emit: Option<(EmitClause, Location)>,
-) -> Result<Kind, Failure> {
-    let no_emit = |what: &str| match emit {
-        Some((_, at)) => {
+fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) -> Result<Kind, Failure> {
+    let emit = ending.emit.map(|(_, at)| ("EMIT", at));
+    let lateness = ending.lateness.map(|(_, at)| ("ALLOWED LATENESS", at));
+    let clause = emit.or(lateness).or(ending.late.as_ref().map(|table| ("LATE INTO", table.span.start)));
+    let no_ending = |what: &str| match clause {
+        Some((clause, at)) => {
             let error =
-                Error::invalid(format!("EMIT does not belong to {what}")).help("write it at the end of the INSERT");
+                Error::invalid(format!("{clause} does not belong to {what}")).help("write it at the end of the INSERT");
             Err(Failure::Ours(text.error_at(error, at)))
         }
         None => Ok(()),
@@ -171,11 +180,11 @@ fn parse_kind(
     if parser.parse_keyword(Keyword::CREATE) {
         let _ = parser.parse_keyword(Keyword::TEMPORARY) || parser.parse_keyword(Keyword::TEMP);
         if parser.parse_keyword(Keyword::TABLE) {
-            no_emit("CREATE TABLE")?;
+            no_ending("CREATE TABLE")?;
             return Ok(Kind::CreateTable(Box::new(parse_create_table(text, parser)?)));
         }
         if parser.parse_keyword(Keyword::VIEW) {
-            no_emit("CREATE VIEW")?;
+            no_ending("CREATE VIEW")?;
             let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
             let name = parse_name(text, parser)?;
             let columns = parse_column_names(parser)?;
@@ -187,7 +196,7 @@ fn parse_kind(
         return Err(Failure::Ours(text.error_at(error, found.span.start)));
     }
     if parser.parse_keyword(Keyword::SET) {
-        no_emit("SET")?;
+        no_ending("SET")?;
         let at = parser.peek_token().span.start;
         let key = parse_dotted(parser)?;
         let name = Span::new(at, parser.get_current_token().span.end);
@@ -202,13 +211,13 @@ fn parse_kind(
         let table = Some(parse_name(text, parser)?);
         let columns = parse_column_names(parser)?;
         let query = parser.parse_query()?;
-        return Ok(Kind::Insert(Insert { start, table, columns, query, emit }));
+        return Ok(Kind::Insert(Insert { start, table, columns, query, ending }));
     }
     let first = parser.peek_token();
     match &first.token {
         Token::Word(Word { keyword: Keyword::SELECT | Keyword::WITH | Keyword::VALUES, .. }) | Token::LParen => {
             let query = parser.parse_query()?;
-            Ok(Kind::Insert(Insert { start, table: None, columns: Vec::new(), query, emit }))
+            Ok(Kind::Insert(Insert { start, table: None, columns: Vec::new(), query, ending }))
         }
         other => {
             let error = Error::invalid(format!("a statement cannot start with {other}"))
@@ -308,7 +317,66 @@ fn is_words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
             .all(|(expected, token)| word(token).is_some_and(|w| w.eq_ignore_ascii_case(expected)))
 }
 
-/// Takes a trailing `EMIT …` off the statement: sqlparser would read it as an alias.
+/// Takes the clauses behind a query off the statement, in whatever order they come: sqlparser would read them as an alias.
+fn cut_ending(text: Text, tokens: &mut Vec<TokenWithSpan>) -> Result<Ending> {
+    let mut ending = Ending::default();
+    loop {
+        let length = tokens.len();
+        if let Some(emit) = cut_emit(tokens) {
+            ending.emit.get_or_insert(emit);
+        }
+        if let Some(table) = cut_late(tokens) {
+            ending.late.get_or_insert(table);
+        }
+        if let Some(lateness) = cut_lateness(text, tokens)? {
+            ending.lateness.get_or_insert(lateness);
+        }
+        if tokens.len() == length {
+            return Ok(ending);
+        }
+    }
+}
+
+/// Takes a trailing `LATE INTO table` off the statement.
+fn cut_late(tokens: &mut Vec<TokenWithSpan>) -> Option<Ident> {
+    let start = tokens.len().checked_sub(3)?;
+    let Token::Word(name) = &tokens[start + 2].token else { return None };
+    let name = name.clone().into_ident(tokens[start + 2].span);
+    is_words(&tokens[start..], &["LATE", "INTO"]).then(|| {
+        tokens.truncate(start);
+        name
+    })
+}
+
+/// Takes a trailing `ALLOWED LATENESS INTERVAL '1' MINUTE` off the statement.
+fn cut_lateness(text: Text, tokens: &mut Vec<TokenWithSpan>) -> Result<Option<(Micros, Location)>> {
+    // the words are at most so far from the end
+    let first = tokens.len().saturating_sub(6);
+    let Some(start) = (first..tokens.len()).find(|start| is_words(&tokens[*start..], &["ALLOWED", "LATENESS"])) else {
+        return Ok(None);
+    };
+    let at = tokens[start].span.start;
+    let value = &tokens[start + 2..];
+    let value = if is_words(value, &["INTERVAL"]) { &value[1..] } else { value };
+    let words: Option<Vec<&str>> = value
+        .iter()
+        .map(|part| match &part.token {
+            Token::SingleQuotedString(text) => Some(text.as_str()),
+            Token::Word(word) => Some(word.value.as_str()),
+            _ => None,
+        })
+        .collect();
+    let duration = words.and_then(|words| humantime::parse_duration(&words.join(" ").to_lowercase()).ok());
+    let micros = duration.and_then(|duration| Micros::try_from(duration.as_micros()).ok());
+    let micros = micros.ok_or_else(|| {
+        let error = Error::invalid("ALLOWED LATENESS takes a constant interval");
+        text.error_at(error.help("write ALLOWED LATENESS INTERVAL '1' MINUTE at the end of the INSERT"), at)
+    })?;
+    tokens.truncate(start);
+    Ok(Some((micros, at)))
+}
+
+/// Takes a trailing `EMIT …` off the statement.
 fn cut_emit(tokens: &mut Vec<TokenWithSpan>) -> Option<(EmitClause, Location)> {
     let endings: [(&[&str], EmitClause); 3] = [
         (&["EMIT", "FINAL"], EmitClause::Final),

@@ -9,7 +9,7 @@ use super::statements::PARTITION_BY;
 use crate::error::{Error, nearest};
 use crate::plan::{Windows, event_time_type};
 use crate::time::Micros;
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, SchemaRef};
 use datafusion_common::{
     Column, DFSchema, DFSchemaRef, Diagnostic, Result, ScalarValue, Span, TableReference, internal_err,
 };
@@ -39,7 +39,48 @@ pub(super) struct WindowAssign {
     pub windows: Assigned,
     /// The columns of the input that are not hidden.
     pub kept: Vec<usize>,
+    /// Where late rows go, if the query asks for them.
+    pub late: Option<LateInto>,
     schema: DFSchemaRef,
+}
+
+/// `LATE INTO table`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LateInto {
+    pub table: String,
+    /// The columns that are written.
+    pub schema: SchemaRef,
+    /// For each column of the table: what goes into it.
+    pub columns: Vec<LateColumn>,
+}
+
+/// What goes into a column of a table of late rows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum LateColumn {
+    /// This column of the window's input.
+    Row(Column),
+    /// Why it is late.
+    Reason,
+    /// The watermark that it met.
+    Watermark,
+    /// The start of the last window that it lies in.
+    WindowStart,
+    /// The end of that.
+    WindowEnd,
+    /// Where it was read.
+    Place,
+    /// NULL.
+    Nothing,
+}
+
+impl LateInto {
+    /// The columns of the window's input that it takes.
+    fn rows(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter_map(|column| match column {
+            LateColumn::Row(column) => Some(column),
+            _ => None,
+        })
+    }
 }
 
 /// Which windows.
@@ -70,7 +111,13 @@ impl WindowAssign {
         let fields = fields.map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
         let fields: Vec<(Option<TableReference>, _)> = fields.chain(WINDOW_COLUMNS.map(bound)).collect();
         let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        Ok(WindowAssign { input: Arc::new(input), time, windows, kept, schema })
+        Ok(WindowAssign { input: Arc::new(input), time, windows, kept, late: None, schema })
+    }
+
+    /// The columns of the input that it reads itself: the time, the keys, and what it takes of late rows.
+    fn reads(&self) -> impl Iterator<Item = &Column> {
+        let late = self.late.iter().flat_map(LateInto::rows);
+        [&self.time].into_iter().chain(self.windows.partition()).chain(late)
     }
 }
 
@@ -94,7 +141,7 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        [&self.time].into_iter().chain(self.windows.partition()).cloned().map(Expr::Column).collect()
+        self.reads().cloned().map(Expr::Column).collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
@@ -117,23 +164,29 @@ impl UserDefinedLogicalNodeCore for WindowAssign {
             Expr::Column(column) => Ok(column),
             expr => internal_err!("a window over {expr:?}"),
         });
-        let mut columns = columns.collect::<Result<Vec<_>>>()?;
-        let (Some(input), false) = (inputs.pop(), columns.is_empty()) else {
+        let mut columns = columns.collect::<Result<Vec<_>>>()?.into_iter();
+        let (Some(input), Some(time)) = (inputs.pop(), columns.next()) else {
             return internal_err!("a window over nothing");
         };
-        let time = columns.remove(0);
         let windows = match &self.windows {
-            Assigned::Sessions { gap, partition: Some(_) } => {
-                Assigned::Sessions { gap: *gap, partition: Some(columns) }
+            Assigned::Sessions { gap, partition: Some(keys) } => {
+                let partition = columns.by_ref().take(keys.len()).collect();
+                Assigned::Sessions { gap: *gap, partition: Some(partition) }
             }
             windows => windows.clone(),
         };
-        WindowAssign::new(input, time, windows)
+        let mut late = self.late.clone();
+        for column in late.iter_mut().flat_map(|late| &mut late.columns) {
+            if let LateColumn::Row(before) = column {
+                columns.next().into_iter().for_each(|now| *before = now);
+            }
+        }
+        Ok(WindowAssign { late, ..WindowAssign::new(input, time, windows)? })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let mut needed: Vec<usize> = output_columns.iter().filter_map(|index| self.kept.get(*index).copied()).collect();
-        for column in [&self.time].into_iter().chain(self.windows.partition()) {
+        for column in self.reads() {
             needed.push(self.input.schema().maybe_index_of_column(column)?);
         }
         needed.sort_unstable();

@@ -38,6 +38,7 @@ impl Planner<'_> {
             connector: "values".into(),
             source: Arc::new(Values::new(rows)?),
             columns: columns.collect(),
+            place: false,
             time: None,
             idle_timeout: self.settings.idle_timeout,
             when_all_idle: self.settings.when_all_idle,
