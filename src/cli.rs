@@ -22,9 +22,9 @@ mod shape;
 mod shell;
 mod tables;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -116,6 +116,16 @@ pub fn main() -> ExitCode {
 /// Colours are for terminals, and for people who have not asked to be spared (<https://no-color.org>).
 fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes `text` and a line's end to standard output. A reader that has gone has read enough.
+fn say(text: impl std::fmt::Display) -> Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::unavailable(format!("standard output: {error}")).caused_by(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says what is wrong and what to do.

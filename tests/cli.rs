@@ -116,7 +116,6 @@ unused · table, print · written · p.sql:10:1
  a       INT
 ";
     let found = good(folder.path(), &["tables", "p.sql"]);
-    let found: String = found.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
     assert_eq!(found, expected);
     let json: Value = serde_json::from_str(&good(folder.path(), &["tables", "p.sql", "--format", "json"])).unwrap();
     assert_eq!(json[0]["columns"][3]["computed"], "degrees * 9 / 5 + 32");
@@ -154,7 +153,31 @@ fn a_first_pipeline_runs_as_it_is() {
     assert!(err.contains("pipeline.sql is there already") && err.contains("nothing is overwritten"), "{err}");
     assert_eq!(fs::read_to_string(folder.path().join("pipeline.sql")).unwrap(), before);
     let (code, _, err) = call(folder.path(), &["init", "pipeline.txt"]);
-    assert!(code == 2 && err.contains("a pipeline is written to a file in .sql"), "{err}");
+    assert!(code == 2 && err.contains("pipeline.txt is no name for a pipeline"), "{err}");
+}
+
+#[test]
+fn a_first_pipeline_is_the_same_as_a_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&[][..], &["--file", "a.txt"], &["--kafka", "127.0.0.1:9092", "--topic", "t"], &["--kafka"]] {
+        let plans = ["p.sql", "p.yaml"].map(|file| {
+            let _ = fs::remove_file(folder.path().join(file));
+            good(folder.path(), &[&["init", file], arguments].concat());
+            // in a graph a topic that is read and one that is written have names of their own
+            good(folder.path(), &["explain", file]).replace("sink topic\n", "sink messages\n")
+        });
+        assert_eq!(plans[0], plans[1], "{arguments:?}");
+    }
+    let (code, _, err) = call(folder.path(), &["tables", "p.yaml"]);
+    assert!(code == 2 && err.contains("it has no tables and views"), "{err}");
+}
+
+#[test]
+fn a_reader_that_goes_is_no_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = format!("set -o pipefail; {} functions | head -1", env!("CARGO_BIN_EXE_highwater"));
+    let output = Command::new("bash").args(["-c", &listed]).current_dir(folder.path()).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -34,11 +34,6 @@ fn pipe(folder: &Path, arguments: &[&str], typed: &str) -> (i32, String, String)
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Lines without what pads them.
-fn trimmed(text: &str) -> String {
-    text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
-}
-
 #[test]
 fn statements_of_a_pipe_are_done_one_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -76,7 +71,7 @@ n |   ms
 {\"n\":8}
 +I[8]
 ";
-    assert_eq!(trimmed(&out), expected);
+    assert_eq!(out, expected);
     assert_eq!(fs::read_to_string(folder.path().join("copy.csv")).unwrap(), "2\n4\n6\n8\n");
 }
 
@@ -138,7 +133,7 @@ SELECT 1 +;
     }
     assert_eq!(err.matches("error: ").count(), 8, "{err}");
     assert!(!err.contains('\x1b'), "colours are for terminals");
-    assert_eq!(trimmed(&out), "numbers · table, print · stdin:18:1\n column  type\n n       INT\n");
+    assert_eq!(out, "numbers · table, print · stdin:18:1\n column  type\n n       INT\n");
 }
 
 #[test]

@@ -24,12 +24,16 @@ const ROOMS: [&str; 16] = [
 ];
 
 /// A library and the only places that may name it.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("timely::", &["src/runtime.rs", "src/runtime/"]),
     ("differential_dataflow::", &["src/runtime/"]),
     ("rdkafka", &["src/connector/kafka/", "src/bench/kafka"]),
     ("datafusion_", &["src/sql.rs", "src/sql/", "src/expr.rs", "src/expr/"]),
     ("clap::", &["src/cli.rs", "src/cli/"]),
+    ("axum::", &["src/cli/metrics.rs"]),
+    ("tokio::", &["src/cli/metrics.rs"]),
+    ("rustyline::", &["src/cli/shell/"]),
+    ("prometheus_client::", &["src/runtime/metrics"]),
     ("SystemTime", &["src/time.rs"]),
     ("Instant::now", &["src/time.rs", "src/broker/"]),
 ];

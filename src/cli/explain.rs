@@ -1,5 +1,6 @@
 //! `highwater explain` and `highwater check`: the plan without a run.
 
+use super::say;
 use crate::connector::builtin::Builtin;
 use crate::error::{Error, Result};
 use crate::graph;
@@ -68,7 +69,7 @@ impl Definition {
 }
 
 /// The text of a definition.
-pub fn read(file: &Path) -> Result<String> {
+fn read(file: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| Error::invalid(format!("{}: {error}", file.display()));
     if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).map_err(unreadable)
@@ -77,28 +78,35 @@ pub fn read(file: &Path) -> Result<String> {
     }
 }
 
+/// The text of a definition that has tables and views.
+pub fn read_sql(file: &Path) -> Result<String> {
+    match graph::is_graph(&file.display().to_string()) {
+        true => Err(Error::invalid(format!("{} is an operator graph: it has no tables and views", file.display()))
+            .help("highwater explain shows its sources, steps and sinks")),
+        false => read(file),
+    }
+}
+
 /// Shows the plan.
 pub fn explain(arguments: &Arguments) -> Result<()> {
     let plan = arguments.definition.plan()?;
     plan.check()?;
     match arguments.format {
-        Format::Text => print!("{}", plan.explain_text()),
-        Format::Json => println!("{:#}", plan.explain_json()),
-        Format::Mermaid => print!("{}", plan.explain_mermaid()),
+        Format::Text => say(plan.explain_text().trim_end()),
+        Format::Json => say(format!("{:#}", plan.explain_json())),
+        Format::Mermaid => say(plan.explain_mermaid().trim_end()),
     }
-    Ok(())
 }
 
 /// Says that the definition is fine, or what is wrong with it.
 pub fn check(arguments: &CheckArguments) -> Result<()> {
     let plan = arguments.definition.plan()?;
     plan.check()?;
-    println!(
+    say(format!(
         "{}: {} sources, {} sinks, {} steps",
         arguments.definition.file.display(),
         plan.sources().count(),
         plan.sinks().count(),
         plan.steps.len()
-    );
-    Ok(())
+    ))
 }

@@ -1,6 +1,7 @@
 //! `highwater init`: a first pipeline, in a file with comments that say what to change.
 
 use crate::error::{Error, Result};
+use crate::graph;
 use clap::Args;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -12,7 +13,7 @@ const EMBEDDED: &str = "embedded";
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// What the pipeline is called, or the file to write
+    /// What the pipeline is called, or the file to write: in SQL, or an operator graph if it ends in .yaml
     #[arg(default_value = "pipeline", value_name = "NAME|FILE")]
     name: PathBuf,
     /// Read a topic: of the broker at this address, or without one of a broker inside the run
@@ -32,15 +33,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(_) => arguments.name.clone(),
         None => arguments.name.with_extension("sql"),
     };
-    if file.extension().is_none_or(|extension| extension != "sql") {
-        return Err(Error::invalid(format!("{}: a pipeline is written to a file in .sql", file.display())));
+    let graph = graph::is_graph(&file.display().to_string());
+    if !graph && file.extension().is_none_or(|extension| extension != "sql") {
+        let error = Error::invalid(format!("{} is no name for a pipeline", file.display()));
+        return Err(error.help("end it in .sql or .yaml, or leave the ending out"));
     }
-    let template = match (&arguments.kafka, &arguments.file) {
-        (Some(broker), _) if broker == EMBEDDED => include_str!("init/embedded.sql"),
-        (Some(_), _) => include_str!("init/kafka.sql"),
-        (None, Some(_)) => include_str!("init/file.sql"),
-        (None, None) => include_str!("init/generated.sql"),
+    let (sql, yaml) = match (&arguments.kafka, &arguments.file) {
+        (Some(broker), _) if broker == EMBEDDED => {
+            (include_str!("init/embedded.sql"), include_str!("init/embedded.yaml"))
+        }
+        (Some(_), _) => (include_str!("init/kafka.sql"), include_str!("init/kafka.yaml")),
+        (None, Some(_)) => (include_str!("init/file.sql"), include_str!("init/file.yaml")),
+        (None, None) => (include_str!("init/generated.sql"), include_str!("init/generated.yaml")),
     };
+    let template = if graph { yaml } else { sql };
     let text = template
         .replace("{file}", &shell_word(&file))
         .replace("{name}", &pipeline_name(&file))
@@ -54,8 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut written = OpenOptions::new().write(true).create_new(true).open(&file).map_err(cannot)?;
     written.write_all(text.as_bytes()).map_err(cannot)?;
-    println!("{} is written. Run it:\n\n  highwater run {}", file.display(), shell_word(&file));
-    Ok(())
+    super::say(format!("{} is written. Run it:\n\n  highwater run {}", file.display(), shell_word(&file)))
 }
 
 /// The file's name without its ending, as a pipeline may be called.
@@ -65,7 +70,7 @@ fn pipeline_name(file: &Path) -> String {
     stem.chars().map(fit).take(64).collect()
 }
 
-/// `text` as SQL writes it.
+/// `text` as SQL and YAML write it.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use clap::{Args, Command};
 use clap_complete::Shell;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Where the scripts go.
@@ -30,7 +29,7 @@ pub struct ManArguments {
 pub fn completions(mut command: Command, arguments: &CompletionArguments) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "highwater", &mut script);
-    print(&script)
+    print(script)
 }
 
 /// Prints or writes the manual.
@@ -40,15 +39,13 @@ pub fn man(command: Command, arguments: &ManArguments) -> Result<()> {
         clap_mangen::Man::new(command)
             .render(&mut page)
             .map_err(|error| Error::internal(format!("the page cannot be written: {error}")))?;
-        return print(&page);
+        return print(page);
     };
     let failed = |error: std::io::Error| Error::unavailable(format!("{}: {error}", dir.display())).caused_by(error);
     std::fs::create_dir_all(dir).map_err(failed)?;
     clap_mangen::generate_to(command, dir).map_err(failed)
 }
 
-fn print(text: &[u8]) -> Result<()> {
-    std::io::stdout()
-        .write_all(text)
-        .map_err(|error| Error::unavailable(format!("standard output: {error}")).caused_by(error))
+fn print(text: Vec<u8>) -> Result<()> {
+    super::say(String::from_utf8_lossy(&text).trim_end())
 }

@@ -6,9 +6,10 @@
 mod prompt;
 mod sample;
 
-use super::explain::read;
+use super::explain::read_sql;
 use super::progress::{Progress, REFRESH, count, duration};
-use super::tables::{columns, fitting, function_table, headline, table};
+use super::say;
+use super::tables::{describe, fitting, function_table, table};
 use crate::broker::{self, Broker};
 use crate::connector::builtin::Builtin;
 use crate::error::{Error, Result, nearest};
@@ -199,7 +200,7 @@ impl Shell {
 
     /// Takes the declarations of a file.
     fn load(&mut self, file: &std::path::Path) -> Result<()> {
-        let text = read(file)?;
+        let text = read_sql(file)?;
         // mistakes are told with their places in the file
         sql::relations(Text { name: &file.display().to_string(), sql: &text }, &self.connectors)?;
         self.text = text;
@@ -217,7 +218,8 @@ impl Shell {
 
     /// Reads from the terminal until it is over.
     fn prompt(&mut self) -> Result<()> {
-        println!("Highwater {}. Statements end with a semicolon; \\? helps, \\q leaves.", env!("CARGO_PKG_VERSION"));
+        let version = env!("CARGO_PKG_VERSION");
+        say(format!("Highwater {version}. Statements end with a semicolon; \\? helps, \\q leaves."))?;
         let mut prompt = Prompt::new()?;
         while !self.left {
             prompt.know(&self.relations(self.pending)?);
@@ -320,12 +322,12 @@ impl Shell {
             }
             Request::Explain => {
                 for plan in sql::script(self.up_to(at.end), &[], &self.connectors)?.explains {
-                    print!("{}", plan.explain_text());
+                    say(plan.explain_text().trim_end())?;
                 }
             }
             Request::Describe(name) => {
                 let relation = self.relation(&name, at.start)?;
-                println!("{}\n{}", headline(&relation), columns(&relation));
+                say(describe(&relation))?;
             }
             Request::ShowTables => {
                 let relations = self.relations(at.start)?;
@@ -337,11 +339,11 @@ impl Shell {
                     list.add_row([&relation.name, kind, connector, &columns.join(", ")]);
                 }
                 match relations.is_empty() {
-                    true => println!("no tables yet"),
-                    false => println!("{list}"),
+                    true => say("no tables yet")?,
+                    false => say(list.trim_fmt())?,
                 }
             }
-            Request::ShowFunctions(pattern) => println!("{}", function_table(&fitting(pattern.as_deref())?)),
+            Request::ShowFunctions(pattern) => say(function_table(&fitting(pattern.as_deref())?))?,
             Request::Drop(name) => self.drop_relation(&name, at.start)?,
         }
         Ok(())
@@ -351,8 +353,8 @@ impl Shell {
     fn command(&mut self, line: &str) -> Result<()> {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["\\q"] => self.left = true,
-            ["\\?"] => println!("{HELP}"),
-            ["\\format"] => println!("{}", self.format.name()),
+            ["\\?"] => say(HELP)?,
+            ["\\format"] => say(self.format.name())?,
             ["\\format", name] => match Format::ALL.into_iter().find(|format| format.name() == *name) {
                 Some(format) => self.format = format,
                 None => {

@@ -1,6 +1,7 @@
 //! `highwater tables` and `highwater functions`: what there is to name in a query.
 
-use super::explain::{Definition, read};
+use super::explain::{Definition, read_sql};
+use super::say;
 use crate::connector::builtin::Builtin;
 use crate::error::{Error, Result, nearest};
 use crate::sql::{self, FunctionInfo, Relation, Text};
@@ -41,25 +42,29 @@ enum Format {
 /// Lists the tables and views of a definition.
 pub fn tables(arguments: &Arguments) -> Result<()> {
     let name = arguments.definition.file.display().to_string();
-    let text = read(&arguments.definition.file)?;
+    let text = read_sql(&arguments.definition.file)?;
     let relations = sql::relations(Text { name: &name, sql: &text }, &Builtin::default())?;
     match arguments.format {
-        Format::Json => println!("{:#}", Value::from_iter(relations.iter().map(relation_json))),
-        Format::Text if relations.is_empty() => println!("{name} declares no tables"),
-        Format::Text => {
-            for (number, relation) in relations.iter().enumerate() {
-                if number > 0 {
-                    println!();
-                }
-                println!("{}\n{}", headline(relation), columns(relation));
-            }
-        }
+        Format::Json => say(format!("{:#}", Value::from_iter(relations.iter().map(relation_json)))),
+        Format::Text if relations.is_empty() => say(format!("{name} declares no tables")),
+        Format::Text => say(relations.iter().map(describe).collect::<Vec<_>>().join("\n\n")),
     }
-    Ok(())
+}
+
+/// A table or view and its columns.
+pub fn describe(relation: &Relation) -> String {
+    let mut columns = table(["column", "type", ""]);
+    for column in &relation.columns {
+        let mut remarks: Vec<String> = Vec::new();
+        remarks.extend((!column.nullable).then(|| "NOT NULL".to_owned()));
+        remarks.extend(column.computed.as_ref().map(|value| format!("AS {value}")));
+        columns.add_row([&column.name, &column.data_type, &remarks.join(", ")]);
+    }
+    format!("{}\n{}", headline(relation), columns.trim_fmt())
 }
 
 /// `readings · table, kafka · read · PRIMARY KEY (id) · p.sql:3:1`.
-pub fn headline(relation: &Relation) -> String {
+fn headline(relation: &Relation) -> String {
     let mut parts = vec![match &relation.connector {
         Some(connector) => format!("{} · table, {connector}", relation.name),
         None => format!("{} · view", relation.name),
@@ -76,18 +81,6 @@ pub fn headline(relation: &Relation) -> String {
     parts.extend(relation.watermark.as_ref().map(|watermark| format!("WATERMARK FOR {watermark}")));
     parts.push(relation.place.clone());
     parts.join(" · ")
-}
-
-/// The columns of a table or view, one a line.
-pub fn columns(relation: &Relation) -> Table {
-    let mut table = table(["column", "type", ""]);
-    for column in &relation.columns {
-        let mut remarks: Vec<String> = Vec::new();
-        remarks.extend((!column.nullable).then(|| "NOT NULL".to_owned()));
-        remarks.extend(column.computed.as_ref().map(|value| format!("AS {value}")));
-        table.add_row([&column.name, &column.data_type, &remarks.join(", ")]);
-    }
-    table
 }
 
 fn relation_json(relation: &Relation) -> Value {
@@ -126,11 +119,10 @@ pub fn functions(arguments: &FunctionArguments) -> Result<()> {
                     "aliases": function.aliases,
                 })
             };
-            println!("{:#}", Value::from_iter(found.iter().map(function)));
+            say(format!("{:#}", Value::from_iter(found.iter().map(function))))
         }
-        Format::Text => println!("{}", function_table(&found)),
+        Format::Text => say(function_table(&found)),
     }
-    Ok(())
 }
 
 /// The functions whose name fits `pattern`, or else whose description has it in it.
@@ -160,7 +152,7 @@ pub fn fitting(pattern: Option<&str>) -> Result<Vec<FunctionInfo>> {
 }
 
 /// Functions, one a line or more.
-pub fn function_table(functions: &[FunctionInfo]) -> Table {
+pub fn function_table(functions: &[FunctionInfo]) -> String {
     let mut table = table(["function", "kind", "call", "what it gives"]);
     for function in functions {
         let name = match function.aliases.as_slice() {
@@ -169,7 +161,7 @@ pub fn function_table(functions: &[FunctionInfo]) -> Table {
         };
         table.add_row([&name, function.kind.name(), &function.signature, &function.about]);
     }
-    table
+    table.trim_fmt()
 }
 
 /// A table as wide as the terminal; as wide as it likes where nobody looks.
