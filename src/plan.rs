@@ -157,7 +157,12 @@ pub enum Action {
     Join(Arc<Joining>),
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
-    LateRows(Arc<Lateness>),
+    LateRows {
+        /// What makes them late.
+        lateness: Arc<Lateness>,
+        /// The sources of the step that waits for the windows: its watermark counts.
+        sources: Vec<StepId>,
+    },
     /// The rows of all inputs.
     Union,
     /// Writes a table.
@@ -426,6 +431,7 @@ impl Plan {
     pub fn sources_of(&self, id: StepId) -> Vec<StepId> {
         let mut found: Vec<StepId> = match self.steps[id].action {
             Action::Source(_) => vec![id],
+            Action::LateRows { ref sources, .. } => sources.clone(),
             _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
         };
         found.sort_unstable();

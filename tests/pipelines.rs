@@ -590,6 +590,30 @@ fn a_union_waits_for_the_slower_table() {
             assert_same(&sorted(&sink), &rows, &format!("{shape:?}: {text}"));
             assert_eq!(snapshot.late_rows(), late as u64, "{shape:?}");
         }
+
+        // windows of each table that are counted together: what is late is so by both tables' watermark
+        let late = windowed.iter().filter(|(_, open)| open.is_empty()).map(|(row, _)| row!(row.word, row.n));
+        let late = expected(late);
+        let text = format!(
+            "{}{other} CREATE TABLE out (a TIMESTAMP(6), n BIGINT) WITH ('connector' = 'memory');
+             CREATE TABLE late (word STRING, n BIGINT) WITH ('connector' = 'memory');
+             INSERT INTO out SELECT window_start, count(*) FROM
+               (SELECT window_start, window_end, n FROM tumble(t, ts, INTERVAL '3' SECOND) UNION ALL
+                SELECT window_start, window_end, n FROM tumble(u, ts, INTERVAL '3' SECOND)) GROUP BY window_start, window_end
+             LATE INTO late;",
+            left.ddl()
+        );
+        for shape in SHAPES {
+            let (sink, late_rows) = (MemorySink::new(), MemorySink::new());
+            let connectors = Builtin::default()
+                .with_source("t", left.shuffled(rng).source())
+                .with_source("u", right.shuffled(rng).source())
+                .with_sink("out", Arc::new(sink.clone()))
+                .with_sink("late", Arc::new(late_rows.clone()));
+            run_with(&text, &connectors, shape).1.unwrap();
+            assert_same(&sorted(&sink), &rows, &format!("{shape:?}: {text}"));
+            assert_same(&sorted(&late_rows), &late, &format!("late rows on {shape:?}: {text}"));
+        }
     });
 }
 

@@ -80,7 +80,7 @@ impl Plan {
                 inputs.zip(stages).map(|(before, stage)| stage_text(before, stage)).collect()
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
-            Action::LateRows(lateness) => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
+            Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Join(join) => {
@@ -231,7 +231,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Aggregate(_) => "aggregate",
         Action::Rank(_) => "rank",
         Action::Join(_) => "join",
-        Action::LateRows(_) => "late rows",
+        Action::LateRows { .. } => "late rows",
         Action::Union => "union",
         Action::Sink(_) => "sink",
     }

@@ -83,7 +83,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
-        Action::LateRows(lateness) => writeln!(out, "  late rows {lateness:?}"),
+        Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::Sink(sink) => {
             writeln!(

@@ -127,7 +127,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 };
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
             }
-            Action::LateRows(lateness) => {
+            Action::LateRows { lateness, .. } => {
                 let schema = carried(&local.plan, step.inputs[0].from);
                 let operator = late_rows(lateness, &schema, Arc::clone(&step.schema))?;
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))

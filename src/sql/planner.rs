@@ -10,7 +10,7 @@ mod ordered;
 mod rank;
 mod values;
 
-use late::Asked;
+use late::{Asked, Branch};
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
@@ -157,6 +157,8 @@ pub(super) struct Stream {
     pending: Option<PendingWindows>,
     /// Where the rows' column with their places is, if they carry them. No query knows it.
     place: Option<usize>,
+    /// The late rows of windows that no step has waited for yet.
+    late: Vec<Branch>,
     emit: Emit,
     /// True if no other stream reads the base step.
     own: bool,
@@ -724,7 +726,7 @@ impl<'a> Planner<'a> {
         };
         stream.pending = Some(PendingWindows { time, windows });
         if let Some(late) = &assign.late {
-            self.late_rows(&mut stream, assign, late)?;
+            self.branch_off(&mut stream, assign, late)?;
         }
         stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
@@ -826,6 +828,9 @@ impl<'a> Planner<'a> {
         }
         self.materialise(&mut stream)?;
 
+        if windowed {
+            self.add_branches(std::slice::from_mut(&mut stream));
+        }
         let name = aggregate_name(aggregate, &output, &keys, &grouping);
         let aggregation = Arc::new(Aggregation {
             input: Arc::clone(&stream.rows),
@@ -912,9 +917,11 @@ impl<'a> Planner<'a> {
                 None => Role::None,
             });
         }
+        let late = streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.late)).collect();
         let base = self.step("union".into(), Action::Union, inputs, Arc::clone(&schema), emit);
         let mut stream = Stream::of_step(base, schema, emit);
         stream.roles = roles;
+        stream.late = late;
         Ok(stream)
     }
 
@@ -1032,6 +1039,7 @@ impl Stream {
             columns,
             pending: None,
             place: None,
+            late: Vec::new(),
             emit,
             own: true,
         }

@@ -88,6 +88,7 @@ impl Planner<'_> {
         for stream in &mut streams {
             self.materialise(stream)?;
         }
+        self.add_branches(&mut streams);
         Ok(self.join_step(&streams, Joining { kind, sides, condition }, windows))
     }
 

@@ -1,16 +1,18 @@
 //! `LATE INTO`: a branch beside what goes by windows, which gives the rows that come too late for them.
 //!
-//! It reads the same rows and goes by the same watermark as the aggregate, which drops and counts them.
+//! It reads the same rows as the step that waits for the windows, and goes by the same sources, so it finds late what that one drops
+//! and counts. A stream carries the branches of its windows until such a step takes it up.
 
 use super::{Pending, PendingWindows, Place, Planner, Stream, compile};
 use crate::error::{Error, Result};
-use crate::expr::from_datafusion;
+use crate::expr::{Expr, from_datafusion};
 use crate::plan::{Action, Emit, Input, Lateness, Route, Stage, StepId, Transform, event_time_type};
 use crate::sql::windows::{LateColumn, LateInto, WindowAssign};
 use crate::time::Micros;
-use arrow::datatypes::{Field, FieldRef, Fields, Schema};
+use arrow::datatypes::{Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::{Cast, Expr as Logical, lit};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The column of a table of late rows that says where a row was read.
@@ -28,9 +30,22 @@ pub(super) struct Asked {
     pub places: bool,
 }
 
+/// A branch whose windows nothing has waited for yet.
+#[derive(Debug, Clone)]
+pub(super) struct Branch {
+    table: String,
+    lateness: Arc<Lateness>,
+    input: Input,
+    /// The columns of the late rows.
+    rows: SchemaRef,
+    /// Those of the table, over `rows`.
+    values: Vec<Expr>,
+    schema: SchemaRef,
+}
+
 impl Planner<'_> {
-    /// Adds the branch of `stream`, whose windows are pending.
-    pub(super) fn late_rows(&mut self, stream: &mut Stream, assign: &WindowAssign, late: &LateInto) -> Result<()> {
+    /// Gives `stream`, whose windows are pending, their branch.
+    pub(super) fn branch_off(&mut self, stream: &mut Stream, assign: &WindowAssign, late: &LateInto) -> Result<()> {
         stream.compact();
         self.materialise(stream)?;
         stream.own = false;
@@ -55,10 +70,6 @@ impl Planner<'_> {
         let fields: Fields = stream.rows.fields().iter().cloned().chain(added).collect();
         let width = stream.rows.fields().len();
         let rows = Arc::new(Schema::new(fields));
-        let input = Input { from: stream.base, route };
-        let name = format!("late rows for {}", late.table);
-        let base = self.step(name, Action::LateRows(Arc::new(lateness)), vec![input], Arc::clone(&rows), Emit::Append);
-
         // Names are those of the rows, which need not differ: here they are their numbers.
         let numbered = |(number, field): (usize, &FieldRef)| field.as_ref().clone().with_name(number.to_string());
         let numbers: Vec<Field> = rows.fields().iter().enumerate().map(numbered).collect();
@@ -84,13 +95,37 @@ impl Planner<'_> {
             let value = Logical::Cast(Cast::new(Box::new(value), field.data_type().clone()));
             exprs.push(compile(&value, &numbers, &rows)?);
         }
-        let mut branch = Stream::of_step(base, rows, Emit::Append);
-        branch.stages.push(Stage { transform: Transform::Project(exprs), schema: Arc::clone(&late.schema) });
-        branch.rows = Arc::clone(&late.schema);
-        branch.roles = vec![super::Role::None; late.schema.fields().len()];
-        branch.columns = (0..late.schema.fields().len()).map(Place::Row).collect();
-        self.late.push(branch);
+        stream.late.push(Branch {
+            table: late.table.clone(),
+            lateness: Arc::new(lateness),
+            input: Input { from: stream.base, route },
+            rows,
+            values: exprs,
+            schema: Arc::clone(&late.schema),
+        });
         Ok(())
+    }
+
+    /// Adds the branches of `streams`, which one step takes up that waits for their windows.
+    pub(super) fn add_branches(&mut self, streams: &mut [Stream]) {
+        let sources: BTreeSet<StepId> = streams.iter().flat_map(|stream| self.sources_of(stream.base)).collect();
+        for Branch { table, lateness, input, rows, values, schema } in
+            streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.late))
+        {
+            let action = Action::LateRows { lateness, sources: sources.iter().copied().collect() };
+            let base =
+                self.step(format!("late rows for {table}"), action, vec![input], Arc::clone(&rows), Emit::Append);
+            let mut branch = Stream::of_step(base, Arc::clone(&schema), Emit::Append);
+            branch.stages.push(Stage { transform: Transform::Project(values), schema });
+            self.late.push(branch);
+        }
+    }
+
+    fn sources_of(&self, id: StepId) -> Vec<StepId> {
+        match &self.steps[id].action {
+            Action::Source(_) => vec![id],
+            _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
+        }
     }
 
     /// True if step `id`, or one that it reads, waits for windows to close.

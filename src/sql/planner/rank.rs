@@ -102,6 +102,7 @@ impl Planner<'_> {
         let row_number = Arc::new(Field::new("row_number", DataType::UInt64, false));
         let rows = Arc::new(Schema::new(fields.chain([row_number]).collect::<Vec<_>>()));
         let input = Input { from: stream.base, route: Route::Key(ranking.route()) };
+        self.add_branches(std::slice::from_mut(&mut stream));
         let action = Action::Rank(Arc::new(ranking));
         let base = self.step(name, action, vec![input], Arc::clone(&rows), Emit::Append);
         self.windows += 1;
