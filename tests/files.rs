@@ -752,3 +752,144 @@ fn what_is_killed_while_it_writes_leaves_only_whole_files() {
         }
     }
 }
+
+/// What a split that is followed gives until it has nothing for a while; "ended" and errors are rows, too.
+fn next_rows(split: &mut dyn Split, clock: &Hand) -> Vec<String> {
+    let mut found = Vec::new();
+    loop {
+        // it is not looked at all the time
+        *clock.0.lock().unwrap() += Duration::from_secs(1);
+        match split.poll(3) {
+            Ok(Polled::Rows { rows, .. }) => found.extend(texts(&rows)),
+            Ok(Polled::Pending) => return found,
+            Ok(Polled::Ended) => {
+                found.push("ended".into());
+                return found;
+            }
+            Err(error) => {
+                found.push(error.to_string().rsplit_once('/').unwrap().1.into());
+                return found;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_is_followed_line_by_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let append = |text: &str| {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let follow = [("scan.follow", "true")];
+    let clock = Arc::new(Hand::default());
+    let context = Context { clock: Arc::clone(&clock) as _, ..context() };
+    let opened = || {
+        let source = text_file(&path, &follow).unwrap();
+        assert!(!source.bounded());
+        source.open(&source.splits(&context).unwrap(), &context).unwrap().remove(0)
+    };
+    append("one\ntw");
+    let mut split = opened();
+    assert_eq!(next_rows(&mut *split, &clock), ["one"]);
+    assert_eq!(next_rows(&mut *split, &clock), Vec::<String>::new(), "a part of a line waits");
+    append("o");
+    assert_eq!(next_rows(&mut *split, &clock), Vec::<String>::new());
+    append("\n\n3\n4\n5\n6\n7");
+    assert_eq!(next_rows(&mut *split, &clock), ["two", "", "3", "4", "5", "6"]);
+    append(&format!("{}\n", "x".repeat(3 << 20)));
+    assert_eq!(next_rows(&mut *split, &clock), ["7".to_owned() + &"x".repeat(3 << 20)]);
+    assert_eq!(split.position(), fs::metadata(&path).unwrap().len());
+    append("the end");
+    assert_eq!(next_rows(&mut *split, &clock), Vec::<String>::new());
+    fs::remove_file(&path).unwrap();
+    assert_eq!(next_rows(&mut *split, &clock), ["the end", "ended"]);
+
+    append("a\nb\n");
+    let mut split = opened();
+    assert_eq!(next_rows(&mut *split, &clock), ["a", "b"]);
+    fs::write(&path, "a\n").unwrap();
+    assert_eq!(next_rows(&mut *split, &clock), ["log\": it was followed for 4 bytes and has only 2 now"]);
+
+    let mut split = opened();
+    assert_eq!(next_rows(&mut *split, &clock), ["a"]);
+    fs::write(directory.path().join("other"), "a\nb\nc\n").unwrap();
+    fs::rename(directory.path().join("other"), &path).unwrap();
+    assert_eq!(next_rows(&mut *split, &clock), ["log\": another file was put in its place while it was followed"]);
+
+    let failure = |path: &str, more: &[(&str, &str)]| {
+        let all = [&[("connector", "file"), ("path", path), ("scan.follow", "true")], more].concat();
+        source(&table("line s", &all)).err().unwrap().to_string()
+    };
+    assert_eq!(
+        failure("-", &[("format", "text")]),
+        "option 'scan.follow': standard input is read to its end in any case"
+    );
+    let grows_not = "option 'scan.follow': a file of this kind does not grow";
+    assert_eq!(failure("x.parquet", &[("format", "parquet")]), grows_not);
+    assert_eq!(failure("x.gz", &[("format", "text")]), grows_not);
+}
+
+#[test]
+fn a_directory_is_followed_on_any_number_of_workers() {
+    for shape in [&["--workers", "1"][..], &["--workers", "3"], &["--processes", "2", "--workers", "2"]] {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("in");
+        fs::create_dir(&inside).unwrap();
+        fs::write(
+            directory.path().join("p.sql"),
+            "CREATE TABLE lines (line STRING) WITH ('connector' = 'file', 'path' = 'in/*', 'format' = 'text', 'scan.follow' = 'true', 'scan.follow.interval' = '10 ms');
+             CREATE TABLE out (line STRING) WITH ('connector' = 'print', 'print.format' = 'json');
+             INSERT INTO out SELECT line FROM lines;",
+        )
+        .unwrap();
+        let create = |name: &str| fs::File::create(directory.path().join(name)).unwrap();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_highwater"))
+            .args(["run", "p.sql"])
+            .args(shape)
+            .current_dir(directory.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(create("stdout"))
+            .stderr(create("stderr"))
+            .spawn()
+            .unwrap();
+        let mut expected: Vec<String> = Vec::new();
+        let mut wait_for = |new: &[&str]| {
+            expected.extend(new.iter().map(|line| format!("{{\"line\":\"{line}\"}}")));
+            expected.sort();
+            let start = std::time::Instant::now();
+            loop {
+                let text = fs::read_to_string(directory.path().join("stdout")).unwrap();
+                let mut found: Vec<String> = text.lines().map(str::to_owned).collect();
+                found.sort();
+                if found == expected && text.ends_with('\n') {
+                    return;
+                }
+                let said = || fs::read_to_string(directory.path().join("stderr")).unwrap();
+                let patient = start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none();
+                assert!(patient, "{shape:?}: {found:?} instead of {expected:?}\n{}", said());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        let append = |name: &str, bytes: &[u8]| {
+            fs::OpenOptions::new().append(true).create(true).open(inside.join(name)).unwrap().write_all(bytes).unwrap();
+        };
+        append("a", b"1\n2\n3");
+        wait_for(&["1", "2"]);
+        append("b", b"b1\n");
+        append(".hidden", b"no\n");
+        // a compressed file comes complete
+        append(".packed", &zipped(b"p1\np2"));
+        fs::rename(inside.join(".packed"), inside.join("c.gz")).unwrap();
+        wait_for(&["b1", "p1", "p2"]);
+        append("a", b"3\n4\n");
+        append("b", b"b2\n");
+        wait_for(&["33", "4", "b2"]);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        let status = child.wait().unwrap();
+        let said = fs::read_to_string(directory.path().join("stderr")).unwrap();
+        assert!(status.code().is_some() && !said.contains("panicked"), "{status}: {said}");
+    }
+}

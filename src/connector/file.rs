@@ -4,6 +4,8 @@
 //! at newlines if they always end a record, between the row groups of Parquet, between the blocks of Avro. What cannot be
 //! read at an offset (standard input, a pipe, a compressed file) is one split.
 //!
+//! With `scan.follow` a file of lines is one split that does not end, and files that come later are splits of their own.
+//!
 //! ```text
 //! FileSource ── splits: files, cut ──▶ names ── open ──▶ LinesSplit (records)  or  RowsSplit (Parquet, Avro)
 //! FileSink ── FileShard ──▶ Part: hidden until it is complete
@@ -28,11 +30,13 @@ use lines::{Blocks, Input, LinesSplit};
 use partition::{Partition, PartitionedSplit};
 use rows::{Footers, RowsSplit, Share};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use stream::Stream;
 
 const PATH: OptionSpec = OptionSpec::both(
@@ -70,6 +74,20 @@ const COMPRESSION: OptionSpec = OptionSpec::reading(
     "how files of records are compressed; `auto` goes by their names: `.gz`, `.zst`",
 );
 
+const FOLLOW: OptionSpec = OptionSpec::reading(
+    "scan.follow",
+    Takes::Flag,
+    Preset::Is("false"),
+    "whether what is appended to a file of lines, and files that come later, are read as they come",
+);
+
+const FOLLOW_INTERVAL: OptionSpec = OptionSpec::reading(
+    "scan.follow.interval",
+    Takes::Duration,
+    Preset::Is("1 s"),
+    "how often `scan.follow` looks for new files",
+);
+
 /// PARTITIONED BY in the declaration says the same.
 const PARTITION: OptionSpec = OptionSpec::both(
     "partition.by",
@@ -85,6 +103,8 @@ pub const OPTIONS: &[&OptionSpec] = &[
     &SPLIT_BYTES,
     &COMPRESSION,
     &MISSING_COLUMNS,
+    &FOLLOW,
+    &FOLLOW_INTERVAL,
     &PARTITION,
     &sink::OVERWRITE,
     &sink::ROLLING_BYTES,
@@ -128,6 +148,9 @@ pub struct FileSource {
     inner_schema: SchemaRef,
     split_bytes: u64,
     missing: Missing,
+    follow: bool,
+    /// Set where new files may come.
+    look_every: Option<Duration>,
 }
 
 impl FileSource {
@@ -167,6 +190,20 @@ impl FileSource {
             _ if options.choice(&MISSING_COLUMNS)? == "null" => missing = Missing::Null,
             _ => {}
         }
+        let follow = options.flag(&FOLLOW)?;
+        let many = path.ends_with('/') || path.contains(['*', '?', '[']);
+        let help = "follow a directory or a glob, or a file of lines";
+        if follow && path == "-" {
+            return Err(options.wrong(&FOLLOW, "standard input is read to its end in any case").help(help));
+        }
+        let grows = match &format {
+            FileFormat::Records(_) => packing.unwrap_or_else(|| Packing::of_name(path)) == Packing::None,
+            FileFormat::Parquet(_) | FileFormat::Avro(_) => false,
+        };
+        if follow && !many && !grows {
+            return Err(options.wrong(&FOLLOW, "a file of this kind does not grow").help(help));
+        }
+        let look_every = if follow && many { Some(options.duration(&FOLLOW_INTERVAL)?) } else { None };
         Ok(FileSource {
             path: path.to_owned(),
             format,
@@ -180,6 +217,8 @@ impl FileSource {
             inner_columns,
             split_bytes,
             missing,
+            follow,
+            look_every,
         })
     }
 
@@ -205,7 +244,7 @@ impl FileSource {
                 files.push(path);
             }
         }
-        if files.is_empty() {
+        if files.is_empty() && self.look_every.is_none() {
             return Err(Error::unavailable(format!("no file matches '{}'", self.path)));
         }
         files.sort();
@@ -238,6 +277,9 @@ impl FileSource {
         let packing = self.packing.unwrap_or_else(|| Packing::of_name(name));
         if records.is_some() && packing != Packing::None {
             return Ok(vec![piece(Part::Packed { packing, size })]);
+        }
+        if self.follow && records.is_some() {
+            return Ok(vec![piece(Part::Followed)]);
         }
         if let FileFormat::Parquet(_) = self.format {
             let file: Arc<dyn ReadAt> = Arc::new(Handle::new(name, size, &Arc::default()));
@@ -281,7 +323,22 @@ impl Source for FileSource {
     }
 
     fn bounded(&self) -> bool {
-        true
+        !self.follow
+    }
+
+    fn discovery_interval(&self) -> Option<Duration> {
+        self.look_every
+    }
+
+    fn discover(&self, known: &[String], _context: &Context) -> Result<Vec<String>> {
+        let known = known.iter().map(|name| Ok(Piece::parse(name)?.path)).collect::<Result<HashSet<_>>>()?;
+        let mut names = Vec::new();
+        for path in self.files()? {
+            if path.to_str().is_none_or(|path| !known.contains(path)) {
+                names.extend(self.pieces(&path)?.iter().map(Piece::name));
+            }
+        }
+        Ok(names)
     }
 
     fn splits(&self, _context: &Context) -> Result<Vec<String>> {
@@ -295,7 +352,7 @@ impl Source for FileSource {
         Ok(names)
     }
 
-    fn open(&self, splits: &[String], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let files = Arc::new(OpenFiles::default());
         let footers = Footers::default();
         let buffer = Rc::new(Cell::new(Vec::new()));
@@ -310,6 +367,7 @@ impl Source for FileSource {
                             (0, Input::Stream(Stream::start(&path, self.packing.unwrap_or(Packing::None))?))
                         }
                         Part::Packed { packing, size } => (0, Input::Stream(Stream::packed(handle(size), packing))),
+                        Part::Followed => (0, Input::File(Blocks::followed(handle(0), &context.clock, &buffer))),
                         Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
                             (start, Input::File(Blocks::new(handle(size), end, &buffer)))
                         }
@@ -321,7 +379,7 @@ impl Source for FileSource {
                     let (share, size) = match part {
                         Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
                         Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
-                        Part::Stream | Part::Packed { .. } => {
+                        Part::Stream | Part::Packed { .. } | Part::Followed => {
                             return Err(Error::internal(format!("'{name}' has no rows")));
                         }
                     };
@@ -352,8 +410,8 @@ impl Source for FileSource {
     }
 }
 
-/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size` or
-/// `:pipe`.
+/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size`,
+/// `:followed` or `:pipe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
     path: String,
@@ -369,6 +427,8 @@ enum Part {
     Groups { start: u64, end: u64, size: u64 },
     /// All, which is compressed.
     Packed { packing: Packing, size: u64 },
+    /// All, and what is appended.
+    Followed,
     /// All there is to read, of unknown size.
     Stream,
 }
@@ -377,6 +437,7 @@ impl Piece {
     fn name(&self) -> String {
         match self.part {
             Part::Stream => format!("{}:pipe", self.path),
+            Part::Followed => format!("{}:followed", self.path),
             Part::Packed { packing: Packing::Zstd, size } => format!("{}:zstd/{size}", self.path),
             Part::Packed { size, .. } => format!("{}:gzip/{size}", self.path),
             Part::Bytes { start, end, size } => format!("{}:{start}-{end}/{size}", self.path),
@@ -388,6 +449,9 @@ impl Piece {
         let parsed = name.rsplit_once(':').and_then(|(path, part)| {
             if part == "pipe" {
                 return Some(Piece { path: path.into(), part: Part::Stream });
+            }
+            if part == "followed" {
+                return Some(Piece { path: path.into(), part: Part::Followed });
             }
             let groups = part.strip_prefix("groups ");
             let (range, size) = groups.unwrap_or(part).split_once('/')?;

@@ -4,8 +4,9 @@
 //! it is opened again it must be the same file: one that was replaced meanwhile is no longer what is being read.
 
 use crate::format::ReadAt;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ impl OpenFiles {
 }
 
 /// What makes a file the same under another name, and another one under the same name.
-pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
+fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
@@ -58,6 +59,42 @@ pub(super) struct Handle {
 impl Handle {
     pub fn new(path: &str, size: u64, files: &Arc<OpenFiles>) -> Self {
         Handle { path: path.into(), size, opened: OnceLock::new(), files: Arc::clone(files) }
+    }
+}
+
+/// What has become of a file that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is as it was.
+    Same,
+    /// It has more bytes.
+    Grown,
+    /// There is none under its name.
+    Gone,
+}
+
+impl Handle {
+    /// Looks how long the file is now.
+    ///
+    /// # Errors
+    /// If it is another file, or has lost bytes: what they were nobody knows.
+    pub fn look(&mut self) -> io::Result<Look> {
+        let metadata = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Gone),
+            other => other?,
+        };
+        let identity = identity(&metadata);
+        if *self.opened.get_or_init(|| identity) != identity {
+            return Err(io::Error::other("another file was put in its place while it was followed"));
+        }
+        let before = std::mem::replace(&mut self.size, metadata.len());
+        match metadata.len().cmp(&before) {
+            Ordering::Equal => Ok(Look::Same),
+            Ordering::Greater => Ok(Look::Grown),
+            Ordering::Less => {
+                Err(io::Error::other(format!("it was followed for {before} bytes and has only {} now", metadata.len())))
+            }
+        }
     }
 }
 

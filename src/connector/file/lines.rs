@@ -3,20 +3,26 @@
 //! A piece `[start, end]` of a file owns the records that start after the first newline at or after `start` (for the first
 //! piece: from 0 on), up to the one that starts at `end` or covers it; so each record has one owner, wherever the cuts are.
 //!
-//! A file is read in blocks at an offset, and nothing is kept between two polls but that offset.
+//! A file is read in blocks at an offset, and nothing is kept between two polls but that offset. One that is followed has
+//! no end but when it is gone: until then its last line waits for its newline.
 
-use super::handle::Handle;
+use super::handle::{Handle, Look};
 use super::place_of;
 use super::stream::Stream;
 use crate::connector::{Polled, Split};
 use crate::error::{Error, Result};
 use crate::format::{Decode, Format, Framing, RECORD_BYTES_MAX, ReadAt, Records};
+use crate::time::Clock;
 use memchr::{memchr, memchr_iter};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What is read of a file at once, unless a record is longer.
 pub(super) const BLOCK_BYTES: usize = 512 << 10;
+/// How often a file that is followed is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A share of a file of lines.
@@ -191,17 +197,52 @@ pub(super) struct Blocks {
     /// The last byte at which a record of this piece may start.
     end: u64,
     block_bytes: usize,
+    follow: Option<Follow>,
     /// Lent from poll to poll to all splits of a worker.
     buffer: Rc<Cell<Vec<u8>>>,
+}
+
+/// What is known of a file that is followed.
+struct Follow {
+    clock: Arc<dyn Clock>,
+    /// When it was looked at last.
+    looked: Option<Duration>,
+    /// Bytes behind the last whole record, up to the end that the file had.
+    partial: u64,
+    gone: bool,
 }
 
 impl Blocks {
     /// The piece of `file` that ends at `end`.
     pub fn new(file: Handle, end: u64, buffer: &Rc<Cell<Vec<u8>>>) -> Self {
-        Blocks { file, end, block_bytes: BLOCK_BYTES, buffer: Rc::clone(buffer) }
+        Blocks { file, end, block_bytes: BLOCK_BYTES, follow: None, buffer: Rc::clone(buffer) }
+    }
+
+    /// All of `file`, and what will be appended to it.
+    pub fn followed(file: Handle, clock: &Arc<dyn Clock>, buffer: &Rc<Cell<Vec<u8>>>) -> Self {
+        let follow = Follow { clock: Arc::clone(clock), looked: None, partial: 0, gone: false };
+        Blocks { follow: Some(follow), ..Blocks::new(file, u64::MAX, buffer) }
     }
 
     fn take(&mut self, offset: u64) -> Result<Taken> {
+        if let Some(follow) = self.follow.as_mut().filter(|follow| !follow.gone)
+            && offset + follow.partial >= self.file.size()
+        {
+            let now = follow.clock.monotonic();
+            if follow.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_EVERY) {
+                return Ok(Taken::Pending);
+            }
+            follow.looked = Some(now);
+            match self.file.look() {
+                Ok(Look::Grown) => {}
+                Ok(Look::Same) => return Ok(Taken::Pending),
+                Ok(Look::Gone) => follow.gone = true,
+                Err(error) => {
+                    return Err(Error::unavailable(error.to_string())
+                        .help("append to a file that is followed, or give what comes a new name"));
+                }
+            }
+        }
         if offset > self.end || offset >= self.file.size() {
             return Ok(Taken::Ended);
         }
@@ -214,11 +255,21 @@ impl Blocks {
         self.file
             .read_exact_at(&mut bytes[..length], offset)
             .map_err(|error| Error::unavailable(format!("cannot read at byte {offset}: {error}")).caused_by(error))?;
-        Ok(Taken::Bytes { bytes, length, at_end: length as u64 == rest })
+        let grows = self.follow.as_ref().is_some_and(|follow| !follow.gone);
+        if let Some(follow) = &mut self.follow {
+            follow.partial = if length as u64 == rest { rest } else { 0 };
+        }
+        Ok(Taken::Bytes { bytes, length, at_end: length as u64 == rest && !grows })
     }
 
     fn give_back(&mut self, mut bytes: Vec<u8>, consumed: usize, full: bool) -> Result<()> {
+        let waits = self.follow.as_ref().map_or(0, |follow| follow.partial);
+        if let Some(follow) = self.follow.as_mut().filter(|_| consumed > 0) {
+            follow.partial = 0;
+        }
         self.block_bytes = match consumed {
+            0 if waits > RECORD_BYTES_MAX as u64 => return Err(too_long()),
+            0 if waits > 0 => self.block_bytes,
             0 if self.block_bytes > RECORD_BYTES_MAX => return Err(too_long()),
             0 => self.block_bytes * 2,
             // Rows are short: what is read beyond them is read again.
