@@ -12,6 +12,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, FieldRef, Fields};
+use std::hint::select_unpredictable;
 use std::sync::Arc;
 
 /// What a column holds. Its number tells its random words from those of the others, so a new one goes to the end.
@@ -321,7 +322,7 @@ impl Generator {
             move |event| {
                 let word = stream.word(event);
                 let any = first + below_by_upper(word, count) as i64;
-                if below(word, ratio) > 0 { hot } else { any }
+                select_unpredictable(below(word, ratio) > 0, hot, any)
             }
         })
     }
@@ -333,14 +334,14 @@ impl Generator {
 
     fn by_channel(&self, runs: &[Run], length: usize, texts: &Dictionary) -> ArrayRef {
         let channels = self.stream(C::Channel);
-        text_column(runs, length, |event, text| text.extend_from_slice(texts.get(texts::channel(channels.word(event)))))
+        text_column(runs, length, |event, text| texts.append_to(text, texts::channel(channels.word(event))))
     }
 
     /// Filler, where `size` says how many bytes the rest of the row has.
     fn extras(&self, column: Column, kind: Kind, runs: &[Run], mut size: impl FnMut(u64) -> u64) -> ArrayRef {
         let (stream, average) = (self.stream(column), self.sizes[kind as usize]);
         text_column(runs, average as usize, |event, text| {
-            text.extend_from_slice(&self.filler[texts::filling(stream.word(event), size(event), average)])
+            texts::append(text, &self.filler, texts::filling(stream.word(event), size(event), average))
         })
     }
 }
