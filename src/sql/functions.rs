@@ -365,7 +365,7 @@ mod tests {
                 let constants = [ScalarValue::from(what), ScalarValue::from(number)].map(ColumnarValue::Scalar);
                 call(&named(name), [ColumnarValue::Array(array)].into_iter().chain(constants).collect(), texts.len())
             };
-            for (delimiter, index) in [(" ", 0), (",", 2), ("ab", 1), ("ß", 1), (" ", -1)] {
+            for (delimiter, index) in [(" ", 0), (" ", 7), (",", 2), ("ab", 1), ("ß", 1), (" ", -1)] {
                 let at = |text: &str| text.split(delimiter).nth(usize::try_from(index).ok()?).map(str::to_owned);
                 let expected: StringArray = texts.iter().map(|text| text.and_then(at)).collect();
                 assert_eq!(
@@ -374,7 +374,14 @@ mod tests {
                     "seed {seed}: {texts:?} at {delimiter:?}"
                 );
             }
-            for (pattern, group) in [("a(b+)", 1), ("(^| )(a|ß)*", 2), ("[^ab ]+", 0)] {
+            for (pattern, group) in [
+                ("a(b+)", 1),
+                ("(^| )(a|ß)*", 2),
+                ("[^ab ]+", 0),
+                ("(ß|^)?a(,|b)*ab", 2),
+                ("(日|本|,)ß(.*)", 2),
+                ("b", 0),
+            ] {
                 let regex = regex::Regex::new(pattern).unwrap();
                 let of = |text: &str| Some(regex.captures(text)?.get(group as usize)?.as_str().to_owned());
                 let expected: StringArray = texts.iter().map(|text| text.and_then(of)).collect();
