@@ -248,3 +248,22 @@ fn at_a_terminal_it_edits_completes_remembers_and_is_interrupted() {
     assert!(history.contains("SELECT n FROM numbers LIMIT 2;"), "{history}");
     assert!(!history.contains("password"), "a secret is kept: {history}");
 }
+
+#[test]
+fn whoever_interrupts_a_script_means_the_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), &["--format", "json"]);
+    let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let script = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100');
+        SELECT n FROM numbers; SHOW TABLES;";
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let mut out = shell.stdout.take().unwrap();
+    let mut row = [0; 5];
+    out.read_exact(&mut row).unwrap();
+    assert_eq!(&row, b"{\"n\":");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shell.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("datagen"), "the statement after it is not run: {rest}");
+    assert_eq!(shell.wait().unwrap().code(), Some(0));
+}

@@ -97,3 +97,24 @@ fn health(fate: &Fate) -> Response {
         None => "running\n".into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_has_a_port_of_its_own() {
+        let at = |port| MetricsArguments { metrics_port: port, metrics_address: IpAddr::from([127, 0, 0, 1]) };
+        assert!(at(None).open(0).unwrap().is_none(), "nothing is served unasked");
+        let error = at(Some(65_535)).open(1).err().expect("there is no port 65536");
+        assert_eq!(error.to_string(), "process 1 has no port: 65535 + 1 is above 65535");
+        // someone else may have either port
+        let doors = (20_000..60_000).step_by(2).find_map(|port| {
+            let doors = [0, 1].map(|process| at(Some(port)).open(process).ok().flatten());
+            let [Some(first), Some(second)] = doors else { return None };
+            Some((port, [first, second].map(|door| door.0.local_addr().unwrap().port())))
+        });
+        let (port, taken) = doors.expect("two ports are free");
+        assert_eq!(taken, [port, port + 1]);
+    }
+}
