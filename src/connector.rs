@@ -9,6 +9,7 @@
 //! ```
 //! No call blocks the worker for longer than a few milliseconds, but `splits`, `open` and `finish`.
 
+pub mod bad;
 pub mod blackhole;
 pub mod builtin;
 pub mod datagen;
@@ -29,6 +30,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
+use bad::{Origin, Refused};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +79,19 @@ pub trait Split {
     fn position(&self) -> u64;
     /// Where row `row` of the last polled batch came from, for messages: `topic "words", partition 2, offset 17`.
     fn place(&self, row: usize) -> String;
+    /// The same, in parts.
+    fn origin(&self, row: usize) -> Origin {
+        Origin { place: self.place(row), ..Origin::default() }
+    }
+    /// The record of row `row` of the last polled batch, if it is still known.
+    fn record(&self, _row: usize) -> Option<Vec<u8>> {
+        None
+    }
+    /// The bad records among those that the last call of [`Split::poll`] has passed. What a table does with them the
+    /// connector finds in the table's options, by [`OnError`](bad::OnError).
+    fn take_refused(&mut self) -> Vec<Refused> {
+        Vec::new()
+    }
     /// True if nothing is known to wait: an idle split, not one that a slow broker or an open transaction holds back.
     fn caught_up(&self) -> bool {
         true
@@ -90,7 +105,7 @@ pub trait Split {
 /// What a split has to give now.
 #[derive(Debug)]
 pub enum Polled {
-    /// Rows of the source's schema, at least one. `bytes` is their size outside.
+    /// Rows of the source's schema; none only where all records were bad. `bytes` is the size of the records outside.
     Rows {
         /// The rows, in order.
         rows: Batch,
@@ -211,7 +226,8 @@ pub const MAX_FUTURE: OptionSpec = OptionSpec::reading(
 );
 
 /// The options that every table has, whatever its connector.
-pub const TABLE_OPTIONS: &[&OptionSpec] = &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE];
+pub const TABLE_OPTIONS: &[&OptionSpec] =
+    &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &bad::ON_ERROR, &bad::MAX_SHARE];
 
 impl ConnectorSpec {
     /// Every option that a table of this connector may have: its own, its formats', and those of all tables.

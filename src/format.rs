@@ -18,6 +18,7 @@ pub mod parquet;
 pub mod raw;
 
 mod records;
+pub mod sift;
 
 pub use fit::Missing;
 pub use lines::Packing;
@@ -40,6 +41,10 @@ pub trait Decode: Send {
     /// # Errors
     /// The first record that cannot be read, and why. The decoder can be used again afterwards.
     fn decode(&mut self, records: &BinaryArray) -> Result<Batch, BadRecord>;
+    /// The row of a record that cannot be read whole, with NULL where a value does not fit its column; none if nothing can be read.
+    fn decode_leniently(&mut self, _record: &[u8]) -> Option<Batch> {
+        None
+    }
 }
 
 /// Writes rows of a fixed schema into records.

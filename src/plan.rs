@@ -15,6 +15,7 @@ pub use ranking::{Ranking, SortColumn};
 use crate::connector::{Changes, Sink, Source};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr};
+use crate::format::sift::OnBad;
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
@@ -165,6 +166,8 @@ pub enum Action {
     },
     /// The rows of all inputs.
     Union,
+    /// The records that its input, a source, leaves out: rows of [`DEAD_LETTER`](crate::connector::bad::DEAD_LETTER).
+    DeadLetters,
     /// Writes a table.
     Sink(SinkStep),
 }
@@ -190,6 +193,19 @@ pub struct SourceStep {
     pub when_all_idle: WhenAllIdle,
     /// See [`Settings::max_future`].
     pub max_future: Duration,
+    /// What it does with records that give no row.
+    pub bad: BadRecords,
+}
+
+/// What a source does with bad records.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BadRecords {
+    /// With each one.
+    pub on_bad: OnBad,
+    /// True if an [`Action::DeadLetters`] reads what is left out.
+    pub letters: bool,
+    /// The share of bad records above which the pipeline fails. None: any share is borne.
+    pub share_max: Option<f64>,
 }
 
 /// `WATERMARK FOR column AS expression`.

@@ -31,6 +31,7 @@ use mesh::{Guard, Mesh, Peers};
 use metrics::{Metrics, Snapshot};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -124,6 +125,7 @@ fn work(
         fate: Arc::clone(fate),
         metrics: Arc::clone(metrics),
         probe: Handle::new(),
+        full: Rc::default(),
         workers: workers.clone(),
         worker: worker.index(),
     };

@@ -29,6 +29,7 @@ pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, functions, 
 pub use place::Text;
 pub use settings::SETTINGS;
 
+use crate::connector::bad::ON_ERROR;
 use crate::connector::{self, CONNECTOR, Connectors, OptionText, Options, unknown_connector};
 use crate::error::{Error, Result, nearest};
 use crate::expr::from_datafusion;
@@ -46,7 +47,7 @@ use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use ddl::{ColumnKind, CreateTable, is_event_time};
-use planner::{Needs, Planner, Query, Target, collect_needs};
+use planner::{Letters, Needs, Planner, Query, Target, collect_needs};
 use sqlparser::ast::{self, Ident, ObjectName, SelectItem, SetExpr, Spanned, Visit, Visitor};
 use sqlparser::tokenizer::Location;
 use statements::{CreateView, EmitClause, Ending, Insert, Kind, Statement};
@@ -537,12 +538,18 @@ impl<'a> Session<'a> {
         for (_, plan, ..) in &views {
             planner.announce(plan);
         }
+        let mut letters = Vec::new();
         for table in self.catalog.tables.values() {
-            if let Some(needed) = needs.get(&table.name) {
-                let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
-                planner
-                    .read_table(table, &self.definitions[&table.name], needed, places)
-                    .map_err(|error| within_table(error, table))?;
+            let Some(needed) = needs.get(&table.name) else { continue };
+            let definition = &self.definitions[&table.name];
+            let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
+            let read = planner.read_table(table, definition, needed, places);
+            if let Some(Letters { from, into }) = read.map_err(|error| within_table(error, table))? {
+                let Some(taker) = self.definitions.get(&into) else {
+                    let error = self.catalog.unknown_table(&into);
+                    return Err(within_table(definition.options.misvalued(&ON_ERROR, error), table));
+                };
+                letters.push((Rc::clone(taker), planner.dead_letters(from, taker)?));
             }
         }
         for (name, plan, needed, width, lasts) in views.iter().rev() {
@@ -562,6 +569,9 @@ impl<'a> Session<'a> {
         let places: Vec<usize> = queries.iter().map(|query| target(&query.table, query.at)).collect();
         let late: Vec<Option<usize>> =
             queries.iter().map(|query| query.late.as_ref().map(|table| target(table, query.at))).collect();
+        let letters: Vec<(usize, _)> =
+            letters.into_iter().map(|(table, stream)| (target(&table, Location::new(0, 0)), stream)).collect();
+        letters.into_iter().for_each(|(place, stream)| targets[place].streams.push(stream));
         for ((query, place), late) in queries.iter().zip(places).zip(late) {
             let (stream, late_rows) =
                 planner.insert(query, &|error, at| self.text.error_at(error, at.unwrap_or(query.at)))?;

@@ -10,7 +10,7 @@ use crate::connector::{Context, Polled, Sink, Source, Split};
 use crate::error::{Error, Result};
 use crate::expr::Expr;
 use crate::format::{Decode, Format, json};
-use crate::plan::{Action, Emit, Plan, Route, Settings, SinkStep, SourceStep, Step, WhenAllIdle};
+use crate::plan::{Action, BadRecords, Emit, Plan, Route, Settings, SinkStep, SourceStep, Step, WhenAllIdle};
 use crate::sql;
 use crate::time::Clock;
 use arrow::array::{Array, BinaryArray};
@@ -158,6 +158,7 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
         idle_timeout: settings.idle_timeout,
         when_all_idle: WhenAllIdle::Hold,
         max_future: settings.max_future,
+        bad: BadRecords::default(),
     };
     let step = |name: &str, action, inputs| Step {
         name: name.into(),

@@ -57,8 +57,12 @@ impl Progress {
             0 => String::new(),
             late => format!(", {} late", count(late)),
         };
+        let bad = match last.bad_records() {
+            0 => String::new(),
+            bad => format!(", {} bad", count(bad)),
+        };
         tracing::info!(
-            "{how} after {}: {} rows read ({}/s), {} written{late}",
+            "{how} after {}: {} rows read ({}/s), {} written{late}{bad}",
             duration(elapsed),
             count(read),
             short(rate),
@@ -82,6 +86,9 @@ impl Progress {
         parts.push(format!("{} epochs in flight", now.epochs_in_flight));
         if now.late_rows() > 0 {
             parts.push(format!("{} late", count(now.late_rows())));
+        }
+        if now.bad_records() > 0 {
+            parts.push(format!("{} bad", count(now.bad_records())));
         }
         parts.join(" · ")
     }

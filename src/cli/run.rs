@@ -169,14 +169,17 @@ fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>
     let stopper = Arc::clone(&fate);
     let handle = signals.handle();
     let listener = std::thread::spawn(move || {
+        // a stop that another process asked for is no first signal
+        let mut asked = false;
         for signal in signals.forever() {
             // Ctrl-C reaches the whole group; process 0 stops it for all
             if quiet && signal == SIGINT {
                 continue;
             }
-            if stopper.stopping() {
+            if asked {
                 std::process::exit(130);
             }
+            asked = true;
             stopper.stop();
             if !quiet {
                 tracing::info!("stopping: what was read is written first; a second signal ends at once");

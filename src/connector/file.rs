@@ -20,9 +20,11 @@ mod stream;
 
 pub use sink::FileSink;
 
+use super::bad::{OnError, Sieve};
 use super::{Context, OptionSpec, Options, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::parquet::Footer;
+use crate::format::sift::OnBad;
 use crate::format::{FileFormat, Format, Missing, Packing, ReadAt};
 use arrow::datatypes::{Schema, SchemaRef};
 use handle::{Handle, OpenFiles};
@@ -151,6 +153,7 @@ pub struct FileSource {
     follow: bool,
     /// Set where new files may come.
     look_every: Option<Duration>,
+    on_bad: OnBad,
 }
 
 impl FileSource {
@@ -219,6 +222,7 @@ impl FileSource {
             missing,
             follow,
             look_every,
+            on_bad: OnError::of(options)?.on_bad,
         })
     }
 
@@ -372,8 +376,8 @@ impl Source for FileSource {
                             (start, Input::File(Blocks::new(handle(size), end, &buffer)))
                         }
                     };
-                    let decoder = format.decoder(&self.inner, &self.inner_columns)?;
-                    Box::new(LinesSplit::new(path.clone(), input, start, format, decoder))
+                    let sieve = Sieve::new(format.decoder(&self.inner, &self.inner_columns)?, self.on_bad);
+                    Box::new(LinesSplit::new(path.clone(), input, start, format, sieve))
                 }
                 FileFormat::Parquet(_) | FileFormat::Avro(_) => {
                     let (share, size) = match part {

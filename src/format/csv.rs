@@ -6,10 +6,11 @@
 use super::{BadRecord, Decode, Encode, RECORD_BYTES_MAX, first_bad, in_batches, reason, records};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
-use arrow::array::{Array, BinaryArray, RecordBatchOptions};
+use arrow::array::{Array, BinaryArray, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
 use arrow::csv::reader::Decoder;
 use arrow::csv::{ReaderBuilder, WriterBuilder};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use regex::Regex;
 use std::ops::Range;
 use std::sync::Arc;
@@ -142,6 +143,32 @@ impl Decode for CsvDecoder {
     fn decode(&mut self, records: &BinaryArray) -> Result<Batch, BadRecord> {
         let schema = Arc::clone(&self.schema);
         in_batches(&schema, records.len(), |range| self.decode_range(records, range))
+    }
+
+    fn decode_leniently(&mut self, record: &[u8]) -> Option<Batch> {
+        if self.schema.fields().iter().any(|field| !field.is_nullable()) {
+            return None;
+        }
+        let text = |field: &FieldRef| Field::new(field.name(), DataType::Utf8, true);
+        let texts: SchemaRef = Arc::new(Schema::new(self.table.fields().iter().map(text).collect::<Vec<_>>()));
+        let mut builder = ReaderBuilder::new(texts)
+            .with_delimiter(self.delimiter)
+            .with_projection(self.columns.clone())
+            .with_batch_size(2)
+            .with_truncated_rows(true);
+        if let Some(null) = &self.null {
+            builder = builder.with_null_regex(null.clone());
+        }
+        let mut decoder = builder.build_decoder();
+        let fed = feed(&mut decoder, &BinaryArray::from_iter_values([record]), 0..1);
+        let read = fed.ok().and_then(|()| decoder.flush().ok()?);
+        let columns = self.schema.fields().iter().enumerate().map(|(index, field)| {
+            let text = read.as_ref().map(|row| row.column(index));
+            let value = text.and_then(|text| cast(text, field.data_type()).ok());
+            value.unwrap_or_else(|| new_null_array(field.data_type(), 1))
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        Batch::try_new_with_options(Arc::clone(&self.schema), columns.collect(), &options).ok()
     }
 }
 

@@ -83,6 +83,13 @@ impl Decode for JsonDecoder {
         let schema = Arc::clone(&self.schema);
         in_batches(&schema, records.len(), |range| self.decode_range(records, range))
     }
+
+    fn decode_leniently(&mut self, record: &[u8]) -> Option<Batch> {
+        let builder = ReaderBuilder::new(Arc::clone(&self.schema)).with_batch_size(1).with_ignore_type_conflicts(true);
+        let mut decoder = builder.build_decoder().ok()?;
+        feed(&mut decoder, &self.schema, &BinaryArray::from_iter_values([record]), 0..1).ok()?;
+        decoder.flush().ok()?
+    }
 }
 
 fn build(schema: &SchemaRef, records: usize) -> Result<Decoder, String> {

@@ -81,7 +81,7 @@ impl Plan {
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
-            Action::Aggregate(_) | Action::Union => Vec::new(),
+            Action::Aggregate(_) | Action::Union | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
@@ -233,6 +233,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
+        Action::DeadLetters => "dead letters",
         Action::Sink(_) => "sink",
     }
 }

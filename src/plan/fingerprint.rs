@@ -85,6 +85,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
         Action::Union => writeln!(out, "  union"),
+        Action::DeadLetters => writeln!(out, "  dead letters"),
         Action::Sink(sink) => {
             writeln!(
                 out,

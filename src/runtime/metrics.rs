@@ -51,6 +51,7 @@ pub struct StepCells {
     exchanged_bytes: AtomicU64,
     errors: AtomicU64,
     late_rows: AtomicU64,
+    bad_records: AtomicU64,
     /// [`Micros::MIN`] for none.
     watermark: AtomicI64,
     /// [`UNKNOWN`] where the outside does not say.
@@ -90,6 +91,7 @@ impl StepCells {
             exchanged_bytes: zero(),
             errors: zero(),
             late_rows: zero(),
+            bad_records: zero(),
             watermark: AtomicI64::new(Micros::MIN),
             lag_rows: AtomicU64::new(UNKNOWN),
             busy_nanos: zero(),
@@ -108,9 +110,10 @@ impl StepCells {
         self.batches_out.fetch_add(1, Relaxed);
     }
 
-    /// So much was read from outside.
-    pub(super) fn read(&self, bytes: usize) {
+    /// So much was read from outside, and so many of the records were bad.
+    pub(super) fn read(&self, bytes: usize, bad_records: usize) {
         self.read_bytes.fetch_add(bytes as u64, Relaxed);
+        self.bad_records.fetch_add(bad_records as u64, Relaxed);
     }
 
     /// So much of the step's input was encoded for another process.
@@ -156,7 +159,13 @@ impl StepCells {
     fn additive(&self, role: Role) -> [u64; ADDITIVE] {
         let rows = if role == Role::Source { &self.rows_out } else { &self.rows_in };
         let read = |cell: &AtomicU64| cell.load(Relaxed);
-        [read(rows), read(&self.read_bytes), read(&self.late_rows), self.lag().unwrap_or_default()]
+        [
+            read(rows),
+            read(&self.read_bytes),
+            read(&self.late_rows),
+            self.lag().unwrap_or_default(),
+            read(&self.bad_records),
+        ]
     }
 }
 
@@ -236,6 +245,7 @@ impl Metrics {
                 bytes: sum(1),
                 late_rows: sum(2),
                 lag_rows: sum(3),
+                bad_records: sum(4),
                 watermark: marks.min().unwrap_or(Watermark::NONE),
             }
         });
@@ -255,7 +265,7 @@ impl Metrics {
 }
 
 /// How many counters of a step can be summed over processes.
-const ADDITIVE: usize = 4;
+const ADDITIVE: usize = 5;
 
 impl StepMetrics {
     /// The cells of each worker that has built the step, by the worker's place in the process.
@@ -299,6 +309,8 @@ pub struct StepSnapshot {
     pub late_rows: u64,
     /// Rows that are known to wait outside, by sources.
     pub lag_rows: u64,
+    /// Records that could not be read, by sources that bear them.
+    pub bad_records: u64,
     /// The watermark as this process knows it.
     pub watermark: Watermark,
 }
@@ -312,5 +324,10 @@ impl Snapshot {
     /// Rows that came after their window had closed.
     pub fn late_rows(&self) -> u64 {
         self.steps.iter().map(|step| step.late_rows).sum()
+    }
+
+    /// Records that could not be read, of sources that bear them.
+    pub fn bad_records(&self) -> u64 {
+        self.steps.iter().map(|step| step.bad_records).sum()
     }
 }

@@ -3,18 +3,20 @@
 //! It emits batches into the open epoch and, when the epoch ends, reports where each split stands. It never reads further than
 //! the worker's budget of bytes in epochs that the sinks have not finished: that is what bounds the whole engine.
 
+mod shaper;
+
 use super::exchange::Packet;
 use super::metrics::StepCells;
 use super::metronome::{Order, Orders};
 use super::worker::Local;
-use crate::batch::{BATCH_ROWS, Batch, batch_of};
+use crate::batch::{BATCH_ROWS, Batch};
+use crate::connector::bad::dead_letters;
 use crate::connector::{Polled, Split};
-use crate::error::{Error, Result};
-use crate::operator::panes::event_times;
+use crate::error::Result;
+use crate::format::sift::OnBad;
 use crate::plan::{SourceStep, StepId, Tick, WhenAllIdle};
-use crate::time::{Epoch, Report, SplitReport, Watermark, format_micros};
-use arrow::array::StringArray;
-use arrow::datatypes::SchemaRef;
+use crate::time::{Epoch, Report, SplitReport, Watermark};
+use shaper::{Shaper, Tally};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,22 +36,34 @@ const TURN_BYTES: usize = 1 << 20;
 /// How long a source without data or budget sleeps.
 const NAP: Duration = Duration::from_millis(1);
 
-/// Builds the operator for source step `id`: its rows, and its reports addressed to every worker.
+/// What comes out of a source.
+pub struct Streams<'scope> {
+    /// Its rows.
+    pub rows: Stream<'scope, Epoch, Packet>,
+    /// Its reports, addressed to every worker.
+    pub reports: Stream<'scope, Epoch, Reports>,
+    /// The records that it leaves out.
+    pub letters: Stream<'scope, Epoch, Packet>,
+}
+
+/// Builds the operator for source step `id`.
 pub fn source<'scope>(
     scope: Scope<'scope, Epoch>,
     id: StepId,
     step: &SourceStep,
     orders: Stream<'scope, Epoch, Orders>,
     local: &Local,
-) -> (Stream<'scope, Epoch, Packet>, Stream<'scope, Epoch, Reports>) {
+) -> Streams<'scope> {
     let name = local.plan.steps[id].name.clone();
     let mut builder = OperatorBuilder::new(name.clone(), scope);
     // what comes out depends on this operator's own capabilities, not on the orders' progress
     let mut orders = builder.new_input_connection(orders, Pipeline, []);
     let (rows, row_stream) = builder.new_output_connection::<Packet, _>([]);
     let (reports, report_stream) = builder.new_output_connection::<Reports, _>([]);
+    let (letters, letter_stream) = builder.new_output_connection::<Packet, _>([]);
     let mut rows: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(rows);
     let mut reports: OutputBuilder<Epoch, CapacityContainerBuilder<Reports>> = OutputBuilder::from(reports);
+    let mut letters: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(letters);
     let activator = scope.activator_for(builder.operator_info().address);
     let (index, peers) = (scope.index(), scope.peers());
     let clock = Arc::clone(&local.context.clock);
@@ -75,6 +89,12 @@ pub fn source<'scope>(
                                 cells.gives(batch.num_rows());
                                 rows.activate().session_with_builder(&held[0]).give_container(&mut Packet::Rows(batch));
                             }
+                            Event::Letters(batch) => {
+                                letters
+                                    .activate()
+                                    .session_with_builder(&held[2])
+                                    .give_container(&mut Packet::Rows(batch));
+                            }
                             Event::Closed(report) => {
                                 let copies = (0..peers as u64).map(|worker| (worker, report.clone()));
                                 reports.activate().session_with_builder(&held[1]).give_iterator(copies);
@@ -97,12 +117,13 @@ pub fn source<'scope>(
             }
         }
     });
-    (row_stream, report_stream)
+    Streams { rows: row_stream, reports: report_stream, letters: letter_stream }
 }
 
 /// What a turn gives, in order.
 enum Event {
     Rows(Batch),
+    Letters(Batch),
     Closed(Report),
 }
 
@@ -117,7 +138,8 @@ enum Turn {
 struct Reader {
     id: StepId,
     step: SourceStep,
-    schema: SchemaRef,
+    shaper: Shaper,
+    tally: Tally,
     local: Local,
     cells: Arc<StepCells>,
     worker: usize,
@@ -145,7 +167,8 @@ impl Reader {
     fn new(id: StepId, step: SourceStep, local: Local, worker: usize) -> Self {
         Reader {
             id,
-            schema: Arc::clone(&local.plan.steps[id].schema),
+            shaper: Shaper::new(&step, &local.plan.steps[id].schema, &local.context.clock),
+            tally: Tally::default(),
             step,
             worker,
             cells: local.cells(id),
@@ -249,6 +272,7 @@ impl Reader {
         let now = self.local.context.clock.monotonic();
         let (mut turn_bytes, mut without_data) = (0, 0);
         if self.in_flight_bytes >= budget {
+            self.local.full.set(true);
             splits.iter_mut().for_each(|open| open.silent_since = None);
         }
         while turn_bytes < TURN_BYTES && without_data < splits.len() && self.in_flight_bytes < budget {
@@ -274,13 +298,23 @@ impl Reader {
                         Some((epoch, sum)) if *epoch == self.epoch => *sum += bytes,
                         _ => self.in_flight.push_back((self.epoch, bytes)),
                     }
-                    open.rows_in_epoch += rows.num_rows() as u64;
+                    let mut refused = open.split.take_refused();
+                    let records =
+                        rows.num_rows() + if self.step.bad.on_bad == OnBad::LeaveOut { refused.len() } else { 0 };
+                    open.rows_in_epoch += records as u64;
                     open.silent_since = None;
-                    self.cells.read(bytes);
-                    let rows = shape(&self.step, &self.schema, &rows, |row| open.split.place(row))
-                        .map_err(|error| first_bad(&self.step, &self.schema, &rows, open).unwrap_or(error))?;
-                    advance(&self.step, &self.local, open, &rows)?;
-                    outbox.push(Event::Rows(rows));
+                    let rows = self.shaper.rows(rows, open.split.as_ref(), &mut refused)?;
+                    if let Some(mark) = self.shaper.watermark(&rows)? {
+                        open.watermark = open.watermark.max(mark);
+                    }
+                    self.cells.read(bytes, refused.len());
+                    self.tally.count(&self.step, records, &refused)?;
+                    if self.step.bad.letters && !refused.is_empty() {
+                        outbox.push(Event::Letters(dead_letters(&self.step.table, &refused)?));
+                    }
+                    if rows.num_rows() > 0 {
+                        outbox.push(Event::Rows(rows));
+                    }
                 }
             }
         }
@@ -319,54 +353,4 @@ impl Reader {
         self.epoch += 1;
         Report { source: self.id as u32, worker: self.worker as u32, splits, when_all_idle, ended }
     }
-}
-
-/// The step's columns from what the connector read; `place` says where a row came from.
-fn shape(step: &SourceStep, schema: &SchemaRef, rows: &Batch, place: impl Fn(usize) -> String) -> Result<Batch> {
-    let mut columns = step.columns.iter().map(|column| column.evaluate(rows)).collect::<Result<Vec<_>>>()?;
-    if step.place {
-        columns.push(Arc::new(StringArray::from_iter_values((0..rows.num_rows()).map(place))));
-    }
-    batch_of(Arc::clone(schema), columns, rows.num_rows())
-}
-
-/// The first of `rows`, which cannot be shaped together, that cannot be shaped alone: what is wrong with it, and where it came from.
-fn first_bad(step: &SourceStep, schema: &SchemaRef, rows: &Batch, open: &Open) -> Option<Error> {
-    let bad = |row: usize| {
-        Some(shape(step, schema, &rows.slice(row, 1), |_| open.split.place(row)).err()?.within(open.split.place(row)))
-    };
-    (0..rows.num_rows()).find_map(bad)
-}
-
-/// Moves the split's watermark on, and refuses rows without event time or from too far ahead.
-fn advance(step: &SourceStep, local: &Local, open: &mut Open, rows: &Batch) -> Result<()> {
-    let Some(time) = &step.time else { return Ok(()) };
-    let column = rows.column(time.column);
-    if column.null_count() > 0 {
-        let row = (0..rows.num_rows()).find(|&row| column.is_null(row)).unwrap_or_default();
-        let name = rows.schema_ref().field(time.column).name().clone();
-        return Err(Error::data(format!("the event time \"{name}\" is NULL")).within(open.split.place(row)));
-    }
-    let times = event_times(column)?;
-    let limit = local.context.clock.wall().saturating_add(step.max_future.as_micros().try_into().unwrap_or(i64::MAX));
-    let Some(latest) = times.iter().max() else { return Ok(()) };
-    let row = times.iter().position(|time| time == latest).expect("the latest is one of them");
-    if *latest > limit {
-        return Err(Error::data(format!(
-            "the event time {} is more than {} ahead of the wall clock",
-            format_micros(times[row]),
-            humantime::format_duration(step.max_future)
-        ))
-        .within(open.split.place(row))
-        .help("correct the record, or raise 'max_future'"));
-    }
-    // most watermarks stay so much behind: then the latest row says it for all
-    let marks = match time.watermark.rises_with(time.column) {
-        true => time.watermark.evaluate(&rows.slice(row, 1))?,
-        false => time.watermark.evaluate(rows)?,
-    };
-    if let Some(&latest) = event_times(&marks)?.iter().max() {
-        open.watermark = open.watermark.max(Watermark::at(latest));
-    }
-    Ok(())
 }

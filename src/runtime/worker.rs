@@ -21,8 +21,10 @@ use crate::operator::{Confluence, OneInput, Operator};
 use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, Route, StepId};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -47,6 +49,8 @@ pub struct Local {
     pub metrics: Arc<Metrics>,
     /// Passes an epoch when every sink on every worker has finished it.
     pub probe: Handle<Epoch>,
+    /// True while a source of this worker may read no further before an epoch ends.
+    pub full: Rc<Cell<bool>>,
     /// The workers of this process.
     pub workers: Range<usize>,
     /// This one's number.
@@ -79,6 +83,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let orders: Stream<'_, Epoch, Orders> = metronome(scope, local).exchange(|(worker, _)| *worker);
     let mut built: Vec<Option<Rows<'_>>> = Vec::new();
     let mut reports: BTreeMap<StepId, Stream<'_, Epoch, Reports>> = BTreeMap::new();
+    let mut letters: BTreeMap<StepId, Rows<'_>> = BTreeMap::new();
     let mut done = Vec::new();
     for id in 0..local.plan.steps.len() {
         let step = &local.plan.steps[id];
@@ -88,10 +93,12 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
         let site = |input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
         let rows = match &step.action {
             Action::Source(definition) => {
-                let (rows, own_reports) = source(scope, id, definition, orders.clone(), local);
-                reports.insert(id, own_reports.exchange(|(worker, _)| *worker));
-                Some(rows)
+                let read = source(scope, id, definition, orders.clone(), local);
+                reports.insert(id, read.reports.exchange(|(worker, _)| *worker));
+                letters.insert(id, read.letters);
+                Some(read.rows)
             }
+            Action::DeadLetters => letters.remove(&step.inputs[0].from),
             Action::Transform(stages) => {
                 let from = step.inputs[0].from;
                 let updating = local.plan.steps[from].emit == Emit::Updating;

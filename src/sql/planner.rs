@@ -6,23 +6,26 @@
 
 mod join;
 mod late;
+mod letters;
 mod ordered;
 mod rank;
 mod values;
 
 use late::{Asked, Branch};
+pub(super) use letters::Letters;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
+use crate::connector::bad::OnError;
 use crate::connector::{
     self, CONNECTOR, Changes, Connectors, IDLE_TIMEOUT, MAX_FUTURE, Options, SinkInput, WHEN_ALL_IDLE,
 };
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep, Stage, Step,
-    StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
+    Action, Aggregation, BadRecords, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep,
+    Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
 };
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -278,7 +281,7 @@ impl<'a> Planner<'a> {
         definition: &connector::Table,
         needed: &BTreeSet<usize>,
         places_too: bool,
-    ) -> Result<()> {
+    ) -> Result<Option<Letters>> {
         let mut needed = needed.clone();
         if let Some((time, watermark)) = &table.time {
             needed.insert(*time);
@@ -306,6 +309,8 @@ impl<'a> Planner<'a> {
         let when_all_idle = options.if_given(&WHEN_ALL_IDLE, Options::choice)?;
         let when_all_idle = when_all_idle.map_or(self.settings.when_all_idle, settings::when_all_idle);
         let max_future = options.if_given(&MAX_FUTURE, Options::duration)?.unwrap_or(self.settings.max_future);
+        let OnError { on_bad, letters, share_max } = OnError::of(options)?;
+        let bad = BadRecords { on_bad, letters: letters.is_some(), share_max };
         let source = self.connectors.source(definition, &physical)?;
         let given = source.schema();
         let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
@@ -347,6 +352,7 @@ impl<'a> Planner<'a> {
             idle_timeout,
             when_all_idle,
             max_future,
+            bad,
         });
         let base = self.step(format!("source {}", table.name), action, Vec::new(), Arc::clone(&schema), Emit::Append);
         let mut stream = Stream::of_step(base, schema, Emit::Append);
@@ -357,7 +363,7 @@ impl<'a> Planner<'a> {
         for last in [false, true] {
             self.readers.insert((table.name.clone(), last), reader.clone());
         }
-        Ok(())
+        Ok(letters.map(|into| Letters { from: base, into }))
     }
 
     /// Adds the shared view `name`, whose `plan` gives the `needed` ones of its `width` columns. `lasts` says for its readers

@@ -9,9 +9,10 @@
 use super::handle::{Handle, Look};
 use super::place_of;
 use super::stream::Stream;
+use crate::connector::bad::{Origin, Refused, Sieve};
 use crate::connector::{Polled, Split};
 use crate::error::{Error, Result};
-use crate::format::{Decode, Format, Framing, RECORD_BYTES_MAX, ReadAt, Records};
+use crate::format::{Format, Framing, RECORD_BYTES_MAX, ReadAt, Records};
 use crate::time::Clock;
 use memchr::{memchr, memchr_iter};
 use std::cell::Cell;
@@ -30,7 +31,7 @@ pub(super) struct LinesSplit {
     path: String,
     input: Input,
     framing: Framing,
-    decoder: Box<dyn Decode>,
+    sieve: Sieve,
     /// Of the next record, once `aligned`.
     offset: u64,
     /// False until the first newline of a later piece is found.
@@ -46,12 +47,12 @@ pub(super) struct LinesSplit {
 
 impl LinesSplit {
     /// The records of `input` from byte `start` on.
-    pub fn new(path: String, input: Input, start: u64, format: &Format, decoder: Box<dyn Decode>) -> Self {
+    pub fn new(path: String, input: Input, start: u64, format: &Format, sieve: Sieve) -> Self {
         LinesSplit {
             path,
             input,
             framing: format.framing(),
-            decoder,
+            sieve,
             offset: start,
             aligned: start == 0,
             lines: (start == 0).then_some(0),
@@ -72,14 +73,14 @@ impl Split for LinesSplit {
                     Taken::Ended => return Ok(Polled::Ended),
                 };
             let cut = self.cut(&bytes[..length], at_end, rows_max.max(1));
-            let (records, consumed) = cut.map_err(|e| e.within(self.place(0)))?;
+            let (records, consumed) = cut.map_err(|e| e.within(self.place_of_record(0)))?;
             let full = records.len() >= rows_max;
-            self.input.give_back(bytes, consumed, full).map_err(|e| e.within(self.place(0)))?;
+            self.input.give_back(bytes, consumed, full).map_err(|e| e.within(self.place_of_record(0)))?;
             if records.is_empty() {
                 continue;
             }
-            let rows = self.decoder.decode(&records.finish());
-            let rows = rows.map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
+            let rows = self.sieve.decode(records.finish());
+            let rows = rows.map_err(|bad| Error::data(bad.reason).within(self.place_of_record(bad.index)))?;
             return Ok(Polled::Rows { rows, bytes: consumed });
         }
     }
@@ -89,15 +90,29 @@ impl Split for LinesSplit {
     }
 
     fn place(&self, row: usize) -> String {
-        let (unit, next) = match self.lines {
-            Some(lines) => ("line", lines + 1),
-            None => ("byte", self.offset),
-        };
-        format!("{}, {unit} {}", place_of(&self.path), self.marks.get(row).copied().unwrap_or(next))
+        self.place_of_record(self.sieve.record_of(row))
+    }
+
+    fn record(&self, row: usize) -> Option<Vec<u8>> {
+        self.sieve.bytes_of(row)
+    }
+
+    fn take_refused(&mut self) -> Vec<Refused> {
+        let bad = self.sieve.take_bad();
+        let origin = |record| Origin { place: self.place_of_record(record), ..Origin::default() };
+        bad.into_iter().map(|bad| bad.from(origin)).collect()
     }
 }
 
 impl LinesSplit {
+    fn place_of_record(&self, record: usize) -> String {
+        let (unit, next) = match self.lines {
+            Some(lines) => ("line", lines + 1),
+            None => ("byte", self.offset),
+        };
+        format!("{}, {unit} {}", place_of(&self.path), self.marks.get(record).copied().unwrap_or(next))
+    }
+
     /// Cuts at most `rows_max` records off `bytes`, which stand at `offset`, and moves on behind them.
     fn cut(&mut self, bytes: &[u8], at_end: bool, rows_max: usize) -> Result<(Records, usize)> {
         self.marks.clear();

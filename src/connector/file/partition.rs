@@ -5,6 +5,7 @@
 
 use super::place_of;
 use crate::batch::{Batch, batch_of, take_rows};
+use crate::connector::bad::{Origin, Refused};
 use crate::connector::{Polled, Split};
 use crate::error::{Error, Result, nearest};
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
@@ -168,6 +169,18 @@ impl Split for PartitionedSplit {
 
     fn place(&self, row: usize) -> String {
         self.split.place(row)
+    }
+
+    fn origin(&self, row: usize) -> Origin {
+        self.split.origin(row)
+    }
+
+    fn record(&self, row: usize) -> Option<Vec<u8>> {
+        self.split.record(row)
+    }
+
+    fn take_refused(&mut self) -> Vec<Refused> {
+        self.split.take_refused()
     }
 
     fn caught_up(&self) -> bool {

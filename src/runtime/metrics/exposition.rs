@@ -36,7 +36,7 @@ const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Sink];
 const TAKING: &[Role] = &[Role::Inner, Role::Sink];
 const GIVING: &[Role] = &[Role::Source, Role::Inner];
 
-const STEPS: [Series; 12] = [
+const STEPS: [Series; 13] = [
     Series {
         name: "step_rows_in",
         about: "Rows that the step took in",
@@ -78,6 +78,12 @@ const STEPS: [Series; 12] = [
         about: "Errors of the step; the first one ends the run",
         of: ALL,
         read: Read::Count(|cells| &cells.errors),
+    },
+    Series {
+        name: "step_bad_records",
+        about: "Records that could not be read, of tables that bear them",
+        of: &[Role::Source],
+        read: Read::Count(|cells| &cells.bad_records),
     },
     Series {
         name: "step_late_rows",

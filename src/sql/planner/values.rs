@@ -5,7 +5,7 @@ use crate::batch::{batch_of, from_arrow};
 use crate::connector::values::Values;
 use crate::error::{Error, Result};
 use crate::expr::Expr;
-use crate::plan::{Action, Emit, SourceStep, event_time_type};
+use crate::plan::{Action, BadRecords, Emit, SourceStep, event_time_type};
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -43,6 +43,7 @@ impl Planner<'_> {
             idle_timeout: self.settings.idle_timeout,
             when_all_idle: self.settings.when_all_idle,
             max_future: self.settings.max_future,
+            bad: BadRecords::default(),
         });
         let base = self.step("source values".into(), action, Vec::new(), Arc::clone(&schema), Emit::Append);
         let mut stream = Stream::of_step(base, schema, Emit::Append);
