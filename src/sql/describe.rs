@@ -246,8 +246,20 @@ const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 4] = [
 ];
 
 /// Functions that DataFusion does not have, or has another way.
-const OURS: [(FunctionKind, &str, &str, &str); 3] = [
+const OURS: [(FunctionKind, &str, &str, &str); 5] = [
     (FunctionKind::Scalar, "split_words", "split_words(text)", "The words of a text: what stands between white space"),
+    (
+        FunctionKind::Scalar,
+        "split_index",
+        "split_index(text, delimiter, index)",
+        "The part between delimiters, counted from 0; NULL if there is none",
+    ),
+    (
+        FunctionKind::Scalar,
+        "regexp_extract",
+        "regexp_extract(text, pattern, group)",
+        "What the group matched, 0 for all of the pattern; NULL without a match",
+    ),
     (FunctionKind::Scalar, "unnest", "unnest(list)", "A row for each element of a list; in SELECT only"),
     (
         FunctionKind::Over,
@@ -351,6 +363,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), functions.len(), "each is there once");
         assert!(functions.iter().all(|function| !function.signature.is_empty() && !function.about.contains('\n')));
+        assert!(functions.iter().all(|function| !function.about.is_empty()), "each says what it gives");
         assert!(functions.iter().all(|function| !function.about.contains("](")), "no links");
     }
 }
