@@ -27,12 +27,12 @@ use crate::format::parquet::Footer;
 use crate::format::sift::OnBad;
 use crate::format::{FileFormat, Format, Missing, Packing, ReadAt};
 use arrow::datatypes::{Schema, SchemaRef};
-use handle::{Handle, OpenFiles};
+use handle::{Handle, Identity, OpenFiles};
 use lines::{Blocks, Input, LinesSplit};
 use partition::{Partition, PartitionedSplit};
 use rows::{Footers, RowsSplit, Share};
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -283,7 +283,7 @@ impl FileSource {
             return Ok(vec![piece(Part::Packed { packing, size })]);
         }
         if self.follow && records.is_some() {
-            return Ok(vec![piece(Part::Followed)]);
+            return Ok(vec![piece(Part::Followed(Identity::of(&metadata)))]);
         }
         if let FileFormat::Parquet(_) = self.format {
             let file: Arc<dyn ReadAt> = Arc::new(Handle::new(name, size, &Arc::default()));
@@ -335,11 +335,22 @@ impl Source for FileSource {
     }
 
     fn discover(&self, known: &[String], _context: &Context) -> Result<Vec<String>> {
-        let known = known.iter().map(|name| Ok(Piece::parse(name)?.path)).collect::<Result<HashSet<_>>>()?;
+        let known = known.iter().map(|name| Piece::parse(name).map(|piece| (piece.path, piece.part)));
+        let known = known.collect::<Result<HashMap<_, _>>>()?;
         let mut names = Vec::new();
         for path in self.files()? {
-            if path.to_str().is_none_or(|path| !known.contains(path)) {
-                names.extend(self.pieces(&path)?.iter().map(Piece::name));
+            match path.to_str().and_then(|path| known.get(path)) {
+                None => names.extend(self.pieces(&path)?.iter().map(Piece::name)),
+                Some(Part::Followed(identity)) => {
+                    // It may be gone by now, which its split will see.
+                    let now = fs::metadata(&path).map(|metadata| Identity::of(&metadata));
+                    if now.is_ok_and(|now| now != *identity) {
+                        return Err(Error::invalid(handle::REPLACED)
+                            .within(place_of(&path.to_string_lossy()))
+                            .help(lines::FOLLOW_HELP));
+                    }
+                }
+                Some(_) => {}
             }
         }
         Ok(names)
@@ -371,7 +382,10 @@ impl Source for FileSource {
                             (0, Input::Stream(Stream::start(&path, self.packing.unwrap_or(Packing::None))?))
                         }
                         Part::Packed { packing, size } => (0, Input::Stream(Stream::packed(handle(size), packing))),
-                        Part::Followed => (0, Input::File(Blocks::followed(handle(0), &context.clock, &buffer))),
+                        Part::Followed(identity) => {
+                            let file = Handle::followed(&path, identity, &files);
+                            (0, Input::File(Blocks::followed(file, &context.clock, &buffer)))
+                        }
                         Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
                             (start, Input::File(Blocks::new(handle(size), end, &buffer)))
                         }
@@ -383,7 +397,7 @@ impl Source for FileSource {
                     let (share, size) = match part {
                         Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
                         Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
-                        Part::Stream | Part::Packed { .. } | Part::Followed => {
+                        Part::Stream | Part::Packed { .. } | Part::Followed(_) => {
                             return Err(Error::internal(format!("'{name}' has no rows")));
                         }
                     };
@@ -415,7 +429,7 @@ impl Source for FileSource {
 }
 
 /// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size`,
-/// `:followed` or `:pipe`.
+/// `:followed` with which file it is, or `:pipe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
     path: String,
@@ -431,8 +445,8 @@ enum Part {
     Groups { start: u64, end: u64, size: u64 },
     /// All, which is compressed.
     Packed { packing: Packing, size: u64 },
-    /// All, and what is appended.
-    Followed,
+    /// All, and what is appended, as long as it is this file.
+    Followed(Identity),
     /// All there is to read, of unknown size.
     Stream,
 }
@@ -441,7 +455,9 @@ impl Piece {
     fn name(&self) -> String {
         match self.part {
             Part::Stream => format!("{}:pipe", self.path),
-            Part::Followed => format!("{}:followed", self.path),
+            Part::Followed(Identity(device, number, born)) => {
+                format!("{}:followed {device}-{number}/{born}", self.path)
+            }
             Part::Packed { packing: Packing::Zstd, size } => format!("{}:zstd/{size}", self.path),
             Part::Packed { size, .. } => format!("{}:gzip/{size}", self.path),
             Part::Bytes { start, end, size } => format!("{}:{start}-{end}/{size}", self.path),
@@ -454,8 +470,11 @@ impl Piece {
             if part == "pipe" {
                 return Some(Piece { path: path.into(), part: Part::Stream });
             }
-            if part == "followed" {
-                return Some(Piece { path: path.into(), part: Part::Followed });
+            if let Some(identity) = part.strip_prefix("followed ") {
+                let (file, born) = identity.split_once('/')?;
+                let (device, number) = file.split_once('-')?;
+                let identity = Identity(device.parse().ok()?, number.parse().ok()?, born.parse().ok()?);
+                return Some(Piece { path: path.into(), part: Part::Followed(identity) });
             }
             let groups = part.strip_prefix("groups ");
             let (range, size) = groups.unwrap_or(part).split_once('/')?;

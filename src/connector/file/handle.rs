@@ -11,16 +11,20 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::UNIX_EPOCH;
 
 /// Open files of one worker and one source; the usual limit of a process is 1024.
 const OPEN_MAX: usize = 128;
+
+/// What is wrong with a file that is followed and is another one.
+pub(super) const REPLACED: &str = "another file was put in its place while it was followed";
 
 /// The files that are open, the one used last at the end.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
 
 impl OpenFiles {
-    fn get(&self, path: &Path, opened: &OnceLock<(u64, u64)>) -> io::Result<Arc<File>> {
+    fn get(&self, path: &Path, opened: &OnceLock<Identity>) -> io::Result<Arc<File>> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = open.iter().rposition(|(name, _)| name == path) {
             let found = open.remove(place).expect("the place was just found");
@@ -29,7 +33,7 @@ impl OpenFiles {
             return Ok(file);
         }
         let file = Arc::new(File::open(path)?);
-        let identity = identity(&file.metadata()?);
+        let identity = Identity::of(&file.metadata()?);
         if *opened.get_or_init(|| identity) != identity {
             return Err(io::Error::other("it was replaced while it was read"));
         }
@@ -41,9 +45,16 @@ impl OpenFiles {
     }
 }
 
-/// What makes a file the same under another name, and another one under the same name.
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
+/// What makes a file the same: device, number, and because numbers are used again, when it was made, in nanoseconds since
+/// 1970, or 0 where that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity(pub u64, pub u64, pub u128);
+
+impl Identity {
+    pub fn of(metadata: &Metadata) -> Self {
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        Identity(metadata.dev(), metadata.ino(), born.unwrap_or_default().as_nanos())
+    }
 }
 
 /// A file that had `size` bytes when it was listed.
@@ -52,13 +63,18 @@ pub(super) struct Handle {
     path: PathBuf,
     size: u64,
     /// Which file it was when it was opened first.
-    opened: OnceLock<(u64, u64)>,
+    opened: OnceLock<Identity>,
     files: Arc<OpenFiles>,
 }
 
 impl Handle {
     pub fn new(path: &str, size: u64, files: &Arc<OpenFiles>) -> Self {
         Handle { path: path.into(), size, opened: OnceLock::new(), files: Arc::clone(files) }
+    }
+
+    /// The file that was `identity` when it was listed, to be followed from its start.
+    pub fn followed(path: &str, identity: Identity, files: &Arc<OpenFiles>) -> Self {
+        Handle { opened: OnceLock::from(identity), ..Handle::new(path, 0, files) }
     }
 }
 
@@ -83,9 +99,9 @@ impl Handle {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Gone),
             other => other?,
         };
-        let identity = identity(&metadata);
+        let identity = Identity::of(&metadata);
         if *self.opened.get_or_init(|| identity) != identity {
-            return Err(io::Error::other("another file was put in its place while it was followed"));
+            return Err(io::Error::other(REPLACED));
         }
         let before = std::mem::replace(&mut self.size, metadata.len());
         match metadata.len().cmp(&before) {

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub(super) const BLOCK_BYTES: usize = 512 << 10;
 /// How often a file that is followed is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const FOLLOW_HELP: &str = "append to a file that is followed, or give what comes a new name";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A share of a file of lines.
@@ -253,8 +254,7 @@ impl Blocks {
                 Ok(Look::Same) => return Ok(Taken::Pending),
                 Ok(Look::Gone) => follow.gone = true,
                 Err(error) => {
-                    return Err(Error::unavailable(error.to_string())
-                        .help("append to a file that is followed, or give what comes a new name"));
+                    return Err(Error::unavailable(error.to_string()).help(FOLLOW_HELP));
                 }
             }
         }
