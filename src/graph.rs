@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::sql::Text;
 use crate::sql::phrase::Phrase;
-use crate::sql::relations::Table;
+use crate::sql::relations::{EndingWords, Table};
 
 /// A pipeline as a graph.
 #[derive(Debug, Clone, Default)]
@@ -77,10 +77,11 @@ pub(crate) struct Windows {
 /// A table that is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Sink {
+    /// Empty if only late rows go into it.
     pub from: Vec<Phrase>,
     /// Without columns of its own it has those of its input.
     pub table: Table,
-    pub emit: Option<Phrase>,
+    pub ending: EndingWords,
 }
 
 /// The pipeline that `text`, a YAML document, describes.

@@ -38,9 +38,9 @@ pub(super) fn plan(
     for step in lower.order() {
         lower.step(step);
     }
-    for sink in &graph.sinks {
-        lower.sink(sink);
-    }
+    // a sink may name another one for its late rows
+    graph.sinks.iter().for_each(|sink| lower.sink_table(sink));
+    graph.sinks.iter().for_each(|sink| lower.sink(sink));
     let Lower { relations, wrong, .. } = lower;
     match wrong.is_empty() {
         true => relations.plan(overrides).map_err(|error| vec![error]),
@@ -380,32 +380,52 @@ impl<'a> Lower<'a> {
         Ok(others.iter().fold(sentence, |sentence, other| select(sentence.say("UNION ALL"), other)))
     }
 
-    fn sink(&mut self, sink: &'a Sink) {
-        let Sink { from, table, emit } = sink;
-        if !self.readable(from) {
-            return;
-        }
-        let schema = self.relations.columns(&called(self.text, &from[0]));
-        let columns = match (&table.columns, schema) {
+    /// The columns of a sink: its own, or those of its input.
+    fn sink_columns(&self, sink: &'a Sink) -> Columns {
+        let schema = sink.from.first().and_then(|from| self.relations.columns(&called(self.text, from)));
+        match (&sink.table.columns, schema) {
             (Columns::Like(_), Some(schema)) => Columns::Like(schema),
             (declared, _) => declared.clone(),
-        };
-        let names: Vec<Phrase> = match &columns {
+        }
+    }
+
+    fn sink_table(&mut self, sink: &'a Sink) {
+        let Sink { from, table, .. } = sink;
+        let key = called(self.text, &table.name);
+        let into = |other: &Sink| other.ending.late.as_ref().is_some_and(|late| called(self.text, late) == key);
+        if from.is_empty() && !self.graph.sinks.iter().any(into) {
+            let error = Error::invalid(format!("nothing goes into sink '{key}'"));
+            return self
+                .say(error.help("say what it takes: from: NAME, or name it in another sink's late_into"), &table.name);
+        }
+        if from.is_empty() && matches!(table.columns, Columns::Like(_)) {
+            let error = Error::invalid(format!("sink '{key}' takes late rows, but has no columns"));
+            return self
+                .say(error.help("name them: columns: { reason: STRING, watermark: TIMESTAMP, … }"), &table.name);
+        }
+        if self.readable(from) {
+            let columns = self.sink_columns(sink);
+            self.keep(&table.name, |lower| lower.relations.table(&Table { columns, ..table.clone() }));
+        }
+    }
+
+    fn sink(&mut self, sink: &'a Sink) {
+        let Sink { from, table, ending } = sink;
+        if !self.readable(from) || !self.good.contains(&called(self.text, &table.name)) {
+            return;
+        }
+        let names: Vec<Phrase> = match self.sink_columns(sink) {
             Columns::Declared(columns) => columns.iter().map(|(name, _)| name.clone()).collect(),
             Columns::Like(schema) => {
                 schema.fields().iter().map(|field| quoted(field.name(), table.name.start())).collect()
             }
         };
-        self.keep(&table.name, |lower| lower.relations.table(&Table { columns, ..table.clone() }));
-        if !self.good.contains(&called(self.text, &table.name)) {
-            return;
-        }
         for from in from {
             let known = names.iter().try_for_each(|name| self.column(from, name));
             let written = known.map_err(|error| vec![error]).and_then(|()| {
                 let query = Sentence::new(self.text, from.start()).say("SELECT");
                 let query = query.list(&names, |query, name| query.name(name)).say("FROM").name(from);
-                self.relations.insert(&table.name, &[], query, emit.as_ref())
+                self.relations.insert(&table.name, &[], query, ending)
             });
             self.wrong.extend(written.err().into_iter().flatten());
         }

@@ -7,7 +7,7 @@ use super::{Graph, Keep, Op, Sink, Step, Values, Windows};
 use crate::error::Error;
 use crate::sql::Text;
 use crate::sql::phrase::Phrase;
-use crate::sql::relations::{Column, Columns, Table};
+use crate::sql::relations::{Column, Columns, EndingWords, Table};
 
 /// The graph in `text`, without the parts that have mistakes; these go to `wrong`.
 pub(super) fn graph(text: Text, wrong: &mut Vec<Error>) -> Graph {
@@ -201,5 +201,10 @@ fn sink(fields: Fields) -> Sink {
     let columns = fields.get("columns").map(|node| pairs(entries(node)).into_iter().map(typed).collect());
     let like_input = || Columns::Like(arrow::datatypes::SchemaRef::new(arrow::datatypes::Schema::empty()));
     let columns = columns.map_or_else(like_input, Columns::Declared);
-    Sink { from: fields.names("from"), table: table(fields, columns), emit: fields.phrase("emit") }
+    let ending = EndingWords {
+        emit: fields.phrase("emit"),
+        lateness: fields.phrase("allowed_lateness"),
+        late: fields.phrase("late_into"),
+    };
+    Sink { from: fields.names("from"), table: table(fields, columns), ending }
 }

@@ -92,7 +92,7 @@ pub(super) const SINK: Object = object(
     "A table that is written",
     &[
         must("name", Shape::Name, "what it is called in messages and plans"),
-        must("from", Shape::Names, "the sources and steps whose rows it takes"),
+        may("from", Shape::Names, "the sources and steps whose rows it takes; none if only late rows go into it"),
         CONNECTOR,
         may(
             "columns",
@@ -102,6 +102,12 @@ pub(super) const SINK: Object = object(
         PRIMARY_KEY,
         OPTIONS,
         may("emit", Shape::Choice(&["final", "changes", "on_window_close"]), "when results leave"),
+        may(
+            "allowed_lateness",
+            Shape::Duration,
+            "how long windows stay open after the watermark has reached their end",
+        ),
+        may("late_into", Shape::Name, "the sink that takes the rows that come too late for their windows"),
     ],
 );
 

@@ -12,6 +12,7 @@ use super::{Session, settings};
 use crate::connector::{Connectors, OptionText};
 use crate::error::{Error, Result, nearest};
 use crate::plan::Plan;
+use crate::time::Micros;
 use arrow::datatypes::SchemaRef;
 use sqlparser::ast::Ident;
 use sqlparser::parser::Parser;
@@ -140,24 +141,23 @@ impl<'a> Relations<'a> {
         self.session.create_view(view, name.start().into()).map_err(one)
     }
 
-    /// Lets `query`'s rows go into `columns` of `table`, all of them if there are none. `emit` says when: see docs/graph.md.
+    /// Lets `query`'s rows go into `columns` of `table`, all of them if there are none. `ending` says when: see docs/graph.md.
     pub fn insert(
         &mut self,
         table: &Phrase,
         columns: &[Phrase],
         query: Sentence,
-        emit: Option<&Phrase>,
+        ending: &EndingWords,
     ) -> Result<(), Vec<Error>> {
         let text = self.session.text;
         let one = |error| vec![error];
         let query = query.query()?;
-        let emit = emit.map(|emit| emit_clause(text, emit).map(|clause| (clause, emit.start().into()))).transpose();
         let insert = Insert {
             start: table.start().into(),
             table: Some(table.ident(text).map_err(one)?),
             columns: columns.iter().map(|column| column.ident(text)).collect::<Result<_>>().map_err(one)?,
             query,
-            ending: Ending { emit: emit.map_err(one)?, ..Ending::default() },
+            ending: ending.read(text).map_err(one)?,
         };
         self.queries.push(self.session.insert(insert, 0).map_err(one)?);
         Ok(())
@@ -211,6 +211,33 @@ fn watermark_words(text: Text, column: &Phrase, value: &Phrase) -> Result<Vec<To
     words.extend(Phrase::at("AS", value.start()).tokens(text)?);
     words.extend(value.expression_words(text)?);
     Ok(words)
+}
+
+/// What is said behind a query, in words.
+#[derive(Debug, Clone, Default)]
+pub struct EndingWords {
+    /// When results leave.
+    pub emit: Option<Phrase>,
+    /// How long windows stay open, a duration such as `10 min`.
+    pub lateness: Option<Phrase>,
+    /// The table of late rows.
+    pub late: Option<Phrase>,
+}
+
+impl EndingWords {
+    fn read(&self, text: Text) -> Result<Ending> {
+        let emit = self.emit.as_ref().map(|emit| Ok((emit_clause(text, emit)?, emit.start().into())));
+        let lateness = self.lateness.as_ref().map(|words| {
+            let micros = humantime::parse_duration(words.text()).ok().map(|time| time.as_micros());
+            let micros = micros.and_then(|micros| Micros::try_from(micros).ok());
+            let wrong = || Error::invalid(format!("'{}' is not a duration", words.text()));
+            let micros =
+                micros.ok_or_else(|| text.error_at(wrong().help("write one such as '5s'"), words.start().into()));
+            Ok((micros?, words.start().into()))
+        });
+        let late = self.late.as_ref().map(|late| late.ident(text));
+        Ok(Ending { emit: emit.transpose()?, lateness: lateness.transpose()?, late: late.transpose()? })
+    }
 }
 
 fn emit_clause(text: Text, emit: &Phrase) -> Result<EmitClause> {
