@@ -22,7 +22,7 @@ mod shape;
 mod shell;
 mod tables;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, report};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -130,18 +130,7 @@ fn say(text: impl std::fmt::Display) -> Result<()> {
 
 /// Says what is wrong and what to do.
 fn complain(error: &Error) {
-    let (red, bold, plain) = if colour() { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
-    eprintln!("{red}error{plain}: {error}");
-    if let Some(advice) = error.advice() {
-        eprintln!("{bold}help{plain}: {advice}");
-    }
-    if let Some(excerpt) = error.excerpt() {
-        let margin = " ".repeat(excerpt.line.to_string().len());
-        // Tabs stay tabs, so that the carets land under their characters.
-        let before = excerpt.text.chars().take(excerpt.column - 1);
-        let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        eprintln!("{} | {}\n{margin} | {indent}{}", excerpt.line, excerpt.text, "^".repeat(excerpt.length));
-    }
+    eprint!("{}", report(error, colour()));
 }
 
 fn exit_code(error: &Error) -> ExitCode {

@@ -2,7 +2,12 @@
 //!
 //! An [`Error`] is one sentence about the cause, the places it passed on its way up (outermost first when
 //! printed), and a [`ErrorKind`] that says what to do. Text is lower case and has no full stop, so that places
-//! and cause read as one line: `sink "counts": topic "counts", partition 3: message too large`.
+//! and cause read as one line: `sink "counts": topic "counts", partition 3: message too large`. An error about a text has an
+//! [`Excerpt`] of it, and may bring other mistakes along; [`report`] shows all of it.
+
+mod report;
+
+pub use report::report;
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,18 +56,28 @@ impl fmt::Display for Excerpt {
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
-    message: String,
+    message: Box<str>,
     /// Innermost first: each room that the error crosses pushes one.
     places: Vec<String>,
     excerpt: Option<Box<Excerpt>>,
-    help: Option<String>,
+    help: Option<Box<str>>,
+    /// Other mistakes in the same text.
+    also: Box<[Error]>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), places: Vec::new(), excerpt: None, help: None, source: None }
+        Error {
+            kind,
+            message: message.into().into(),
+            places: Vec::new(),
+            excerpt: None,
+            help: None,
+            also: Box::default(),
+            source: None,
+        }
     }
 
     /// The definition or the call is wrong.
@@ -93,7 +108,7 @@ impl Error {
 
     /// Puts what the message is about before it: `option 'rows'`.
     pub fn about(mut self, what: impl fmt::Display) -> Self {
-        self.message = format!("{what}: {}", self.message);
+        self.message = format!("{what}: {}", self.message).into();
         self
     }
 
@@ -106,8 +121,38 @@ impl Error {
 
     /// Says what to do about it, on a line of its own.
     pub fn help(mut self, advice: impl Into<String>) -> Self {
-        self.help = Some(advice.into());
+        self.help = Some(advice.into().into());
         self
+    }
+
+    /// All of `errors` as one, in the order in which they stand in the text; each of them once. None if there are none.
+    pub fn join(errors: Vec<Error>) -> Option<Self> {
+        let apart = |mut error: Error| {
+            let also = std::mem::take(&mut error.also);
+            std::iter::once(error).chain(also)
+        };
+        let mut all: Vec<Error> = errors.into_iter().flat_map(apart).collect();
+        all.sort_by_key(|error| error.excerpt().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+        all.dedup_by(|one, other| one.excerpt == other.excerpt && one.message == other.message);
+        let mut all = all.into_iter();
+        let mut first = all.next()?;
+        first.also = all.collect();
+        Some(first)
+    }
+
+    /// This mistake and the others in the same text.
+    pub fn each(&self) -> impl Iterator<Item = &Error> {
+        std::iter::once(self).chain(&self.also)
+    }
+
+    /// What is said beside the excerpt: the message and the places before it that the excerpt does not say.
+    fn title(&self) -> String {
+        let shown = self.excerpt().map(Excerpt::to_string);
+        let mut title = String::new();
+        for place in self.places.iter().rev().filter(|place| Some(*place) != shown.as_ref()) {
+            title.push_str(&format!("{place}: "));
+        }
+        title + &self.message
     }
 
     /// Keeps the cause that another library gave.

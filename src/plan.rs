@@ -461,44 +461,45 @@ impl Plan {
         if self.sinks().next().is_none() {
             return Err(Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …"));
         }
-        for (id, step) in self.steps.iter().enumerate() {
-            if step.inputs.iter().any(|input| input.from >= id) {
-                return Err(Error::internal(format!(
-                    "step \"{}\" reads a step that does not come before it",
-                    step.name
-                )));
+        (0..self.steps.len()).try_for_each(|id| self.check_step(id))
+    }
+
+    /// Refuses step `id` if it cannot run.
+    pub fn check_step(&self, id: StepId) -> Result<()> {
+        let step = &self.steps[id];
+        if step.inputs.iter().any(|input| input.from >= id) {
+            return Err(Error::internal(format!("step \"{}\" reads a step that does not come before it", step.name)));
+        }
+        match &step.action {
+            Action::Source(source) if matches!(self.settings.tick, Tick::Rows(_)) && !source.source.bounded() => {
+                return Err(Error::invalid(format!(
+                    "table \"{}\" does not end, so a tick cannot be given in rows",
+                    source.table
+                ))
+                .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
             }
-            match &step.action {
-                Action::Source(source) if matches!(self.settings.tick, Tick::Rows(_)) && !source.source.bounded() => {
+            Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
+                if let Some(updating) =
+                    step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating)
+                {
                     return Err(Error::invalid(format!(
-                        "table \"{}\" does not end, so a tick cannot be given in rows",
-                        source.table
+                        "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
+                        sink.table, updating.name
                     ))
-                    .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
+                    .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
                 }
-                Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
-                    if let Some(updating) =
-                        step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating)
-                    {
-                        return Err(Error::invalid(format!(
-                            "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
-                            sink.table, updating.name
-                        ))
-                        .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
-                    }
-                }
-                Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
-                    if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(input.from)) {
-                        return Err(Error::invalid(format!(
-                            "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
-                            sink.table, self.steps[step].name
-                        ))
-                        .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
-                    }
-                    self.check_key(step, sink)?;
-                }
-                _ => {}
             }
+            Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
+                if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(input.from)) {
+                    return Err(Error::invalid(format!(
+                        "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
+                        sink.table, self.steps[step].name
+                    ))
+                    .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
+                }
+                self.check_key(step, sink)?;
+            }
+            _ => {}
         }
         Ok(())
     }

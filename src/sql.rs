@@ -7,6 +7,7 @@
 //! Planning is a function of the text, the overrides and the connectors' answers: every process does it for itself and comes to
 //! the same plan. Every error says where in the text it is, in `file:line:column`.
 
+mod blame;
 mod catalog;
 mod console;
 mod ddl;
@@ -33,12 +34,12 @@ use crate::connector::bad::ON_ERROR;
 use crate::connector::{self, CONNECTOR, Connectors, OptionText, Options, unknown_connector};
 use crate::error::{Error, Result, nearest};
 use crate::expr::from_datafusion;
-use crate::plan::{Plan, Settings, type_name};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use crate::plan::{Action, Plan, Settings, type_name};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use catalog::{Catalog, ColumnDef, TableDef, ViewDef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{Column, DFSchema};
+use datafusion_common::{Column, DFSchema, DataFusionError};
 use datafusion_expr::logical_plan::{LogicalPlan, LogicalPlanBuilder};
 use datafusion_expr::planner::ContextProvider;
 use datafusion_expr::simplify::SimplifyContext;
@@ -49,7 +50,7 @@ use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use ddl::{ColumnKind, CreateTable, is_event_time};
 use planner::{Letters, Needs, Planner, Query, Target, collect_needs};
 use sqlparser::ast::{self, Ident, ObjectName, SelectItem, SetExpr, Spanned, Visit, Visitor};
-use sqlparser::tokenizer::Location;
+use sqlparser::tokenizer::{Location, Span};
 use statements::{CreateView, EmitClause, Ending, Insert, Kind, Statement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -72,9 +73,11 @@ pub struct Script {
 /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for the first mistake, with its place and advice; whatever a connector says.
 pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Plan> {
     let script = script(text, overrides, connectors)?;
-    let nothing =
-        || Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name);
-    script.plan.ok_or_else(nothing)
+    script.plan.ok_or_else(|| nothing_written(text))
+}
+
+fn nothing_written(text: Text) -> Error {
+    Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name)
 }
 
 /// The pipeline that `text` describes, if it has one, and what it wants explained.
@@ -82,39 +85,59 @@ pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connect
 /// # Errors
 /// As [`plan`], but a text without an INSERT is fine.
 pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Script> {
-    let statements = statements::parse(text)?;
+    let statements = statements::parse(text);
     let mut session = Session::new(text, &statements);
+    let mut wrong = Vec::new();
     for statement in &statements {
         if let Kind::Set { key, value } = &statement.kind {
-            settings::set(&mut session.settings, key, value.clone())?;
+            wrong.extend(settings::set(&mut session.settings, key, value.clone()).err());
         }
     }
-    settings::set_all(&mut session.settings, overrides)?;
+    wrong.extend(settings::set_all(&mut session.settings, overrides).err());
     let mut inserts = Vec::new();
     let mut explains = Vec::new();
     // SELECTs on their own are told apart by their number.
     let mut printed = 0;
     for statement in statements {
-        match statement.kind {
-            Kind::Set { .. } => {}
-            Kind::CreateTable(table) => session.create_table(*table, statement.start, connectors)?,
-            Kind::CreateView(view) => session.create_view(view, statement.start)?,
-            Kind::Insert(insert) => {
-                let query = session.insert(insert, printed)?;
+        let start = statement.start;
+        if session.reads_broken(&statement.kind) {
+            // what keeps it from being planned is said already
+            session.broken.extend(statement.kind.declares());
+            wrong.extend(match statement.kind {
+                Kind::Wrong(error, _) => Some(error),
+                _ => None,
+            });
+            continue;
+        }
+        let declares = statement.kind.declares();
+        let outcome = match statement.kind {
+            Kind::Set { .. } => Ok(()),
+            Kind::CreateTable(table) => session.create_table(*table, connectors),
+            Kind::CreateView(view) => session.create_view(view, start),
+            Kind::Insert(insert) => session.insert(insert, printed).map(|query| {
                 printed += usize::from(query.printed);
                 inserts.push(query);
-            }
-            Kind::Explain(insert) => {
-                let query = session.insert(insert, 0)?;
-                explains.push(session.steps(vec![query], connectors)?);
-            }
+            }),
+            Kind::Explain(insert) => session
+                .insert(insert, 0)
+                .and_then(|query| session.steps(vec![query], connectors))
+                .map(|plan| explains.push(plan)),
+            Kind::Wrong(error, _) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // one that is declared twice keeps its first meaning
+            session.broken.extend(declares.filter(|name| !session.is_declared(name)));
+            wrong.push(error);
         }
     }
     let plan = match inserts.is_empty() {
         true => None,
-        false => Some(session.steps(inserts, connectors)?),
+        false => session.steps(inserts, connectors).map_err(|error| wrong.push(error)).ok(),
     };
-    Ok(Script { plan, explains })
+    match Error::join(wrong) {
+        Some(error) => Err(error),
+        None => Ok(Script { plan, explains }),
+    }
 }
 
 /// A name as it is looked up: small letters, unless it is quoted.
@@ -137,7 +160,12 @@ struct Session<'a> {
     views: Vec<String>,
     /// How often each name is read, in all queries.
     reads: BTreeMap<String, usize>,
+    /// Tables and views whose statements are wrong.
+    broken: BTreeSet<String>,
 }
+
+/// A table's columns, where each comes from, and its event time: which column, and the watermark that a row stands for.
+type Columns = (SchemaRef, Vec<ColumnDef>, Option<(usize, Expr)>);
 
 /// Counts the names in FROM.
 struct Reads(BTreeMap<String, usize>);
@@ -183,7 +211,30 @@ impl<'a> Session<'a> {
             definitions: BTreeMap::new(),
             views: Vec::new(),
             reads,
+            broken: BTreeSet::new(),
         }
+    }
+
+    fn is_declared(&self, name: &str) -> bool {
+        self.catalog.tables.contains_key(name) || self.catalog.views.contains_key(name)
+    }
+
+    /// True if the statement needs a table or view whose own statement is wrong.
+    fn reads_broken(&self, statement: &Kind) -> bool {
+        let mut names = Reads(BTreeMap::new());
+        let query = match statement {
+            Kind::CreateView(view) => &view.query,
+            Kind::Insert(insert) | Kind::Explain(insert) => {
+                let mut written = insert.table.iter().chain(&insert.ending.late);
+                if written.any(|table| self.broken.contains(&normal(table))) {
+                    return true;
+                }
+                &insert.query
+            }
+            _ => return false,
+        };
+        let _ = query.visit(&mut names);
+        names.0.keys().any(|name| self.broken.contains(name))
     }
 
     fn sql(&self) -> SqlToRel<'_, Catalog> {
@@ -192,17 +243,21 @@ impl<'a> Session<'a> {
 
     fn refuse_taken(&self, name: &Ident, start: Location, if_not_exists: bool) -> Result<bool> {
         let key = normal(name);
-        match self.catalog.tables.contains_key(&key) || self.catalog.views.contains_key(&key) {
+        match self.is_declared(&key) {
             false => Ok(false),
             true if if_not_exists => Ok(true),
-            true => Err(self.text.error_at(Error::invalid(format!("'{key}' is declared twice")), start)),
+            true => {
+                let error = Error::invalid(format!("'{key}' is declared twice"));
+                Err(self.text.error_at(error.help("give it another name, or write IF NOT EXISTS"), start))
+            }
         }
     }
 
-    fn create_table(&mut self, table: CreateTable, start: Location, connectors: &dyn Connectors) -> Result<()> {
-        if self.refuse_taken(&table.name, start, table.if_not_exists)? {
+    fn create_table(&mut self, mut table: CreateTable, connectors: &dyn Connectors) -> Result<()> {
+        if self.refuse_taken(&table.name, table.name.span.start, table.if_not_exists)? {
             return Ok(());
         }
+        let mut wrong = std::mem::take(&mut table.wrong);
         let mut physical: Vec<FieldRef> = Vec::new();
         for column in &table.columns {
             if let ColumnKind::Physical { data_type, nullable } = &column.kind {
@@ -210,6 +265,40 @@ impl<'a> Session<'a> {
             }
         }
         let physical = Arc::new(Schema::new(physical));
+        // a column that is wrong would make what is computed from it wrong too
+        let columns = match wrong.is_empty() {
+            true => self.columns(&table, &physical).map_err(|error| wrong.push(error)).ok(),
+            false => None,
+        };
+        let mut primary_key = Vec::new();
+        for column in &table.primary_key {
+            match physical.index_of(&normal(column)) {
+                Ok(index) => primary_key.push(index),
+                Err(_) => {
+                    wrong.push(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start));
+                }
+            }
+        }
+        let options = Options::new(table.options);
+        let located = |error: Error| match error.excerpt() {
+            Some(_) => error,
+            None => self.text.error_at(error, table.name.span.start),
+        };
+        wrong.extend(check_options(&options, connectors).into_iter().map(located));
+        if let Some(error) = Error::join(wrong) {
+            return Err(error);
+        }
+        let (schema, columns, time) = columns.ok_or_else(|| Error::internal("a table without columns"))?;
+        let name = normal(&table.name);
+        let at = table.name.span.start;
+        let definition = connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options };
+        self.definitions.insert(name.clone(), Rc::new(definition));
+        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, at }));
+        Ok(())
+    }
+
+    /// All columns of a table and its event time.
+    fn columns(&self, table: &CreateTable, physical: &Schema) -> Result<Columns> {
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut columns = Vec::new();
         let mut seen = physical.fields().to_vec();
@@ -244,26 +333,7 @@ impl<'a> Session<'a> {
             Some(watermark) => Some(self.watermark(watermark, &schema)?),
             None => None,
         };
-        let mut primary_key = Vec::new();
-        for column in &table.primary_key {
-            match physical.index_of(&normal(column)) {
-                Ok(index) => primary_key.push(index),
-                Err(_) => {
-                    return Err(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start));
-                }
-            }
-        }
-        let options = Options::new(table.options);
-        check_options(&options, connectors).map_err(|error| match error.excerpt() {
-            Some(_) => error,
-            None => self.text.error_at(error, table.name.span.start),
-        })?;
-        let name = normal(&table.name);
-        let place = self.text.place(start);
-        let definition = connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options };
-        self.definitions.insert(name.clone(), Rc::new(definition));
-        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, place }));
-        Ok(())
+        Ok((schema, columns, time))
     }
 
     /// The value of a computed column over `fields`, and its column.
@@ -271,7 +341,8 @@ impl<'a> Session<'a> {
         let schema =
             DFSchema::from_unqualified_fields(fields.to_vec().into(), Default::default()).map_err(from_datafusion)?;
         let value = self.value(value, &schema, at)?;
-        let data_type = value.get_type(&schema).map_err(|error| self.text.datafusion_error(error, at))?;
+        let data_type =
+            value.get_type(&schema).map_err(|error| self.text.datafusion_error(error, Span::new(at, at)))?;
         let value = match data_type {
             // Time is kept in microseconds.
             DataType::Timestamp(unit, zone) if unit != TimeUnit::Microsecond => {
@@ -279,14 +350,15 @@ impl<'a> Session<'a> {
             }
             _ => value,
         };
-        let (_, field) = value.to_field(&schema).map_err(|error| self.text.datafusion_error(error, at))?;
+        let (_, field) =
+            value.to_field(&schema).map_err(|error| self.text.datafusion_error(error, Span::new(at, at)))?;
         Ok((value, Arc::new(field.as_ref().clone().with_name(name))))
     }
 
     /// An expression of CREATE TABLE over `schema`, with its types settled.
     fn value(&self, value: &ast::Expr, schema: &DFSchema, at: Location) -> Result<Expr> {
-        if let Some((error, at)) = refuse::refuse(value, &self.catalog) {
-            return Err(self.text.error_at(error, at));
+        if let Some((error, span)) = refuse::refuse(value, &self.catalog, self.text) {
+            return Err(self.text.error_over(error, span));
         }
         let plan = || {
             let value = self.sql().sql_to_expr(value.clone(), schema, &mut PlannerContext::new())?;
@@ -294,7 +366,7 @@ impl<'a> Session<'a> {
             let simplifier = ExprSimplifier::new(context);
             simplifier.simplify(simplifier.coerce(value, schema)?)
         };
-        plan().map_err(|error| self.text.datafusion_error(error, at))
+        plan().map_err(|error| self.text.datafusion_error(error, Span::new(at, at)))
     }
 
     fn watermark(&self, watermark: &ddl::WatermarkText, schema: &Schema) -> Result<(usize, Expr)> {
@@ -311,7 +383,9 @@ impl<'a> Session<'a> {
         }
         let row = DFSchema::try_from(schema.clone()).map_err(from_datafusion)?;
         let value = self.value(&watermark.value, &row, watermark.at)?;
-        let given = value.get_type(&row).map_err(|error| self.text.datafusion_error(error, watermark.at))?;
+        let given = value
+            .get_type(&row)
+            .map_err(|error| self.text.datafusion_error(error, Span::new(watermark.at, watermark.at)))?;
         match given {
             DataType::Timestamp(..) if given == *data_type => Ok((index, value)),
             DataType::Timestamp(..) => Ok((index, Expr::Cast(Cast::new(Box::new(value), data_type.clone())))),
@@ -324,7 +398,7 @@ impl<'a> Session<'a> {
     }
 
     fn create_view(&mut self, view: CreateView, start: Location) -> Result<()> {
-        if self.refuse_taken(&view.name, start, view.if_not_exists)? {
+        if self.refuse_taken(&view.name, view.name.span.start, view.if_not_exists)? {
             return Ok(());
         }
         let mut plan = self.query(&view.query, start)?;
@@ -339,7 +413,8 @@ impl<'a> Session<'a> {
                 .zip(&view.columns)
                 .map(|(column, name)| Expr::Column(column).alias(normal(name)))
                 .collect();
-            plan = project(plan, renamed).map_err(|error| self.text.datafusion_error(error, start))?;
+            plan =
+                project(plan, renamed).map_err(|error| self.text.datafusion_error(error, Span::new(start, start)))?;
         }
         let schema = Arc::new(plan.schema().as_arrow().clone());
         let name = normal(&view.name);
@@ -351,13 +426,28 @@ impl<'a> Session<'a> {
 
     /// A query's logical plan, as it is written.
     fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
-        let mut query = Box::new(query.clone());
-        unnest::rewrite(&mut query);
-        if let Some((error, at)) = refuse::refuse(&query, &self.catalog) {
-            return Err(self.text.error_at(error, at));
+        let query = unnested(query);
+        if let Some((error, span)) = refuse::refuse(&query, &self.catalog, self.text) {
+            return Err(self.text.error_over(error, span));
         }
-        let statement = ast::Statement::Query(query);
-        self.sql().sql_statement_to_plan(statement).map_err(|error| self.text.datafusion_error(error, start))
+        let plan = self.sql().sql_statement_to_plan(ast::Statement::Query(query.clone()));
+        let plan = plan.map_err(|error| self.located(error, &query, start))?;
+        // types are settled here, so that what is wrong with them is said of this query and not of one that reads it
+        self.optimise(plan.clone()).map_err(|error| self.located(error, &query, start))?;
+        Ok(plan)
+    }
+
+    /// What DataFusion says of `query`, at the place that it knows, else at the expression that is to blame, else at `start`.
+    fn located(&self, error: DataFusionError, query: &ast::Query, start: Location) -> Error {
+        let fails = |query: &ast::Query| {
+            let statement = ast::Statement::Query(Box::new(query.clone()));
+            self.sql().sql_statement_to_plan(statement).and_then(|plan| self.optimise(plan)).is_err()
+        };
+        let culprit = match place::known_span(&error) {
+            Some(_) => None,
+            None => blame::culprit(query, fails),
+        };
+        self.text.datafusion_error(error, culprit.unwrap_or(Span::new(start, start)))
     }
 
     /// The query of an INSERT, its columns those of the table; `number` tells printed SELECTs apart.
@@ -371,9 +461,8 @@ impl<'a> Session<'a> {
                 (plan, table)
             }
         };
-        let located = |error| self.text.datafusion_error(error, start);
         let plan = self.with_lateness(plan, &insert.ending, start)?;
-        let plan = self.optimise(plan).map_err(located)?;
+        let plan = self.optimise(plan).map_err(|error| self.located(error, &unnested(&insert.query), start))?;
         let emit = insert.ending.emit.map(|(clause, _)| clause);
         Ok(Query {
             lateness: insert.ending.lateness.map_or(0, |(lateness, _)| lateness),
@@ -393,7 +482,8 @@ impl<'a> Session<'a> {
         let Some((clause, at)) = ending.lateness.map(|(_, at)| ("ALLOWED LATENESS", at)).or(late) else {
             return Ok(plan);
         };
-        let plan = late::with_own_views(plan).map_err(|error| self.text.datafusion_error(error, start))?;
+        let plan =
+            late::with_own_views(plan).map_err(|error| self.text.datafusion_error(error, Span::new(start, start)))?;
         if !late::has_windows(&plan) {
             let error = Error::invalid(format!("{clause} needs windows: nothing here can come too late"));
             return Err(self
@@ -486,7 +576,8 @@ impl<'a> Session<'a> {
             };
             exprs.push(expr.alias(field.name()));
         }
-        let plan = project(plan, exprs).map_err(|error| self.text.datafusion_error(error, insert.start))?;
+        let plan = project(plan, exprs)
+            .map_err(|error| self.text.datafusion_error(error, Span::new(insert.start, insert.start)))?;
         Ok((plan, Rc::clone(&self.definitions[&key])))
     }
 
@@ -500,6 +591,9 @@ impl<'a> Session<'a> {
 
     /// The plan of `queries`: sources and shared views first, then each query.
     fn steps(&self, queries: Vec<Query>, connectors: &dyn Connectors) -> Result<Plan> {
+        if queries.is_empty() {
+            return Err(nothing_written(self.text));
+        }
         let mut needs = Needs::new();
         // For each view: whether its readers want its aggregates to speak last.
         let mut modes: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
@@ -538,26 +632,47 @@ impl<'a> Session<'a> {
         for (_, plan, ..) in &views {
             planner.announce(plan);
         }
+        let mut wrong = Vec::new();
+        // What reads a table that is wrong is not planned, so that it is said once.
+        let mut broken = BTreeSet::new();
         let mut letters = Vec::new();
         for table in self.catalog.tables.values() {
             let Some(needed) = needs.get(&table.name) else { continue };
             let definition = &self.definitions[&table.name];
             let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
-            let read = planner.read_table(table, definition, needed, places);
-            if let Some(Letters { from, into }) = read.map_err(|error| within_table(error, table))? {
-                let Some(taker) = self.definitions.get(&into) else {
-                    let error = self.catalog.unknown_table(&into);
-                    return Err(within_table(definition.options.misvalued(&ON_ERROR, error), table));
+            let read = planner.read_table(table, definition, needed, places).and_then(|read| {
+                let Some(Letters { from, into }) = read.filter(|letters| !self.broken.contains(&letters.into)) else {
+                    return Ok(());
                 };
+                let unknown = || definition.options.misvalued(&ON_ERROR, self.catalog.unknown_table(&into));
+                let taker = self.definitions.get(&into).ok_or_else(unknown)?;
                 letters.push((Rc::clone(taker), planner.dead_letters(from, taker)?));
+                Ok(())
+            });
+            if let Err(error) = read {
+                wrong.push(self.within_table(error, table));
+                broken.insert(table.name.clone());
             }
         }
+        let reads_broken = |plan: &LogicalPlan, broken: &BTreeSet<String>| {
+            let mut needs = Needs::new();
+            collect_needs(plan, &mut needs);
+            needs.keys().any(|name| broken.contains(name))
+        };
         for (name, plan, needed, width, lasts) in views.iter().rev() {
             let start = self.catalog.views[*name].start;
-            planner.read_view(name, plan, needed, *width, lasts, &|error, at| {
-                self.text.error_at(error, at.unwrap_or(start))
-            })?;
+            let locate = |error, at: Option<Location>| self.text.error_at(error, at.unwrap_or(start));
+            let planned = match reads_broken(plan, &broken) {
+                true => None,
+                false => Some(planner.read_view(name, plan, needed, *width, lasts, &locate)),
+            };
+            if !matches!(planned, Some(Ok(()))) {
+                broken.insert((*name).clone());
+                wrong.extend(planned.and_then(Result::err));
+            }
         }
+        // Tables that lack a query of those that write them.
+        let mut incomplete = BTreeSet::new();
         let mut targets: Vec<Target> = Vec::new();
         let mut target = |table: &Rc<connector::Table>, at: Location| {
             let known = targets.iter().position(|target| target.table.name == table.name);
@@ -569,55 +684,101 @@ impl<'a> Session<'a> {
         let places: Vec<usize> = queries.iter().map(|query| target(&query.table, query.at)).collect();
         let late: Vec<Option<usize>> =
             queries.iter().map(|query| query.late.as_ref().map(|table| target(table, query.at))).collect();
-        let letters: Vec<(usize, _)> =
-            letters.into_iter().map(|(table, stream)| (target(&table, Location::new(0, 0)), stream)).collect();
+        let letters: Vec<(usize, _)> = letters
+            .into_iter()
+            .map(|(table, stream)| (target(&table, self.catalog.tables[&table.name].at), stream))
+            .collect();
         letters.into_iter().for_each(|(place, stream)| targets[place].streams.push(stream));
         for ((query, place), late) in queries.iter().zip(places).zip(late) {
-            let (stream, late_rows) =
-                planner.insert(query, &|error, at| self.text.error_at(error, at.unwrap_or(query.at)))?;
+            let locate = |error, at: Option<Location>| self.text.error_at(error, at.unwrap_or(query.at));
+            let planned = match reads_broken(&query.plan, &broken) {
+                true => None,
+                false => planner.insert(query, &locate).map_err(|error| wrong.push(error)).ok(),
+            };
+            let Some((stream, late_rows)) = planned else {
+                incomplete.insert(query.table.name.clone());
+                incomplete.extend(query.late.as_ref().map(|table| table.name.clone()));
+                continue;
+            };
             targets[place].streams.push(stream);
             late.into_iter().for_each(|late| targets[late].streams.extend(late_rows.clone()));
         }
         let read: BTreeSet<String> = needs.into_keys().collect();
-        let mut written = BTreeSet::new();
+        let mut written = BTreeMap::new();
         for target in targets {
-            written.insert(target.table.name.clone());
+            let name = target.table.name.clone();
+            written.insert(name.clone(), target.at);
+            if incomplete.contains(&name) {
+                continue;
+            }
             let at = target.at;
-            planner.write(target).map_err(|error| match error.place() {
-                Some(_) => error,
-                None => self.text.error_at(error, at),
-            })?;
-        }
-        for table in self.catalog.tables.values() {
-            let options = &self.definitions[&table.name].options;
-            let (read, written) = (read.contains(&table.name), written.contains(&table.name));
-            let name = options.text(&CONNECTOR).unwrap_or_default();
-            let Some(spec) = connectors.specs().iter().find(|spec| spec.name == name) else { continue };
-            if let Some(error) = options.unused(&spec.declared(), read, written).into_iter().next() {
-                return Err(within_table(error, table));
+            if let Err(error) = planner.write(target) {
+                wrong.push(match (self.catalog.tables.get(&name), error.excerpt()) {
+                    (Some(table), None) => self.within_table(error, table),
+                    (None, None) => self.text.error_at(error, at),
+                    _ => error,
+                });
             }
         }
-        planner.finish().map_err(|error| error.within(self.text.name))
+        let plan = planner.finish();
+        if wrong.is_empty() {
+            for table in self.catalog.tables.values() {
+                let options = &self.definitions[&table.name].options;
+                let (read, written) = (read.contains(&table.name), written.contains_key(&table.name));
+                let name = options.text(&CONNECTOR).unwrap_or_default();
+                let Some(spec) = connectors.specs().iter().find(|spec| spec.name == name) else { continue };
+                let unused = options.unused(&spec.declared(), read, written);
+                wrong.extend(unused.into_iter().map(|error| self.within_table(error, table)));
+            }
+            for (id, step) in plan.steps.iter().enumerate() {
+                let Err(error) = plan.check_step(id) else { continue };
+                let place = match &step.action {
+                    Action::Sink(sink) => written.get(&sink.table).copied(),
+                    Action::Source(source) => self.catalog.tables.get(&source.table).map(|table| table.at),
+                    _ => None,
+                };
+                wrong.push(match place {
+                    Some(at) => self.text.error_at(error, at),
+                    None => error.within(self.text.name),
+                });
+            }
+        }
+        match Error::join(wrong) {
+            Some(error) => Err(error),
+            None => Ok(plan),
+        }
+    }
+
+    /// An error about a table says where the table is declared, unless it has a place already.
+    fn within_table(&self, error: Error, table: &TableDef) -> Error {
+        match error.excerpt() {
+            Some(_) => error,
+            None => self.text.error_at(error.within(format!("table \"{}\"", table.name)), table.at),
+        }
     }
 }
 
-/// Refuses options that the table's connector does not have, and values that they do not take.
-fn check_options(options: &Options, connectors: &dyn Connectors) -> Result<()> {
-    let name = options.required(&CONNECTOR)?;
-    let specs = connectors.specs();
-    let Some(spec) = specs.iter().find(|spec| spec.name == name) else {
-        let names: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
-        return Err(unknown_connector(options, name, &names));
+/// Options that the table's connector does not have, and values that they do not take.
+fn check_options(options: &Options, connectors: &dyn Connectors) -> Vec<Error> {
+    let name = match options.required(&CONNECTOR) {
+        Ok(name) => name,
+        Err(error) => return vec![error],
     };
-    options.check(&spec.declared()).into_iter().next().map_or(Ok(()), Err)
+    let specs = connectors.specs();
+    match specs.iter().find(|spec| spec.name == name) {
+        Some(spec) => options.check(&spec.declared()),
+        None => {
+            let names: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
+            vec![unknown_connector(options, name, &names)]
+        }
+    }
 }
 
-/// An error about a table says where the table is declared, unless it says more already.
-fn within_table(error: Error, table: &TableDef) -> Error {
-    match error.place() {
-        Some(_) => error,
-        None => error.within(format!("table \"{}\"", table.name)).within(table.place.clone()),
-    }
+/// `query` with its UNNESTs as DataFusion reads them.
+fn unnested(query: &ast::Query) -> Box<ast::Query> {
+    let mut query = Box::new(query.clone());
+    unnest::rewrite(&mut query);
+    query
 }
 
 fn unknown_column(name: &str, schema: &Schema) -> Error {

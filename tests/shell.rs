@@ -117,15 +117,14 @@ SELECT 1 +;
     let (code, out, err) = pipe(folder.path(), &[], &typed);
     assert_eq!(code, 2);
     for part in [
-        "stdin:8:8: unknown column 'm'",
-        "8 | SELECT m\n  |        ^",
-        "stdin:10:15: unknown table 'nmbers'",
+        "unknown column 'm'\n --> stdin:8:8\n  |\n8 | SELECT m\n  |        ^\n",
+        "unknown table 'nmbers'\n  --> stdin:10:15\n",
         "did you mean 'numbers'?",
         "SHOW TABELS is not known",
         "did you mean SHOW TABLES?",
         "unknown table 'evn'",
         "there is no command \\formt",
-        "stdin:14:1: 'numbers' is declared twice",
+        "'numbers' is declared twice\n  --> stdin:14:14\n",
         "'numbers' cannot be dropped: ",
         "stdin:20:",
     ] {
@@ -147,7 +146,7 @@ fn a_file_gives_its_tables_and_a_command_its_exit_code() {
     assert!(!folder.path().join("copy.csv").exists(), "what the file writes is not run");
     let (code, out, err) = run(&["-c", "SELECT x FROM y", "-c", "SHOW TABLES"]);
     assert_eq!((code, out.as_str()), (2, ""));
-    assert!(err.contains("command:1:15: unknown table 'y'"), "{err}");
+    assert!(err.contains("unknown table 'y'\n --> command:1:15\n"), "{err}");
     assert_eq!(run(&["missing.sql"]).0, 2);
     let (_, out, _) = run(&["p.sql", "-c", "EXPLAIN SELECT n FROM even"]);
     assert!(out.contains("source numbers"), "{out}");

@@ -58,10 +58,8 @@ impl Definition {
         let text = read(&self.file)?;
         let text = sql::Text { name: &name, sql: &text };
         match graph::is_graph(&name) {
-            true => graph::plan(text, &self.set, &Builtin::default()).map_err(|mut wrong| {
-                let last = wrong.pop().unwrap_or_else(|| Error::internal("a graph was refused without a reason"));
-                wrong.iter().for_each(super::complain);
-                last
+            true => graph::plan(text, &self.set, &Builtin::default()).map_err(|wrong| {
+                Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused without a reason"))
             }),
             false => sql::plan(text, &self.set, &Builtin::default()),
         }

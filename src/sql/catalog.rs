@@ -44,8 +44,8 @@ pub(super) struct TableDef {
     pub physical: SchemaRef,
     /// The event-time column, by index into `schema`, and the watermark that a row stands for, over `schema`.
     pub time: Option<(usize, Expr)>,
-    /// `file:line:column` of the statement.
-    pub place: String,
+    /// Where its name stands in its statement.
+    pub at: Location,
 }
 
 /// Where a column's values come from.

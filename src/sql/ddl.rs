@@ -22,6 +22,8 @@ pub(super) struct CreateTable {
     pub watermark: Option<WatermarkText>,
     pub primary_key: Vec<Ident>,
     pub options: BTreeMap<String, OptionText>,
+    /// What is wrong with it, as far as that does not keep the rest from being read.
+    pub wrong: Vec<Error>,
 }
 
 /// A column of CREATE TABLE.
@@ -59,6 +61,7 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
         watermark: None,
         primary_key: Vec::new(),
         options: BTreeMap::new(),
+        wrong: Vec::new(),
     };
     parser.expect_token(&Token::LParen)?;
     loop {
@@ -91,7 +94,8 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
         parser.expect_token(&Token::Eq)?;
         let option = parse_option_value(text, parser, name)?;
         if table.options.insert(key.clone(), option).is_some() {
-            return refuse(text, at, format!("option '{key}' is given twice"));
+            let error = Error::invalid(format!("option '{key}' is given twice"));
+            table.wrong.push(text.error_over(error, name));
         }
         if !parser.consume_token(&Token::Comma) {
             break;
@@ -128,10 +132,10 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         let column = parser.parse_identifier()?;
         parser.expect_keyword_is(Keyword::AS)?;
         let watermark = WatermarkText { column, value: parser.parse_expr()?, at };
-        return match table.watermark.replace(watermark) {
-            Some(_) => refuse(text, at, "a table has one watermark"),
-            None => Ok(()),
-        };
+        if table.watermark.replace(watermark).is_some() {
+            wrong(text, table, at, "a table has one watermark");
+        }
+        return Ok(());
     }
     if parser.parse_keyword(Keyword::CONSTRAINT) {
         parser.parse_identifier()?;
@@ -141,11 +145,12 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         let columns = parser.parse_comma_separated(Parser::parse_identifier)?;
         parser.expect_token(&Token::RParen)?;
         parse_not_enforced(parser);
-        return set_primary_key(text, table, columns, at);
+        set_primary_key(text, table, columns, at);
+        return Ok(());
     }
     let name = parser.parse_identifier()?;
     if table.columns.iter().any(|column| normal(&column.name) == normal(&name)) {
-        return refuse(text, at, format!("column '{}' is there twice", normal(&name)));
+        wrong(text, table, at, format!("column '{}' is there twice", normal(&name)));
     }
     if parser.parse_keyword(Keyword::AS) {
         let value_at = parser.peek_token().span.start;
@@ -154,7 +159,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         return Ok(());
     }
     let type_at = parser.peek_token().span.start;
-    let data_type = parse_type(text, parser)?;
+    let data_type = parse_type(text, parser, table)?;
     let mut nullable = true;
     let mut computed = None;
     loop {
@@ -166,7 +171,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
             parser.parse_literal_string()?;
         } else if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
             parse_not_enforced(parser);
-            set_primary_key(text, table, vec![name.clone()], at)?;
+            set_primary_key(text, table, vec![name.clone()], at);
         } else if parser.parse_keywords(&[Keyword::GENERATED, Keyword::ALWAYS, Keyword::AS]) {
             parser.expect_token(&Token::LParen)?;
             let value = parser.parse_expr()?;
@@ -199,7 +204,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
     Ok(())
 }
 
-fn parse_type(text: Text, parser: &mut Parser) -> Result<(SqlType, DataType), Failure> {
+fn parse_type(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(SqlType, DataType), Failure> {
     let at = parser.peek_token().span.start;
     let mut sql = parser.parse_data_type()?;
     if let SqlType::Timestamp(precision, TimezoneInfo::None) = &sql
@@ -207,22 +212,27 @@ fn parse_type(text: Text, parser: &mut Parser) -> Result<(SqlType, DataType), Fa
     {
         sql = SqlType::Timestamp(*precision, TimezoneInfo::WithTimeZone);
     }
-    match arrow_type(&sql) {
-        Ok(data_type) => Ok((sql, data_type)),
-        Err(reason) => refuse(text, at, reason),
-    }
+    let data_type = arrow_type(&sql).unwrap_or_else(|reason| {
+        wrong(text, table, at, reason);
+        DataType::Null
+    });
+    Ok((sql, data_type))
 }
 
 fn parse_not_enforced(parser: &mut Parser) {
     let _ = parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
 }
 
-fn set_primary_key(text: Text, table: &mut CreateTable, columns: Vec<Ident>, at: Location) -> Result<(), Failure> {
+fn set_primary_key(text: Text, table: &mut CreateTable, columns: Vec<Ident>, at: Location) {
     if !table.primary_key.is_empty() {
-        return refuse(text, at, "a table has one primary key");
+        wrong(text, table, at, "a table has one primary key");
     }
     table.primary_key = columns;
-    Ok(())
+}
+
+/// Notes a mistake that does not keep the rest of the statement from being read.
+fn wrong(text: Text, table: &mut CreateTable, at: Location, reason: impl Into<String>) {
+    table.wrong.push(text.error_at(Error::invalid(reason), at));
 }
 
 fn refuse<T>(text: Text, at: Location, reason: impl Into<String>) -> Result<T, Failure> {

@@ -53,7 +53,7 @@ pub struct ColumnInfo {
 /// # Errors
 /// As [`plan`](super::plan) for a text that cannot be understood; of the connectors' own checks only those of single options are made.
 pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation>> {
-    let statements = statements::parse(text)?;
+    let statements = statements::parse(text);
     let mut session = Session::new(text, &statements);
     let mut relations: Vec<Relation> = Vec::new();
     let mut written = BTreeSet::new();
@@ -61,12 +61,13 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
     for statement in statements {
         match statement.kind {
             Kind::Set { .. } | Kind::Explain(_) => {}
+            Kind::Wrong(error, _) => return Err(error),
             Kind::CreateTable(table) => {
                 let name = normal(&table.name);
                 let watermark = table.watermark.as_ref().map(|mark| format!("{} AS {}", mark.column, mark.value));
                 let primary_key = table.primary_key.iter().map(normal).collect();
                 let computed: Vec<Option<String>> = table.columns.iter().map(|c| computed(&c.kind)).collect();
-                session.create_table(*table, statement.start, connectors)?;
+                session.create_table(*table, connectors)?;
                 if relations.iter().any(|relation| relation.name == name) {
                     continue; // IF NOT EXISTS
                 }
@@ -285,7 +286,7 @@ fn callable(name: &str, catalog: &Catalog) -> bool {
         over: None,
         within_group: Vec::new(),
     });
-    refuse::refuse(&call, catalog).is_none()
+    refuse::refuse(&call, catalog, Text { name: "", sql: "" }).is_none()
 }
 
 /// The first sentence, on one line, without its full stop and without links.

@@ -109,7 +109,7 @@ impl Phrase {
     /// The words in it, at their places in the definition.
     pub(super) fn tokens(&self, text: Text) -> Result<Vec<TokenWithSpan>> {
         let tokens = Tokenizer::new(&DIALECT, &self.text).tokenize_with_location().map_err(|error| {
-            text.tokenizer_error(TokenizerError { location: self.outside(error.location), ..error })
+            text.tokenizer_error(&TokenizerError { location: self.outside(error.location), ..error })
         })?;
         let own = tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF));
         let moved = own.map(|token| {

@@ -22,15 +22,16 @@ impl Text<'_> {
         format!("{}:{}:{}", self.name, at.line, at.column)
     }
 
-    /// The place that `span` starts at, with its line; what goes on in another line is left out.
+    /// The place of `span`, with its line; what goes on in another line is left out. A place without length is that of the word there.
     pub(super) fn excerpt(&self, span: Span) -> Excerpt {
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let Span { start, end } = span;
         let line = self.sql.lines().nth(number(start.line).saturating_sub(1)).unwrap_or_default();
         let rest = (line.chars().count() + 1).saturating_sub(number(start.column));
-        let length = match end.line == start.line {
-            true => number(end.column.saturating_sub(start.column)).min(rest),
-            false => rest,
+        let length = match end {
+            _ if end == start => word_length(line, number(start.column).saturating_sub(1)),
+            end if end.line == start.line => number(end.column.saturating_sub(start.column)).min(rest),
+            _ => line.trim_end().chars().count().saturating_sub(number(start.column).saturating_sub(1)),
         };
         Excerpt {
             file: self.name.to_owned(),
@@ -51,12 +52,40 @@ impl Text<'_> {
         error.at(self.excerpt(phrase.span()))
     }
 
-    /// `error` at `at`.
+    /// `error` at the word at `at`.
     pub(super) fn error_at(&self, error: Error, at: Location) -> Error {
-        match at.line {
+        self.error_over(error, Span::new(at, at))
+    }
+
+    /// `error` at `span`.
+    pub(super) fn error_over(&self, error: Error, span: Span) -> Error {
+        match span.start.line {
             0 => error.within(self.name),
-            _ => error.at(self.excerpt(Span::new(at, at))),
+            _ => error.at(self.excerpt(span)),
         }
+    }
+
+    /// The last `word` before `at`, for clauses of which the parser keeps only what follows their first word.
+    pub(super) fn word_before(&self, word: &str, at: Location) -> Location {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let lines: Vec<&str> = self.sql.lines().take(number(at.line)).collect();
+        for (index, line) in lines.iter().enumerate().rev() {
+            let mut text: Vec<char> = line.chars().map(|c| c.to_ascii_uppercase()).collect();
+            if index + 1 == number(at.line) {
+                text.truncate(number(at.column).saturating_sub(1));
+            }
+            let word: Vec<char> = word.chars().collect();
+            let inside = |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || *c == '_');
+            let whole = |start: &usize| {
+                text[*start..].starts_with(&word)
+                    && !inside(start.checked_sub(1).and_then(|before| text.get(before)))
+                    && !inside(text.get(*start + word.len()))
+            };
+            if let Some(start) = (0..text.len()).rev().find(whole) {
+                return Location::new(index as u64 + 1, start as u64 + 1);
+            }
+        }
+        at
     }
 
     /// What the parser says, at its place or at `end`, where the statement ends.
@@ -78,25 +107,43 @@ impl Text<'_> {
     }
 
     /// What the tokenizer says, at its place.
-    pub(super) fn tokenizer_error(&self, error: TokenizerError) -> Error {
+    pub(super) fn tokenizer_error(&self, error: &TokenizerError) -> Error {
         self.error_at(Error::invalid(lower_first(&error.message)), error.location)
     }
 
-    /// What DataFusion says of a statement: at the place that it knows, else at `start`, where the statement starts.
-    pub(super) fn datafusion_error(&self, error: DataFusionError, start: Location) -> Error {
-        if let Some(ours) = find_ours(&error) {
-            return match error.diagnostic().and_then(|d| d.span) {
-                Some(span) => self.error_at(ours, Location::new(span.start.line, span.start.column)),
-                None => self.error_at(ours, start),
-            };
+    /// What DataFusion says of a statement: at the place that it knows, else `otherwise`.
+    pub(super) fn datafusion_error(&self, error: DataFusionError, otherwise: Span) -> Error {
+        let span = known_span(&error).unwrap_or(otherwise);
+        let ours = find_ours(&error).unwrap_or_else(|| {
+            let (text, help) = say(&error);
+            match help {
+                Some(help) => Error::invalid(text).help(help),
+                None => Error::invalid(text),
+            }
+        });
+        self.error_over(ours, span)
+    }
+}
+
+/// The place that DataFusion knows.
+pub(super) fn known_span(error: &DataFusionError) -> Option<Span> {
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span)?;
+    let location = |place: datafusion_common::Location| Location::new(place.line, place.column);
+    Some(Span::new(location(span.start), location(span.end))).filter(|span| span.start.line > 0)
+}
+
+/// How many characters the word, the quoted text or the sign at character `start` of `line` has.
+fn word_length(line: &str, start: usize) -> usize {
+    let mut rest = line.chars().skip(start);
+    let inside = |c: &char| c.is_alphanumeric() || *c == '_';
+    match rest.next() {
+        Some(quote @ ('\'' | '"')) => {
+            let inner = rest.clone().take_while(|c| *c != quote).count();
+            // without its end it goes on in another line
+            if rest.nth(inner).is_some() { inner + 2 } else { 1 }
         }
-        let at = error.diagnostic().and_then(|d| d.span).map(|span| Location::new(span.start.line, span.start.column));
-        let (text, help) = say(&error);
-        let ours = match help {
-            Some(help) => Error::invalid(text).help(help),
-            None => Error::invalid(text),
-        };
-        self.error_at(ours, at.unwrap_or(start))
+        Some(first) if inside(&first) => 1 + rest.take_while(inside).count(),
+        _ => 1,
     }
 }
 

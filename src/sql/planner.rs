@@ -377,6 +377,7 @@ impl<'a> Planner<'a> {
         lasts: &BTreeSet<bool>,
         locate: &dyn Fn(Error, Option<Location>) -> Error,
     ) -> Result<()> {
+        self.blame = None;
         for last in lasts {
             let mut stream = self.lower(plan, *last).map_err(|error| locate(error, self.blame))?;
             assign_windows(self, &mut stream).map_err(|error| locate(error, self.blame))?;
@@ -437,6 +438,8 @@ impl<'a> Planner<'a> {
         query: &Query,
         locate: &dyn Fn(Error, Option<Location>) -> Error,
     ) -> Result<(Stream, Vec<Stream>)> {
+        self.blame = None;
+        self.late.clear();
         self.asked = Asked { lateness: query.lateness, places: query.asks_places() };
         let stream = self.query(query).map_err(|error| locate(error, self.blame))?;
         self.asked = Asked::default();
@@ -462,11 +465,9 @@ impl<'a> Planner<'a> {
         Ok(stream)
     }
 
-    /// The plan, checked.
-    pub fn finish(self) -> Result<Plan> {
-        let plan = Plan { settings: self.settings.clone(), steps: self.steps };
-        plan.check()?;
-        Ok(plan)
+    /// The plan, which is still to be checked.
+    pub fn finish(self) -> Plan {
+        Plan { settings: self.settings.clone(), steps: self.steps }
     }
 
     fn step(&mut self, name: String, action: Action, inputs: Vec<Input>, schema: SchemaRef, emit: Emit) -> StepId {

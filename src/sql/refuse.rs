@@ -1,17 +1,18 @@
 //! What is not supported is refused before planning, by name, with its place and a reason.
 
 use super::catalog::Catalog;
+use super::place::Text;
 use crate::error::Error;
 use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
     JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
 };
-use sqlparser::tokenizer::Location;
+use sqlparser::tokenizer::{Location, Span};
 use std::ops::ControlFlow;
 
 /// The first thing in a query or an expression that cannot be planned.
-pub(super) fn refuse(query: &impl Visit, catalog: &Catalog) -> Option<(Error, Location)> {
-    match query.visit(&mut Refusal { catalog, rows: Vec::new(), tables: Vec::new() }) {
+pub(super) fn refuse(query: &impl Visit, catalog: &Catalog, text: Text) -> Option<(Error, Span)> {
+    match query.visit(&mut Refusal { catalog, text, rows: Vec::new(), tables: Vec::new() }) {
         ControlFlow::Break(found) => Some(found),
         ControlFlow::Continue(()) => None,
     }
@@ -19,6 +20,7 @@ pub(super) fn refuse(query: &impl Visit, catalog: &Catalog) -> Option<(Error, Lo
 
 struct Refusal<'a> {
     catalog: &'a Catalog,
+    text: Text<'a>,
     /// Where the queries stand that a window function in FROM goes over.
     rows: Vec<Location>,
     /// Where the table functions stand that are written as TABLE(function(…)): whoever plans FROM knows them.
@@ -29,28 +31,36 @@ struct Refusal<'a> {
 const FIRST_ROWS: &str = "for the first rows of each window, number them: SELECT … FROM (SELECT *, row_number() OVER \
                           (PARTITION BY window_start, window_end ORDER BY x DESC) AS n FROM …) WHERE n <= 10";
 
-type Found = ControlFlow<(Error, Location)>;
+type Found = ControlFlow<(Error, Span)>;
 
 fn no(syntax: &impl Spanned, what: &str, help: &str) -> Found {
+    no_at(syntax.span(), what, help)
+}
+
+fn no_at(span: Span, what: &str, help: &str) -> Found {
     let error = Error::invalid(format!("{what} not yet supported"));
-    ControlFlow::Break((if help.is_empty() { error } else { error.help(help) }, syntax.span().start))
+    ControlFlow::Break((if help.is_empty() { error } else { error.help(help) }, span))
 }
 
 impl Visitor for Refusal<'_> {
-    type Break = (Error, Location);
+    type Break = (Error, Span);
 
     fn pre_visit_query(&mut self, query: &Query) -> Found {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             return no(with, "WITH RECURSIVE is", "");
         }
         if let Some(order_by) = &query.order_by {
-            return no(order_by, "ORDER BY is", &format!("a stream has no end to sort at; {FIRST_ROWS}"));
+            return no_at(
+                self.clause("ORDER", order_by),
+                "ORDER BY is",
+                &format!("a stream has no end to sort at; {FIRST_ROWS}"),
+            );
         }
         if let Some(limit) = &query.limit_clause {
-            return no(limit, "LIMIT is", FIRST_ROWS);
+            return no_at(self.clause("LIMIT", limit), "LIMIT is", FIRST_ROWS);
         }
         if let Some(fetch) = &query.fetch {
-            return no(fetch, "FETCH is", FIRST_ROWS);
+            return no_at(self.clause("FETCH", fetch), "FETCH is", FIRST_ROWS);
         }
         if !query.locks.is_empty() || query.for_clause.is_some() {
             return no(query, "FOR after a query is", "");
@@ -153,6 +163,12 @@ impl Visitor for Refusal<'_> {
 }
 
 impl Refusal<'_> {
+    /// A clause with its first word, of which the parser keeps only what follows.
+    fn clause(&self, word: &str, rest: &impl Spanned) -> Span {
+        let rest = rest.span();
+        Span::new(self.text.word_before(word, rest.start), rest.end)
+    }
+
     /// Notes the queries among a table function's arguments: they are no values.
     fn allow_rows(&mut self, arguments: &[FunctionArg]) -> Found {
         for argument in arguments {
@@ -216,10 +232,10 @@ impl Refusal<'_> {
                     Some(near) => error.help(format!("did you mean '{near}'?")),
                     None => error,
                 };
-                return ControlFlow::Break((error, function.name.span().start));
+                return ControlFlow::Break((error, function.name.span()));
             }
         };
         let error = Error::invalid(format!("{name}() is refused: it is not a function of the rows"));
-        ControlFlow::Break((error.help(reason), function.name.span().start))
+        ControlFlow::Break((error.help(reason), function.name.span()))
     }
 }

@@ -96,6 +96,7 @@ impl<'a> Relations<'a> {
             watermark: None,
             primary_key: Vec::new(),
             options: BTreeMap::new(),
+            wrong: Vec::new(),
         };
         let mut keep = |result: Result<()>| wrong.extend(result.err());
         keep(parts.name.ident(text).map(|name| table.name = name));
@@ -120,10 +121,7 @@ impl<'a> Relations<'a> {
             table.options.insert(name.text().to_owned(), option(text, name, value));
         }
         match wrong.is_empty() {
-            true => self
-                .session
-                .create_table(table, parts.name.start().into(), self.connectors)
-                .map_err(|error| vec![error]),
+            true => self.session.create_table(table, self.connectors).map_err(|error| vec![error]),
             false => Err(wrong),
         }
     }

@@ -43,6 +43,20 @@ pub(super) enum Kind {
     Set { key: String, value: OptionText },
     /// `EXPLAIN` of an INSERT or a SELECT.
     Explain(Insert),
+    /// One that cannot be read, and the table or view that it would have declared.
+    Wrong(Error, Option<String>),
+}
+
+impl Kind {
+    /// The table or view that the statement declares.
+    pub fn declares(&self) -> Option<String> {
+        match self {
+            Kind::CreateTable(table) => Some(super::normal(&table.name)),
+            Kind::CreateView(view) => Some(super::normal(&view.name)),
+            Kind::Wrong(_, name) => name.clone(),
+            Kind::Insert(_) | Kind::Set { .. } | Kind::Explain(_) => None,
+        }
+    }
 }
 
 /// `CREATE VIEW name [(columns)] AS query`.
@@ -85,9 +99,10 @@ pub(super) enum EmitClause {
     OnWindowClose,
 }
 
-/// All statements of `text`, in order.
-pub(super) fn parse(text: Text) -> Result<Vec<Statement>> {
-    let tokens = Tokenizer::new(&DIALECT, text.sql).tokenize_with_location().map_err(|e| text.tokenizer_error(e))?;
+/// All statements of `text`, in order; those that are wrong among them.
+pub(super) fn parse(text: Text) -> Vec<Statement> {
+    let mut tokens = Vec::new();
+    let unreadable = Tokenizer::new(&DIALECT, text.sql).tokenize_with_location_into_buf(&mut tokens).err();
     let mut tokens = tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).peekable();
     let mut statements = Vec::new();
     let mut open_set: Option<Location> = None;
@@ -107,17 +122,48 @@ pub(super) fn parse(text: Text) -> Result<Vec<Statement>> {
             open_set = None;
             continue;
         }
-        if !statement.is_empty() {
-            statements.push(parse_statement(text, statement)?);
+        if statement.is_empty() {
+            continue;
         }
+        let declares = declared_name(&statement);
+        // what cannot be read is in the last one
+        let cut = unreadable.as_ref().filter(|_| tokens.peek().is_none());
+        let parsed = match cut {
+            Some(error) => Err(text.tokenizer_error(error)),
+            None => parse_statement(text, statement),
+        };
+        statements.push(match parsed {
+            Ok(statement) => statement,
+            Err(error) => Statement { start, kind: Kind::Wrong(error, declares) },
+        });
     }
-    match open_set {
-        Some(start) => Err(text.error_at(
-            Error::invalid("this statement set is not closed").help("add END; after its last INSERT"),
-            start,
-        )),
-        None => Ok(statements),
+    let wrong = |error, start| Statement { start, kind: Kind::Wrong(error, None) };
+    match (unreadable, open_set) {
+        (Some(error), _) if !statements.iter().any(|statement| matches!(statement.kind, Kind::Wrong(..))) => {
+            let at = error.location;
+            statements.push(wrong(text.tokenizer_error(&error), at));
+        }
+        (None, Some(start)) => {
+            let error = Error::invalid("this statement set is not closed").help("add END; after its last INSERT");
+            statements.push(wrong(text.error_at(error, start), start));
+        }
+        _ => {}
     }
+    statements
+}
+
+/// The table or view that a statement declares, as far as its first words say.
+fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
+    let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let mut next =
+        || words.next().and_then(|token| if let Token::Word(word) = &token.token { Some(word) } else { None });
+    if next()?.keyword != Keyword::CREATE {
+        return None;
+    }
+    let skipped =
+        [Keyword::TEMPORARY, Keyword::TEMP, Keyword::TABLE, Keyword::VIEW, Keyword::IF, Keyword::NOT, Keyword::EXISTS];
+    let name = std::iter::from_fn(next).find(|word| !skipped.contains(&word.keyword))?;
+    Some(super::normal(&Ident { value: name.value.clone(), quote_style: name.quote_style, span: Span::empty() }))
 }
 
 fn parse_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
