@@ -21,16 +21,21 @@ pub mod print;
 pub mod values;
 
 mod formats;
+mod metadata;
 mod options;
+mod secret;
 
 pub use formats::{FORMATS, FormatSpec};
+pub use metadata::{MetadataColumn, MetadataSpec, find as find_metadata};
 pub use options::{Named, OptionSpec, OptionText, Options, Preset, Side, Takes};
+pub use secret::Secret;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
 use bad::{Origin, Refused};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,8 +177,10 @@ pub struct Context {
 pub struct Table {
     /// Its name in the definition.
     pub name: String,
-    /// The physical columns, in order: those that are read or written, not computed ones.
+    /// The columns that are read or written, in order: physical ones and metadata, not computed ones.
     pub schema: SchemaRef,
+    /// Those that are metadata, by index into `schema`.
+    pub metadata: BTreeMap<usize, MetadataColumn>,
     /// The columns of PRIMARY KEY, by index into `schema`; empty without one.
     pub primary_key: Vec<usize>,
     /// WITH (…), `connector` included.
@@ -191,6 +198,8 @@ pub struct ConnectorSpec {
     pub reads: bool,
     /// True if its tables can be written.
     pub writes: bool,
+    /// What its tables may have as METADATA columns.
+    pub metadata: &'static [MetadataSpec],
     /// What may stand before `format` and the formats' own options; none for a connector without formats.
     pub formats: &'static [&'static str],
     /// Its own options.

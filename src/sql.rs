@@ -31,7 +31,9 @@ pub use place::Text;
 pub use settings::SETTINGS;
 
 use crate::connector::bad::ON_ERROR;
-use crate::connector::{self, CONNECTOR, Connectors, OptionText, Options, unknown_connector};
+use crate::connector::{
+    self, CONNECTOR, ConnectorSpec, Connectors, MetadataColumn, OptionText, Options, find_metadata, unknown_connector,
+};
 use crate::error::{Error, Result, nearest};
 use crate::expr::from_datafusion;
 use crate::plan::{Action, Plan, Settings, type_name};
@@ -258,11 +260,26 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let mut wrong = std::mem::take(&mut table.wrong);
+        let options = Options::new(std::mem::take(&mut table.options));
+        // an unknown one is told below
+        let connector = options.text(&CONNECTOR);
+        let connector = connectors.specs().iter().find(|spec| Some(spec.name) == connector);
         let mut physical: Vec<FieldRef> = Vec::new();
+        let mut metadata = BTreeMap::new();
         for column in &table.columns {
-            if let ColumnKind::Physical { data_type, nullable } = &column.kind {
-                physical.push(Arc::new(Field::new(normal(&column.name), data_type.clone(), *nullable)));
-            }
+            let (data_type, nullable) = match &column.kind {
+                ColumnKind::Computed { .. } => continue,
+                ColumnKind::Physical { data_type, nullable } => (data_type, *nullable),
+                ColumnKind::Metadata { data_type, nullable, name, is_virtual, at } => {
+                    let found = connector.map(|spec| self.metadata(spec, name, data_type, *is_virtual, *at));
+                    match found.transpose() {
+                        Ok(column) => drop(column.map(|column| metadata.insert(physical.len(), column))),
+                        Err(error) => wrong.push(error),
+                    }
+                    (data_type, *nullable)
+                }
+            };
+            physical.push(Arc::new(Field::new(normal(&column.name), data_type.clone(), nullable)));
         }
         let physical = Arc::new(Schema::new(physical));
         // a column that is wrong would make what is computed from it wrong too
@@ -273,13 +290,16 @@ impl<'a> Session<'a> {
         let mut primary_key = Vec::new();
         for column in &table.primary_key {
             match physical.index_of(&normal(column)) {
+                Ok(index) if metadata.contains_key(&index) => {
+                    let error = Error::invalid(format!("column '{column}' is metadata: it cannot be a key"));
+                    wrong.push(self.text.error_at(error, column.span.start));
+                }
                 Ok(index) => primary_key.push(index),
                 Err(_) => {
                     wrong.push(self.text.error_at(unknown_column(&normal(column), &physical), column.span.start));
                 }
             }
         }
-        let options = Options::new(table.options);
         let located = |error: Error| match error.excerpt() {
             Some(_) => error,
             None => self.text.error_at(error, table.name.span.start),
@@ -291,7 +311,9 @@ impl<'a> Session<'a> {
         let (schema, columns, time) = columns.ok_or_else(|| Error::internal("a table without columns"))?;
         let name = normal(&table.name);
         let at = table.name.span.start;
-        let definition = connector::Table { name: name.clone(), schema: Arc::clone(&physical), primary_key, options };
+        let schema_of_records = Arc::clone(&physical);
+        let definition =
+            connector::Table { name: name.clone(), schema: schema_of_records, metadata, primary_key, options };
         self.definitions.insert(name.clone(), Rc::new(definition));
         self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, at }));
         Ok(())
@@ -306,7 +328,7 @@ impl<'a> Session<'a> {
         for column in &table.columns {
             let name = normal(&column.name);
             match &column.kind {
-                ColumnKind::Physical { .. } => {
+                ColumnKind::Physical { .. } | ColumnKind::Metadata { .. } => {
                     let index = physical.index_of(&name).map_err(|error| Error::internal(error.to_string()))?;
                     fields.push(Arc::clone(&physical.fields()[index]));
                     columns.push(ColumnDef::Physical(index));
@@ -334,6 +356,32 @@ impl<'a> Session<'a> {
             None => None,
         };
         Ok((schema, columns, time))
+    }
+
+    /// The metadata called `name`, for a column of type `data_type`.
+    fn metadata(
+        &self,
+        connector: &ConnectorSpec,
+        name: &str,
+        data_type: &DataType,
+        is_virtual: bool,
+        at: Location,
+    ) -> Result<MetadataColumn> {
+        let find = || {
+            let spec = find_metadata(connector.metadata, connector.name, name)?;
+            let own = (spec.data_type)();
+            let fits = assignable(&own, data_type) && (is_virtual || !spec.writable || assignable(data_type, &own));
+            match fits {
+                true => Ok(MetadataColumn { spec, is_virtual }),
+                false => {
+                    let (own, declared) = (type_name(&own), type_name(data_type));
+                    let error =
+                        format!("metadata '{}' is {own}, which a column of type {declared} cannot hold", spec.name);
+                    Err(Error::invalid(error).help(format!("declare the column {own}")))
+                }
+            }
+        };
+        find().map_err(|error| self.text.error_at(error, at))
     }
 
     /// The value of a computed column over `fields`, and its column.
@@ -466,7 +514,7 @@ impl<'a> Session<'a> {
         let emit = insert.ending.emit.map(|(clause, _)| clause);
         Ok(Query {
             lateness: insert.ending.lateness.map_or(0, |(lateness, _)| lateness),
-            late: insert.ending.late.as_ref().map(|table| Rc::clone(&self.definitions[&normal(table)])),
+            late: insert.ending.late.as_ref().map(|table| self.written_table(table).map(Rc::new)).transpose()?,
             plan,
             table,
             at: start,
@@ -492,19 +540,20 @@ impl<'a> Session<'a> {
         }
         let Some(name) = &ending.late else { return Ok(plan) };
         let table = self.written_table(name)?;
-        late::with_late_rows(plan, table).map_err(|error| self.text.error_at(error, name.span.start))
+        late::with_late_rows(plan, &table).map_err(|error| self.text.error_at(error, name.span.start))
     }
 
-    /// The table that `name` says is written.
-    fn written_table(&self, name: &Ident) -> Result<&Arc<TableDef>> {
+    /// The table that `name` says is written, as it is written.
+    fn written_table(&self, name: &Ident) -> Result<connector::Table> {
         let key = normal(name);
-        self.catalog.tables.get(&key).ok_or_else(|| {
-            let error = match self.catalog.views.contains_key(&key) {
-                true => Error::invalid(format!("'{key}' is a view: it cannot be written")),
-                false => self.catalog.unknown_table(&key),
-            };
-            self.text.error_at(error, name.span.start)
-        })
+        let written = match self.definitions.get(&key) {
+            Some(table) => table.written(),
+            None if self.catalog.views.contains_key(&key) => {
+                Err(Error::invalid(format!("'{key}' is a view: it cannot be written")))
+            }
+            None => Err(self.catalog.unknown_table(&key)),
+        };
+        written.map_err(|error| self.text.error_at(error, name.span.start))
     }
 
     /// Casts a query's columns to those of the table that it goes into.
@@ -515,7 +564,8 @@ impl<'a> Session<'a> {
         insert: &Insert,
     ) -> Result<(LogicalPlan, Rc<connector::Table>)> {
         let key = normal(name);
-        let target = &self.written_table(name)?.physical;
+        let written = self.written_table(name)?;
+        let target = &written.schema;
         let mut targets: Vec<usize> = (0..target.fields().len()).collect();
         if !insert.columns.is_empty() {
             targets.clear();
@@ -578,7 +628,7 @@ impl<'a> Session<'a> {
         }
         let plan = project(plan, exprs)
             .map_err(|error| self.text.datafusion_error(error, Span::new(insert.start, insert.start)))?;
-        Ok((plan, Rc::clone(&self.definitions[&key])))
+        Ok((plan, Rc::new(written)))
     }
 
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
@@ -646,7 +696,8 @@ impl<'a> Session<'a> {
                 };
                 let unknown = || definition.options.misvalued(&ON_ERROR, self.catalog.unknown_table(&into));
                 let taker = self.definitions.get(&into).ok_or_else(unknown)?;
-                letters.push((Rc::clone(taker), planner.dead_letters(from, taker)?));
+                let taker = Rc::new(taker.written()?);
+                letters.push((Rc::clone(&taker), planner.dead_letters(from, &taker)?));
                 Ok(())
             });
             if let Err(error) = read {
@@ -814,6 +865,7 @@ fn printed(plan: &LogicalPlan, number: usize) -> connector::Table {
     connector::Table {
         name,
         schema: Arc::new(Schema::new(plan.schema().fields().clone())),
+        metadata: BTreeMap::new(),
         primary_key: Vec::new(),
         options: Options::new([(CONNECTOR.name.to_owned(), OptionText::from("print"))]),
     }

@@ -1,7 +1,13 @@
 //! The Kafka connector against brokers: its sources and sinks driven by hand, without the runtime.
 
+#[path = "kafka/records.rs"]
+mod records;
+#[path = "kafka/security.rs"]
+mod security;
 #[path = "support/kafka.rs"]
 mod support;
+#[path = "kafka/topics.rs"]
+mod topics;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -35,6 +41,7 @@ fn a_real_broker_passes_the_suite() {
             ("deleted records", deleted_records_are_counted),
             ("deleted topic", a_deleted_topic_is_named),
             ("created topic", a_sink_may_create_its_topic),
+            ("settings", topics::a_created_topic_has_its_settings),
         ],
     );
 }
@@ -63,6 +70,14 @@ fn suite(bootstrap: &str) {
             ("sink", what_is_written_is_acknowledged_and_there),
             ("keys", keys_go_where_the_java_client_sends_them),
             ("formats", keys_and_values_have_formats_of_their_own),
+            ("metadata", records::metadata_is_read),
+            ("written metadata", records::metadata_is_written),
+            ("tombstones", records::keys_are_read_and_tombstones_keep_them),
+            ("apart", records::keys_and_values_are_written_apart),
+            ("pattern", topics::a_pattern_fits_topics_and_new_ones_are_found),
+            ("new partitions", topics::new_partitions_are_found),
+            ("on request", topics::a_topic_is_created_on_request),
+            ("later topics", topics::a_pipeline_reads_topics_that_come_later),
             ("refusals", what_cannot_be_written_is_refused),
             ("volume", two_hundred_thousand_rows_go_in_and_out),
         ],
@@ -108,6 +123,7 @@ fn table(columns: &[(&str, DataType)], primary_key: &[usize], options: &[(&str, 
     Table {
         name: "t".into(),
         schema: Arc::new(Schema::new(fields)),
+        metadata: Default::default(),
         primary_key: primary_key.to_vec(),
         options: Options::new(options.iter().map(option)),
     }
@@ -539,12 +555,15 @@ fn a_sink_may_create_its_topic(bootstrap: &str) {
 
 #[test]
 fn a_broker_that_is_killed_is_waited_for_and_nothing_is_lost_or_doubled() {
-    let Some(kafka) = Kafka::start_own(&[]) else { return };
+    let Some(kafka) = Kafka::start_own(&["--auth", "all"]) else { return };
     within(LIMIT, "kill and restart", move || {
         let topic = create_topic(kafka.bootstrap(), "killed", 2);
         let sink = KafkaSink::new(&lines(kafka.bootstrap(), &topic, &[("sink.partitioner", "round-robin")])).unwrap();
         let mut shard = sink.open(0, 1, &context()).unwrap();
-        let mut splits = open(&source(kafka.bootstrap(), &topic, &[]));
+        // written in plain, read through TLS: both wait
+        let ca = format!("${{file:{}}}", kafka.file("tls/ca.pem").display());
+        let tls = [("properties.security.protocol", "SSL"), ("properties.ssl.ca.pem", ca.as_str())];
+        let mut splits = open(&source(&kafka.listener("tls"), &topic, &tls));
         let mut seen: BTreeMap<String, u32> = BTreeMap::new();
         let (mut written, mut caught_up_while_down) = (0, false);
         let mut turn = |splits: &mut Vec<Box<dyn Split>>, down: bool| {
@@ -594,37 +613,6 @@ fn a_broker_that_is_killed_is_waited_for_and_nothing_is_lost_or_doubled() {
         assert!(!caught_up_while_down, "a split that is held back is not idle");
         let Some(back) = read_back(kafka.bootstrap(), &topic) else { return };
         assert_eq!(back.len(), written);
-    });
-}
-
-#[test]
-fn a_wrong_password_is_refused_at_once_with_the_reason() {
-    let Some(kafka) = Kafka::start_own(&["--auth", "sasl", "--props", "auto.create.topics.enable=false"]) else {
-        return;
-    };
-    within(LIMIT, "wrong password", move || {
-        let options = |password: &'static str| {
-            [
-                ("properties.security.protocol", "SASL_PLAINTEXT"),
-                ("properties.sasl.mechanism", "PLAIN"),
-                ("properties.sasl.username", "alice"),
-                ("properties.sasl.password", password),
-            ]
-        };
-        let start = Instant::now();
-        let error = source(kafka.bootstrap(), "t", &options("guess")).splits(&context()).unwrap_err();
-        assert!(error.to_string().contains("Invalid username or password"), "{error}");
-        assert!(!said(&error).contains("guess") && error.advice().is_some());
-        assert!(start.elapsed() < Duration::from_secs(8), "not after {:?}", start.elapsed());
-        let error = source(kafka.bootstrap(), "t", &options("alice-secret")).splits(&context()).unwrap_err();
-        assert!(error.to_string().contains("there is no such topic"), "{error}");
-        let sink = KafkaSink::new(&lines(kafka.bootstrap(), "t", &options("alice-secret"))).unwrap();
-        let error = sink.open(0, 1, &context()).err().unwrap();
-        assert!(
-            said(&error).starts_with("topic \"t\": there is no such topic at the brokers at 127.0.0.1:"),
-            "{error}"
-        );
-        assert!(said(&error).ends_with("/ create it; the cluster has no topics yet"), "{error:?}");
     });
 }
 
@@ -678,8 +666,18 @@ fn a_definition_that_cannot_work_is_refused() {
     assert!(refused(&[("topic", "a topic")]).contains("'a topic' is not a topic's name"));
     assert!(refused(&[("key.fields", "lime")]).ends_with("there is no column \"lime\" / did you mean \"line\"?"));
     assert!(refused(&[("key.format", "raw")]).contains("there is no key"));
-    // the build has no TLS, and says so
-    assert!(refused(&[("properties.security.protocol", "SSL")]).ends_with("OpenSSL not available at build time"));
+    assert!(refused(&[("value.fields-include", "EXCEPT_KEY")]).contains("there is no key"));
+    assert!(
+        refused(&[("key.fields", "line"), ("key.fields-prefix", "li")])
+            .contains("'value.fields-include' = 'EXCEPT_KEY'")
+    );
+    let apart = ("value.fields-include", "EXCEPT_KEY");
+    assert!(
+        refused(&[("key.fields", "line"), ("key.fields-prefix", "k_"), apart])
+            .contains("\"line\" of the key does not start")
+    );
+    assert!(refused(&[("topic-pattern", "w.*")]).contains("the topic is given, too"));
+    assert!(refused(&[("scan.topic-partition-discovery.interval", "0s")]).contains("it cannot be zero"));
     let number = table(
         &[("n", DataType::Int64)],
         &[],

@@ -91,6 +91,7 @@ fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) ->
     let table = Table {
         name: kind.into(),
         schema: Arc::new(Schema::new(fields)),
+        metadata: Default::default(),
         primary_key: Vec::new(),
         options: Options::new(given),
     };

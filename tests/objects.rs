@@ -33,7 +33,13 @@ fn context() -> Context {
 fn table(schema: &SchemaRef, path: &str, format: &str, more: &[(&str, &str)]) -> Table {
     let all = [("connector", "file"), ("path", path), ("format", format)].into_iter().chain(more.iter().copied());
     let options = Options::new(all.map(|(name, text)| (name.to_owned(), text.into())));
-    Table { name: "t".into(), schema: Arc::clone(schema), primary_key: Vec::new(), options }
+    Table {
+        name: "t".into(),
+        schema: Arc::clone(schema),
+        metadata: Default::default(),
+        primary_key: Vec::new(),
+        options,
+    }
 }
 
 fn source(table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
@@ -426,7 +432,13 @@ fn formats_of_files_are_refused_where_there_are_records_and_the_other_way_round(
             ("format", format),
         ];
         let options = Options::new(all.map(|(name, text)| (name.to_owned(), text.into())));
-        let table = Table { name: "t".into(), schema: Arc::clone(&schema), primary_key: Vec::new(), options };
+        let table = Table {
+            name: "t".into(),
+            schema: Arc::clone(&schema),
+            metadata: Default::default(),
+            primary_key: Vec::new(),
+            options,
+        };
         let error = source(&table, &[0]).err().unwrap();
         format!("{error} / {}", error.advice().unwrap_or_default())
     };

@@ -4,6 +4,7 @@
 
 use highwater::connector::builtin::CONNECTORS;
 use highwater::connector::{ConnectorSpec, FORMATS, OptionSpec, Preset, Side, TABLE_OPTIONS, Takes};
+use highwater::plan::type_name;
 use highwater::sql::SETTINGS;
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,9 @@ fn section(name: &str) -> Option<String> {
         Some(("connector", name)) => {
             let spec = CONNECTORS.iter().find(|spec| spec.name == name)?;
             Some(table(spec.options, spec.reads && spec.writes))
+        }
+        Some(("metadata", name)) => {
+            Some(metadata(CONNECTORS.iter().find(|spec| spec.name == name).filter(|spec| !spec.metadata.is_empty())?))
         }
         Some(("format", name)) => Some(table(FORMATS.iter().find(|spec| spec.name == name)?.options, true)),
         _ => None,
@@ -32,11 +36,21 @@ fn overview() -> String {
     "| connector | reads | writes | |\n|---|---|---|---|\n".to_owned() + &CONNECTORS.iter().map(row).collect::<String>()
 }
 
+fn metadata(spec: &ConnectorSpec) -> String {
+    let mut text = "| metadata | type | | |\n|---|---|---|---|\n".to_owned();
+    for spec in spec.metadata {
+        let (data_type, written) =
+            (type_name(&(spec.data_type)()), if spec.writable { "read, written" } else { "read" });
+        text.push_str(&format!("| `{}` | `{data_type}` | {written} | {} |\n", spec.name, spec.about));
+    }
+    text
+}
+
 fn table(specs: &[&OptionSpec], two_sides: bool) -> String {
     let mut text = "| option | takes | default | |\n|---|---|---|---|\n".to_owned();
     for spec in specs {
         let takes = match spec.takes {
-            Takes::Text => "text".to_owned(),
+            Takes::Text | Takes::Secret => "text".to_owned(),
             Takes::Form(form) => form.to_owned(),
             Takes::Whole(..) | Takes::Real => "number".to_owned(),
             Takes::Bytes => "bytes".to_owned(),
@@ -90,7 +104,10 @@ fn documents_say_what_is_declared() {
     }
     let connectors = CONNECTORS.iter().filter(|spec| !spec.options.is_empty()).map(|spec| ("connector", spec.name));
     let formats = FORMATS.iter().filter(|spec| !spec.options.is_empty()).map(|spec| ("format", spec.name));
-    for (kind, name) in connectors.chain(formats).chain([("connectors", ""), ("tables", ""), ("settings", "")]) {
+    let metadata = CONNECTORS.iter().filter(|spec| !spec.metadata.is_empty()).map(|spec| ("metadata", spec.name));
+    for (kind, name) in
+        connectors.chain(formats).chain(metadata).chain([("connectors", ""), ("tables", ""), ("settings", "")])
+    {
         let wanted = format!("{kind} {name}");
         assert!(found.iter().any(|found| found == wanted.trim()), "no document has '{}'", wanted.trim());
     }

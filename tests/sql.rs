@@ -1,6 +1,7 @@
 //! SQL in, plans and errors out. No pipeline runs here, so the connectors are stand-ins that know only what planning asks.
 
 use arrow::datatypes::{Schema, SchemaRef};
+use highwater::connector::kafka::METADATA;
 use highwater::connector::{
     CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionSpec, Options, Preset, Shard, Sink, SinkInput,
     Source, Split, Table, Takes,
@@ -21,7 +22,7 @@ const CHANGES: OptionSpec =
 
 const fn spec(name: &'static str) -> ConnectorSpec {
     let options = &[&BOUNDED, &SINGLE, &CHANGES];
-    ConnectorSpec { name, about: "", reads: true, writes: true, formats: &[], options }
+    ConnectorSpec { name, about: "", reads: true, writes: true, metadata: METADATA, formats: &[], options }
 }
 
 struct StubSource {
@@ -627,12 +628,6 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
     );
     check_error("WITH RECURSIVE a AS (SELECT 1) SELECT * FROM a", "1:1", "WITH RECURSIVE is not yet supported", "");
     check_error(
-        "CREATE TABLE t (a INT, k STRING METADATA FROM 'key') WITH ('connector' = 'x')",
-        "1:33",
-        "METADATA columns are not yet supported",
-        "",
-    );
-    check_error(
         "SELECT bidder, last_value(auction) FROM bids GROUP BY bidder",
         "1:27",
         "last_value is refused: its result depends on which row comes first",
@@ -670,6 +665,47 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
         "an aggregate over results that change is not yet supported",
         "EMIT FINAL",
     );
+}
+
+#[test]
+fn metadata_columns_are_what_the_connector_has() {
+    let create = |column: &str| format!("CREATE TABLE t (a INT, {column}) WITH ('connector' = 'kafka')");
+    let check = |column: &str, place: &str, message: &str, help: &str| {
+        check_error(&create(column), place, message, help);
+    };
+    check(
+        "k STRING METADATA FROM 'ofset'",
+        "1:47",
+        "connector 'kafka' has no metadata 'ofset'",
+        "did you mean METADATA FROM 'offset'?",
+    );
+    check("zebra BIGINT METADATA", "1:37", "connector 'kafka' has no metadata 'zebra'", "it has topic, partition");
+    check(
+        "key STRING METADATA",
+        "1:35",
+        "metadata 'key' is BYTES, which a column of type STRING cannot hold",
+        "declare the column BYTES",
+    );
+    check(
+        "topic STRING METADATA PRIMARY KEY NOT ENFORCED",
+        "1:24",
+        "column 'topic' is metadata: it cannot be a key",
+        "",
+    );
+    check("topic STRING METADATA GENERATED ALWAYS AS (a)", "1:37", "a computed column is not METADATA", "");
+    let create = "CREATE TABLE t (a INT, at BIGINT METADATA FROM 'offset') WITH ('connector' = 'kafka');\n";
+    check_error(
+        &format!("{create}INSERT INTO t SELECT 1, 2"),
+        "2:13",
+        "column 'at' is metadata that cannot be written",
+        "declare it as METADATA FROM 'offset' VIRTUAL",
+    );
+    let text = create.replace("'offset')", "'offset' VIRTUAL, ts TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp')");
+    check_error(&format!("{text}INSERT INTO t (a, at) SELECT 1, 2"), "2:19", "unknown column 'at'", "");
+    let text = format!("{text}INSERT INTO t SELECT a, ts FROM t WHERE at > 5");
+    let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
+    let written = plan.steps.last().expect("it writes").schema.clone();
+    assert_eq!(written.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["a", "ts"]);
 }
 
 #[test]

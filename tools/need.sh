@@ -4,10 +4,11 @@
 #   tools/need.sh build|test|kafka
 set -euo pipefail
 
-# program:package of Debian
+# program:package of Debian; a library is called lib/ and its name in pkg-config
+compile=(cc:build-essential c++:build-essential make:build-essential pkg-config:pkg-config lib/openssl:libssl-dev)
 case ${1:-} in
-  build) needed=(cc:build-essential c++:build-essential make:build-essential) useful=() ;;
-  test) needed=(cc:build-essential c++:build-essential make:build-essential) useful=(kcat:kcat ip:iproute2) ;;
+  build) needed=("${compile[@]}") useful=() ;;
+  test) needed=("${compile[@]}") useful=(kcat:kcat ip:iproute2 openssl:openssl) ;;
   kafka) needed=(java:openjdk-17-jre-headless mvn:maven) useful=() ;;
   *) echo "need.sh: build, test or kafka?" >&2; exit 2 ;;
 esac
@@ -16,7 +17,14 @@ command -v cargo >/dev/null || { echo "Rust is missing: https://rustup.rs says h
 
 missing() {
   local one
-  for one in "$@"; do PATH=$PATH:/usr/sbin:/sbin command -v "${one%%:*}" >/dev/null || echo "${one#*:}"; done | sort -u
+  for one in "$@"; do there "${one%%:*}" || echo "${one#*:}"; done | sort -u
+}
+
+there() {
+  case $1 in
+    lib/*) pkg-config --exists "${1#lib/}" 2>/dev/null ;;
+    *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
+  esac
 }
 
 mapfile -t packages < <(missing "${needed[@]}" "${useful[@]}")

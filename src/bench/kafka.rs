@@ -216,9 +216,9 @@ fn read(bootstrap: &str, topic: &str, preparation: Preparation, mut on_record: i
     let mut position = 0;
     while position < end {
         match queue.next() {
-            Some(Taken::Record { offset, value }) => {
-                position = offset + 1;
-                on_record(value.unwrap_or_default());
+            Some(Taken::Record(record)) => {
+                position = record.offset() + 1;
+                on_record(record.value().unwrap_or_default());
             }
             Some(Taken::End { offset }) => position = offset,
             Some(Taken::Trouble { reason, .. }) => {

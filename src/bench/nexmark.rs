@@ -158,6 +158,7 @@ impl Events {
         let table = Table {
             name: table.into(),
             schema: Arc::new(Schema::new(fields)),
+            metadata: Default::default(),
             primary_key: Vec::new(),
             options: Options::new(options),
         };

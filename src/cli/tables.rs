@@ -58,6 +58,7 @@ pub fn describe(relation: &Relation) -> String {
         let mut remarks: Vec<String> = Vec::new();
         remarks.extend((!column.nullable).then(|| "NOT NULL".to_owned()));
         remarks.extend(column.computed.as_ref().map(|value| format!("AS {value}")));
+        remarks.extend(column.metadata.as_ref().map(|name| format!("METADATA {name}")));
         columns.add_row([&column.name, &column.data_type, &remarks.join(", ")]);
     }
     format!("{}\n{}", headline(relation), columns.trim_fmt())
@@ -90,6 +91,7 @@ fn relation_json(relation: &Relation) -> Value {
             "type": column.data_type,
             "nullable": column.nullable,
             "computed": column.computed,
+            "metadata": column.metadata,
         })
     });
     json!({

@@ -744,7 +744,13 @@ mod tests {
         ];
         let given = fixed.iter().chain(given).map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
         let options = Options::new(given);
-        Table { name: "t".into(), schema: Arc::new(Schema::new(fields)), primary_key: Vec::new(), options }
+        Table {
+            name: "t".into(),
+            schema: Arc::new(Schema::new(fields)),
+            metadata: Default::default(),
+            primary_key: Vec::new(),
+            options,
+        }
     }
 
     fn context(clock: Arc<dyn Clock>) -> Context {

@@ -9,14 +9,17 @@
 //! definition ─▶ Options ── check(declared): names and values ──▶ errors, all of them
 //!                      └── whole(&SPLITS): the value or the preset ──▶ connector ── unused(…): what nobody read
 //! ```
-//! One definition may be both read and written, so an option may be there for the sake of the other side.
+//! A value may refer to the environment or a file (see [`Secret`](super::Secret)); who reads an option gets what that stands
+//! for. One definition may be both read and written, so an option may be there for the sake of the other side.
 
+use super::secret::{has_references, resolve};
 use crate::error::{Error, Excerpt, Result, nearest};
 use crate::time::Micros;
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// One option of a table, or one setting.
@@ -66,6 +69,8 @@ impl OptionSpec {
 pub enum Takes {
     /// Any text.
     Text,
+    /// Text that nobody is to see: references in it are left to who uses it, see [`Secret`](super::Secret).
+    Secret,
     /// Text of a form that whoever reads it checks; this is what it is called: `a tick`.
     Form(&'static str),
     /// A whole number from the first to the second.
@@ -92,7 +97,7 @@ impl Takes {
     /// Refuses a value that is not of this kind; whoever reads the option may want more of it.
     pub fn check(&self, text: &str) -> Result<()> {
         match *self {
-            Takes::Text | Takes::Form(_) => Ok(()),
+            Takes::Text | Takes::Secret | Takes::Form(_) => Ok(()),
             Takes::Whole(least, most) => whole(text, least, most).map(drop),
             Takes::Real => real(text).map(drop),
             Takes::Bytes => bytes(text).map(drop),
@@ -185,7 +190,10 @@ impl From<&str> for OptionText {
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     given: BTreeMap<String, OptionText>,
-    asked: RefCell<BTreeSet<String>>,
+    /// The values of options that have references, once they were looked up.
+    resolved: BTreeMap<String, OnceCell<String>>,
+    /// Clones share it.
+    asked: Rc<RefCell<BTreeSet<String>>>,
     /// True if they are settings of the pipeline.
     settings: bool,
 }
@@ -193,7 +201,10 @@ pub struct Options {
 impl Options {
     /// The options as the definition gives them.
     pub fn new(given: impl IntoIterator<Item = (String, OptionText)>) -> Self {
-        Options { given: given.into_iter().collect(), ..Options::default() }
+        let given: BTreeMap<String, OptionText> = given.into_iter().collect();
+        let refers = given.iter().filter(|(_, option)| has_references(&option.text));
+        let resolved = refers.map(|(name, _)| (name.clone(), OnceCell::new())).collect();
+        Options { given, resolved, ..Options::default() }
     }
 
     /// Settings of the pipeline, which messages call so.
@@ -205,9 +216,29 @@ impl Options {
         if self.settings { "setting" } else { "option" }
     }
 
+    /// The value that is given for option `name`, with what its references stand for.
+    fn look_up(&self, name: &str) -> Result<Option<&str>> {
+        let text = self.given.get(name).map(|option| option.text.as_str());
+        let (Some(text), Some(resolved)) = (text, self.resolved.get(name)) else { return Ok(text) };
+        if resolved.get().is_none() {
+            let value = resolve(text)?.into_owned();
+            resolved.get_or_init(|| value);
+        }
+        Ok(resolved.get().map(String::as_str))
+    }
+
+    /// The same for somebody who asks for it; as it is written if it cannot be looked up, which [`Options::check`] refuses.
     fn given(&self, name: &str) -> Option<&str> {
         self.asked.borrow_mut().insert(name.to_owned());
-        self.given.get(name).map(|option| option.text.as_str())
+        self.look_up(name).unwrap_or_else(|_| self.given.get(name).map(|option| option.text.as_str()))
+    }
+
+    /// `error` about the value of option `name`, which must not be repeated if it stands elsewhere.
+    fn hide(&self, name: &str, error: Error) -> Error {
+        match self.given.get(name).filter(|_| self.resolved.contains_key(name)) {
+            Some(option) => Error::invalid(format!("what '{}' stands for is not what it takes", option.text)),
+            None => error,
+        }
     }
 
     /// True if the definition gives `option` itself.
@@ -232,6 +263,7 @@ impl Options {
     /// The text of `option`, which must be there.
     pub fn required<'s>(&self, option: impl Into<Named<'s>>) -> Result<&str> {
         let option = option.into();
+        self.look_up(&option.name).map_err(|error| self.misvalued(option.clone(), error))?;
         self.text(option.clone()).ok_or_else(|| missing(&option))
     }
 
@@ -247,7 +279,7 @@ impl Options {
 
     fn read<'a, 's, T>(&'a self, option: Named<'s>, parse: impl Fn(&'a str) -> Result<T>) -> Result<T> {
         let text = self.required(option.clone())?;
-        parse(text).map_err(|error| self.misvalued(option.clone(), error))
+        parse(text).map_err(|error| self.misvalued(option.clone(), self.hide(&option.name, error)))
     }
 
     /// `option` as a whole number.
@@ -371,9 +403,13 @@ impl Options {
             match option {
                 Some(option) => {
                     let named = Named { spec: option.spec, name: Cow::Borrowed(name) };
-                    errors.extend(
-                        option.spec.takes.check(&given.text).err().map(|error| self.misvalued(named.clone(), error)),
-                    );
+                    let checked = match option.spec.takes {
+                        Takes::Secret => Ok(()),
+                        takes => self.look_up(name).and_then(|text| {
+                            takes.check(text.unwrap_or(&given.text)).map_err(|error| self.hide(name, error))
+                        }),
+                    };
+                    errors.extend(checked.err().map(|error| self.misvalued(named, error)));
                 }
                 None => {
                     let candidates: Vec<Cow<str>> = declared.iter().map(|option| option.meant(name)).collect();
@@ -515,7 +551,7 @@ mod tests {
     const TOPIC: OptionSpec = OptionSpec::both("topic", Takes::Text, Preset::Required, "where the records are");
     const ROWS: OptionSpec = OptionSpec::reading("rows", Takes::Whole(1, 9), Preset::Is("4"), "how many");
     const KIND: OptionSpec = OptionSpec::reading("fields.*.kind", Takes::Choice(&["a", "b"]), Preset::Is("a"), "");
-    const OTHERS: OptionSpec = OptionSpec::both("properties.*", Takes::Text, Preset::None(""), "");
+    const OTHERS: OptionSpec = OptionSpec::both("properties.*", Takes::Secret, Preset::None(""), "");
 
     /// Each error as `message / help`.
     fn check(given: &[(&str, &str)], expected: &[&str]) {
@@ -546,6 +582,21 @@ mod tests {
             &[("topic", "a"), ("propertes.x.y", "b")],
             &["unknown option 'propertes.x.y' / did you mean 'properties.x.y'?"],
         );
+    }
+
+    #[test]
+    fn a_value_may_stand_elsewhere_and_is_not_repeated() {
+        check(
+            &[("topic", "${env:PATH}"), ("rows", "$${"), ("properties.x", "${env:NO_SUCH}")],
+            &["option 'rows': what '$${' stands for is not what it takes / "],
+        );
+        check(
+            &[("topic", "${env:NO_SUCH}")],
+            &["option 'topic': environment variable 'NO_SUCH' is not set / set it where the pipeline runs"],
+        );
+        let text = OptionText::from("${env:PATH}-x");
+        let options = Options::new([("topic".to_owned(), text)]);
+        assert_eq!(options.required(&TOPIC).unwrap(), format!("{}-x", std::env::var("PATH").unwrap()));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) struct ColumnText {
 pub(super) enum ColumnKind {
     /// From outside.
     Physical { data_type: DataType, nullable: bool },
+    /// From the connector: `METADATA FROM name`, at `at`.
+    Metadata { data_type: DataType, nullable: bool, name: String, is_virtual: bool, at: Location },
     /// From the other columns of its row.
     Computed { value: Box<Expr>, at: Location },
 }
@@ -161,7 +163,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
     let type_at = parser.peek_token().span.start;
     let data_type = parse_type(text, parser, table)?;
     let mut nullable = true;
-    let mut computed = None;
+    let (mut computed, mut metadata) = (None, None);
     loop {
         let at = parser.peek_token().span.start;
         if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
@@ -180,15 +182,19 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
             // The declared type is what the value is cast to.
             computed = Some((value, type_at));
         } else if parse_word(parser, "METADATA") {
-            return refuse(text, at, "METADATA columns are not yet supported");
+            metadata = Some(parse_metadata(parser, &name, at)?);
         } else if parser.parse_keyword(Keyword::DEFAULT) {
             return refuse(text, at, "DEFAULT is not supported: an INSERT gives every column or NULL");
         } else {
             break;
         }
     }
-    let kind = match computed {
-        Some((value, at)) => {
+    let kind = match (computed, metadata) {
+        (Some(_), Some((.., at))) => return refuse(text, at, "a computed column is not METADATA"),
+        (None, Some((name, is_virtual, at))) => {
+            ColumnKind::Metadata { data_type: data_type.1, nullable, name, is_virtual, at }
+        }
+        (Some((value, at)), None) => {
             let value = Expr::Cast {
                 kind: sqlparser::ast::CastKind::Cast,
                 expr: Box::new(value),
@@ -198,10 +204,22 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
             };
             ColumnKind::Computed { value: Box::new(value), at }
         }
-        None => ColumnKind::Physical { data_type: data_type.1, nullable },
+        (None, None) => ColumnKind::Physical { data_type: data_type.1, nullable },
     };
     table.columns.push(ColumnText { name, kind });
     Ok(())
+}
+
+/// Reads what follows `METADATA`: what it is called, if not as its column, whether it is VIRTUAL, and where it is said.
+fn parse_metadata(parser: &mut Parser, column: &Ident, at: Location) -> Result<(String, bool, Location), Failure> {
+    let (name, at) = match parser.parse_keyword(Keyword::FROM) {
+        true => {
+            let at = parser.peek_token().span.start;
+            (parser.parse_literal_string()?, at)
+        }
+        false => (normal(column), at),
+    };
+    Ok((name, parser.parse_keyword(Keyword::VIRTUAL), at))
 }
 
 fn parse_type(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(SqlType, DataType), Failure> {

@@ -46,6 +46,8 @@ pub struct ColumnInfo {
     pub nullable: bool,
     /// The expression of a computed column.
     pub computed: Option<String>,
+    /// What it is of a record's metadata, and that it is VIRTUAL: `offset`, `offset VIRTUAL`.
+    pub metadata: Option<String>,
 }
 
 /// The tables and views of `text`, in the order of their declarations.
@@ -66,14 +68,16 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
                 let name = normal(&table.name);
                 let watermark = table.watermark.as_ref().map(|mark| format!("{} AS {}", mark.column, mark.value));
                 let primary_key = table.primary_key.iter().map(normal).collect();
-                let computed: Vec<Option<String>> = table.columns.iter().map(|c| computed(&c.kind)).collect();
+                let origins: Vec<_> = table.columns.iter().map(|c| (computed(&c.kind), metadata(&c.kind))).collect();
                 session.create_table(*table, connectors)?;
                 if relations.iter().any(|relation| relation.name == name) {
                     continue; // IF NOT EXISTS
                 }
                 let schema = &session.catalog.tables[&name].schema;
                 let mut columns = columns(schema);
-                columns.iter_mut().zip(computed).for_each(|(column, computed)| column.computed = computed);
+                for (column, (computed, metadata)) in columns.iter_mut().zip(origins) {
+                    (column.computed, column.metadata) = (computed, metadata);
+                }
                 let connector = session.definitions[&name].options.text(&CONNECTOR).map(str::to_owned);
                 let place = text.place(statement.start);
                 let (read, written) = (false, false);
@@ -123,8 +127,17 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
 
 fn computed(kind: &ColumnKind) -> Option<String> {
     match kind {
-        ColumnKind::Physical { .. } => None,
+        ColumnKind::Physical { .. } | ColumnKind::Metadata { .. } => None,
         ColumnKind::Computed { value, .. } => Some(value.to_string()),
+    }
+}
+
+fn metadata(kind: &ColumnKind) -> Option<String> {
+    match kind {
+        ColumnKind::Metadata { name, is_virtual, .. } => {
+            Some(format!("{name}{}", if *is_virtual { " VIRTUAL" } else { "" }))
+        }
+        _ => None,
     }
 }
 
@@ -134,6 +147,7 @@ fn columns(schema: &arrow::datatypes::Schema) -> Vec<ColumnInfo> {
         data_type: type_name(field.data_type()),
         nullable: field.is_nullable(),
         computed: None,
+        metadata: None,
     };
     schema.fields().iter().map(column).collect()
 }

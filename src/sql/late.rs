@@ -3,8 +3,9 @@
 //! Its columns are filled by their names: with those of the rows that the window function reads, and with what is known of the
 //! lateness. The views of such a query are planned for it alone, so that its clause reaches the windows in them.
 
-use super::catalog::{TableDef, ViewRead};
+use super::catalog::ViewRead;
 use super::windows::{LateColumn, LateInto, WINDOW_COLUMNS, WindowAssign};
+use crate::connector;
 use crate::error::{Error, Result};
 use crate::plan::{event_time_type, type_name};
 use arrow::datatypes::DataType;
@@ -39,7 +40,7 @@ pub(super) fn has_windows(plan: &LogicalPlan) -> bool {
 }
 
 /// `plan`, whose windows give their late rows to `table`.
-pub(super) fn with_late_rows(plan: LogicalPlan, table: &TableDef) -> Result<LogicalPlan> {
+pub(super) fn with_late_rows(plan: LogicalPlan, table: &connector::Table) -> Result<LogicalPlan> {
     let mut wrong = None;
     let changed = plan.transform_up(|part| {
         let Some(assign) = window(&part) else { return Ok(Transformed::no(part)) };
@@ -66,9 +67,9 @@ fn window(plan: &LogicalPlan) -> Option<&WindowAssign> {
     }
 }
 
-fn late_into(assign: &WindowAssign, table: &TableDef) -> Result<LateInto> {
+fn late_into(assign: &WindowAssign, table: &connector::Table) -> Result<LateInto> {
     let mut columns = Vec::new();
-    for field in table.physical.fields() {
+    for field in table.schema.fields() {
         let name = field.name().as_str();
         let row = assign.input.schema().iter().find(|(_, row)| row.name() == name && !WINDOW_COLUMNS.contains(&name));
         let (column, given) = match (row, name) {
@@ -98,5 +99,5 @@ fn late_into(assign: &WindowAssign, table: &TableDef) -> Result<LateInto> {
         }
         columns.push(column);
     }
-    Ok(LateInto { table: table.name.clone(), schema: Arc::clone(&table.physical), columns })
+    Ok(LateInto { table: table.name.clone(), schema: Arc::clone(&table.schema), columns })
 }

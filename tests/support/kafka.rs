@@ -4,7 +4,7 @@
 //! there is none: tests say so and pass, unless `HIGHWATER_REQUIRE_KAFKA=1` makes that a failure. What the connector wrote
 //! is read back by a client that shares none of its code: kcat if it is installed, else Kafka's own console consumer.
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -47,6 +47,16 @@ impl Kafka {
     /// Where it listens.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// Where one of its other listeners is, if it was started with `--auth all`: `sasl`, `tls`, `sasl_tls`, `mutual`.
+    pub fn listener(&self, name: &str) -> String {
+        std::fs::read_to_string(self.file(&format!("bootstrap.{name}"))).unwrap().trim().to_owned()
+    }
+
+    /// One of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Kills it, as a power cut would.
@@ -118,6 +128,20 @@ pub fn create_topic(bootstrap: &str, prefix: &str, partitions: i32) -> String {
 pub fn delete_topic(bootstrap: &str, topic: &str) {
     let gone = futures_executor::block_on(admin(bootstrap).delete_topics(&[topic], &patiently())).unwrap();
     gone.into_iter().next().unwrap().unwrap();
+}
+
+/// Gives a topic more partitions.
+pub fn create_partitions(bootstrap: &str, topic: &str, partitions: usize) {
+    let new = NewPartitions::new(topic, partitions);
+    let made = futures_executor::block_on(admin(bootstrap).create_partitions(&[new], &patiently())).unwrap();
+    made.into_iter().next().unwrap().unwrap();
+}
+
+/// A setting of a topic.
+pub fn topic_setting(bootstrap: &str, topic: &str, name: &str) -> String {
+    let asked = [ResourceSpecifier::Topic(topic)];
+    let told = futures_executor::block_on(admin(bootstrap).describe_configs(&asked, &patiently())).unwrap();
+    told.into_iter().next().unwrap().unwrap().get(name).unwrap().value.clone().unwrap()
 }
 
 /// Deletes the records of partition 0 before `offset`.
@@ -197,6 +221,18 @@ pub fn read_back(bootstrap: &str, topic: &str) -> Option<Vec<Seen>> {
     let mut records: Vec<Seen> = text.lines().filter_map(seen).collect();
     records.sort_by_key(|record| record.partition);
     Some(records)
+}
+
+/// The committed records of a topic as kcat prints them in this format; none without kcat, which is said.
+pub fn kcat(bootstrap: &str, topic: &str, format: &str) -> Option<String> {
+    if !installed("kcat") {
+        eprintln!("SKIPPED: no kcat is here to read \"{topic}\" back");
+        return None;
+    }
+    let arguments = ["-b", bootstrap, "-C", "-q", "-e", "-o", "beginning", "-t", topic, "-f", format];
+    let output = Command::new("kcat").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 /// Sends `key<TAB>value` lines by Kafka's own console producer. False if there is no Java here, which is said.

@@ -1,9 +1,10 @@
 //! What consumers and producers share: listening to what librdkafka says, and the first questions to a cluster.
 
+use super::oauth::Tokens;
 use crate::connector::Context;
 use crate::error::{Error, Result, nearest};
 use rdkafka::Statistics;
-use rdkafka::client::{Client, ClientContext};
+use rdkafka::client::{Client, ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 /// How long a cluster may take to answer when a pipeline starts.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a topic that the broker creates on demand may take to appear.
 const CREATION_WAIT: Duration = Duration::from_secs(5);
@@ -24,8 +25,11 @@ pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(3);
 const BREATH: Duration = Duration::from_millis(50);
 
 /// Keeps what librdkafka reports on the side: calls alone say no more than "broker transport failure".
-#[derive(Debug, Default)]
-pub(crate) struct Watch(Mutex<State>);
+#[derive(Default)]
+pub(crate) struct Watch {
+    state: Mutex<State>,
+    tokens: Option<Tokens>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,15 +37,30 @@ struct State {
     reason: Option<String>,
     /// Brokers may be out of reach; whether they answer again is found in the statistics.
     trouble: bool,
-    /// What no waiting will mend.
-    hopeless: Option<String>,
+    /// What no waiting will mend, and what to do about it.
+    hopeless: Option<(String, &'static str)>,
     /// Something is wrong with a topic.
     suspicion: bool,
 }
 
+/// Advice for those who are refused.
+const WHO: &str =
+    "check 'properties.security.protocol', 'properties.sasl.mechanism', 'properties.sasl.username' and '….password'";
+const CERTIFICATE: &str = "check that 'properties.ssl.ca.pem' is the authority of the broker's certificate, which must have the broker's name";
+const TOKEN: &str = "check 'properties.sasl.oauthbearer.token'";
+const OUR_CERTIFICATE: &str = "check 'properties.ssl.certificate.pem' and 'properties.ssl.key.pem'";
+
+/// What librdkafka says before it says why.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
+
 impl Watch {
+    /// For a client that may have to show these tokens.
+    pub(super) fn new(tokens: Option<Tokens>) -> Self {
+        Watch { tokens, ..Watch::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nothing panics while it holds this lock")
+        self.state.lock().expect("nothing panics while it holds this lock")
     }
 
     /// True while a broker is known to be out of reach.
@@ -64,18 +83,38 @@ impl Watch {
     pub(super) fn check(&self) -> Result<()> {
         match &self.state().hopeless {
             None => Ok(()),
-            Some(reason) => Err(Error::invalid(format!("the broker refuses this client: {reason}"))
-                .help("check 'properties.security.protocol', 'properties.sasl.mechanism', 'properties.sasl.username' and '….password'")),
+            Some((reason, advice)) => Err(Error::invalid(reason.clone()).help(*advice)),
         }
     }
 }
 
 impl ClientContext for Watch {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> std::result::Result<OAuthToken, Box<dyn std::error::Error>> {
+        match &self.tokens {
+            Some(tokens) => Ok(tokens.next()?),
+            None => Err("there is no 'properties.sasl.oauthbearer.token'".into()),
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         let mut state = self.state();
         match error.rdkafka_error_code() {
             Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism) => {
-                state.hopeless = Some(reason.to_owned());
+                state.hopeless = Some(match reason.strip_prefix(NO_TOKEN) {
+                    Some(reason) => (format!("there is no token to show: {reason}"), TOKEN),
+                    None => (format!("the broker refuses this client: {reason}"), WHO),
+                });
+            }
+            // librdkafka advises on properties that tables do not have
+            Some(Code::SSL) if reason.contains("certificate verify failed") => {
+                let reason = reason.split(", verify that ssl.ca.location").next().unwrap_or(reason);
+                state.hopeless = Some((format!("the broker is not trusted: {reason}"), CERTIFICATE));
+            }
+            Some(Code::SSL | Code::BrokerTransportFailure) if refuses_certificate(reason) => {
+                let reason = reason.split(" (see ssl.key.location").next().unwrap_or(reason);
+                state.hopeless = Some((format!("the broker refuses this client: {reason}"), OUR_CERTIFICATE));
             }
             // librdkafka looks for the group's coordinator, which we never need
             Some(Code::GroupAuthorizationFailed) => return,
@@ -109,6 +148,13 @@ impl ClientContext for Watch {
             info!("kafka: the brokers answer again");
         }
     }
+}
+
+/// True for a broker that wants another certificate of ours. Since TLS 1.3 it says so after the handshake, when librdkafka takes it
+/// for a lost connection.
+fn refuses_certificate(reason: &str) -> bool {
+    reason.contains(" alert ")
+        && ["certificate", "unknown ca", "handshake failure"].iter().any(|of| reason.contains(of))
 }
 
 impl ConsumerContext for Watch {}
@@ -166,6 +212,7 @@ impl<C: ClientContext> Line<'_, C> {
         ask: impl Fn(Duration) -> KafkaResult<T>,
     ) -> Result<T> {
         let start = context.clock.monotonic();
+        (self.serve)(); // it may ask for a token before it can ask for anything else
         loop {
             let left = || ANSWER_WAIT.saturating_sub(context.clock.monotonic() - start);
             let answer = ask(left().clamp(BREATH, QUESTION_WAIT));

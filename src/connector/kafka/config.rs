@@ -3,11 +3,14 @@
 //! The list is closed, because some of librdkafka's properties load code, run commands, write files or print secrets, and
 //! others would take back what the connector promises. Values are secrets until shown otherwise: nothing here prints one.
 
-use crate::connector::{Context, OptionSpec, Options, Preset, Takes};
+use super::client::Watch;
+use super::oauth::Tokens;
+use crate::connector::{Context, OptionSpec, Options, Preset, Secret, Takes};
 use crate::error::{Error, Result, nearest};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What stands for the pipeline's own development broker.
 const EMBEDDED: &str = "embedded";
@@ -21,7 +24,7 @@ pub(super) const BOOTSTRAP: OptionSpec = OptionSpec::both(
 
 pub(super) const PROPERTIES: OptionSpec = OptionSpec::both(
     "properties.*",
-    Takes::Text,
+    Takes::Secret,
     Preset::None("librdkafka's"),
     "settings of librdkafka, of those that are safe here; `properties.isolation.level` is `read_committed`",
 );
@@ -46,8 +49,14 @@ impl Side {
 #[derive(Clone)]
 pub(super) struct Connection {
     bootstrap: String,
-    properties: BTreeMap<String, String>,
+    /// By librdkafka's names.
+    properties: BTreeMap<String, Secret>,
+    /// Tokens for SASL OAUTHBEARER.
+    token: Option<Secret>,
 }
+
+/// What librdkafka asks us for, so it is no property of its own.
+const TOKEN: &str = "sasl.oauthbearer.token";
 
 /// Properties for both sides.
 const COMMON: &[&str] = &[
@@ -66,6 +75,7 @@ const COMMON: &[&str] = &[
     "retry.backoff.ms",
     "sasl.mechanism",
     "sasl.mechanisms",
+    TOKEN,
     "sasl.password",
     "sasl.username",
     "security.protocol",
@@ -118,7 +128,10 @@ const PRODUCER: &[&str] = &[
 const REFUSED: &[(&str, &str)] = &[
     ("plugin.library.paths", "it loads code into the process"),
     ("sasl.kerberos.*", "it runs commands on every worker's machine"),
-    ("sasl.oauthbearer.*", "tokens are not supported"),
+    (
+        "sasl.oauthbearer.*",
+        "tokens are not fetched; give the token as 'properties.sasl.oauthbearer.token', best as '${file:/path}' that someone renews",
+    ),
     (
         "*.location",
         "it names a file on every worker's machine; give the PEM text itself, as in 'properties.ssl.ca.pem'",
@@ -159,21 +172,27 @@ impl Connection {
         for (name, option) in options.each(&PROPERTIES) {
             allowed(name).map_err(|error| options.misnamed(PROPERTIES.of(name), error))?;
             if COMMON.contains(&name) || side.own().contains(&name) {
-                properties.insert(name.to_owned(), option.text.clone());
+                properties.insert(name.to_owned(), Secret::new(&option.text));
             }
         }
         properties.remove("bootstrap.servers");
-        let connection = Connection { bootstrap, properties };
-        for (name, value) in &connection.properties {
-            let checked = ClientConfig::new().set(name, value).create_native_config();
-            if let Err(KafkaError::ClientConfig(_, reason, ..)) = checked {
-                // librdkafka repeats the value, which must not be seen if it is a secret
-                let secret = ["password", ".pem"].iter().any(|part| name.contains(part));
-                let reason = if secret { "librdkafka does not accept its value".to_owned() } else { reason };
-                return Err(options.wrong(PROPERTIES.of(name), reason));
-            }
+        let token = properties.remove(TOKEN);
+        for (name, value) in properties.iter().filter(|(_, value)| !value.is_reference()) {
+            check_value(name, &value.reveal()?, is_secret(name)).map_err(|error| match is_secret(name) {
+                // the line of the text has the secret in it
+                true => error.about(format!("option 'properties.{name}'")),
+                false => options.misvalued(PROPERTIES.of(name), error),
+            })?;
         }
-        Ok(connection)
+        let bearer = |name| {
+            let value = properties.get(name).filter(|value| !value.is_reference())?.reveal().ok()?;
+            value.eq_ignore_ascii_case("OAUTHBEARER").then_some(name)
+        };
+        if let (Some(name), None) = (bearer("sasl.mechanism").or(bearer("sasl.mechanisms")), &token) {
+            let error = options.wrong(PROPERTIES.of(name), "there is no token");
+            return Err(error.help(format!("add 'properties.{TOKEN}' = '${{file:/path}}'")));
+        }
+        Ok(Connection { bootstrap, properties, token })
     }
 
     /// True if the broker is the one that the process brings.
@@ -181,9 +200,14 @@ impl Connection {
         self.bootstrap == EMBEDDED
     }
 
-    /// The value that the user gives for `name`.
-    pub(super) fn property(&self, name: &str) -> Option<&str> {
-        self.properties.get(name).map(String::as_str)
+    /// Where this client's tokens come from, if it shows some.
+    pub(super) fn tokens(&self, context: &Context) -> Option<Tokens> {
+        self.token.clone().map(|source| Tokens { source, clock: Arc::clone(&context.clock) })
+    }
+
+    /// An ear for a client.
+    pub(super) fn watch(&self, context: &Context) -> Watch {
+        Watch::new(self.tokens(context))
     }
 
     /// The client's configuration: `ours` first, which the user may override only by what [`Connection::read`] let through.
@@ -203,10 +227,16 @@ impl Connection {
             .set("log.connection.close", "false");
         // how the client learns that a broker answers again: see `Watch`
         config.set("statistics.interval.ms", "2000");
-        for (name, value) in
-            ours.iter().copied().chain(self.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-        {
-            config.set(name, value);
+        for (name, value) in ours {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.properties {
+            let about = |error: Error| error.about(format!("option 'properties.{name}'"));
+            let revealed = value.reveal().map_err(about)?;
+            if value.is_reference() {
+                check_value(name, &revealed, true).map_err(about)?;
+            }
+            config.set(name, revealed);
         }
         config.set("bootstrap.servers", bootstrap);
         Ok(config)
@@ -218,6 +248,20 @@ impl Connection {
             (EMBEDDED, Some(address)) => format!("the development broker at {address}"),
             (address, _) => format!("the brokers at {address}"),
         }
+    }
+}
+
+/// True if nobody may see the value of property `name`, even if the definition has it in plain text.
+fn is_secret(name: &str) -> bool {
+    ["password", ".pem", "token"].iter().any(|part| name.contains(part))
+}
+
+/// Refuses a value that librdkafka does not take; librdkafka repeats it, which must not be seen if it is `hidden`.
+fn check_value(name: &str, value: &str, hidden: bool) -> Result<()> {
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Err(KafkaError::ClientConfig(..)) if hidden => Err(Error::invalid("librdkafka does not accept its value")),
+        Err(KafkaError::ClientConfig(_, reason, ..)) => Err(Error::invalid(reason)),
+        _ => Ok(()),
     }
 }
 
@@ -253,7 +297,6 @@ mod tests {
     use super::*;
     use crate::connector::OptionText;
     use crate::time::SystemClock;
-    use std::sync::Arc;
 
     fn read(side: Side, given: &[(&str, &str)]) -> Result<Connection> {
         let given = [("bootstrap.servers", "localhost:9092")].iter().chain(given);
@@ -288,11 +331,35 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_refused_and_a_secret_one_is_not_repeated() {
+    fn a_wrong_value_is_refused() {
         assert!(
             refusal(Side::Source, "isolation.level", "sometimes").starts_with("option 'properties.isolation.level': ")
         );
-        assert!(!refusal(Side::Source, "ssl.key.pem", "hunter2").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_reference_is_looked_up_when_a_client_is_made_and_what_it_stands_for_is_not_repeated() {
+        let context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
+        let client = |value: &str| match read(Side::Source, &[("isolation.level", value)]) {
+            Ok(connection) => connection.client(&context, &[]).err().map(|error| error.to_string()),
+            Err(error) => panic!("{error} before a client is made"),
+        };
+        let option = "option 'properties.isolation.level'";
+        assert_eq!(
+            client("${env:NO_SUCH_THING}"),
+            Some(format!("{option}: environment variable 'NO_SUCH_THING' is not set"))
+        );
+        assert_eq!(client("${env:PATH}"), Some(format!("{option}: librdkafka does not accept its value")));
+        assert_eq!(client("read_committed"), None);
+    }
+
+    #[test]
+    fn a_bearer_needs_a_token() {
+        assert_eq!(
+            refusal(Side::Source, "sasl.mechanism", "OAUTHBEARER"),
+            "option 'properties.sasl.mechanism': there is no token / add 'properties.sasl.oauthbearer.token' = '${file:/path}'"
+        );
+        assert!(refusal(Side::Source, "sasl.oauthbearer.config", "x").contains("'properties.sasl.oauthbearer.token'"));
     }
 
     #[test]

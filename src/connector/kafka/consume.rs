@@ -20,11 +20,87 @@ const TAKE: usize = 1000;
 #[derive(Debug)]
 pub(crate) enum Taken<'a> {
     /// A record.
-    Record { offset: i64, value: Option<&'a [u8]> },
+    Record(Record<'a>),
     /// The partition was read up to `offset`, and there is nothing more now.
     End { offset: i64 },
     /// The partition cannot be read, at least for a while.
     Trouble { code: Code, reason: String },
+}
+
+/// A record, whose parts are looked at only when they are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a>(&'a sys::rd_kafka_message_t);
+
+/// What a record's timestamp stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TimestampType {
+    None,
+    Create,
+    LogAppend,
+}
+
+impl std::fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "record at offset {}", self.offset())
+    }
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn offset(&self) -> i64 {
+        self.0.offset
+    }
+
+    /// Its value; none for a tombstone.
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: a record's payload that is not null has `len` bytes and lives as long as its message.
+        let bytes = || unsafe { std::slice::from_raw_parts(self.0.payload.cast::<u8>(), self.0.len) };
+        (!self.0.payload.is_null()).then(bytes)
+    }
+
+    pub(super) fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: a record's key that is not null has `key_len` bytes and lives as long as its message.
+        let bytes = || unsafe { std::slice::from_raw_parts(self.0.key.cast::<u8>(), self.0.key_len) };
+        (!self.0.key.is_null()).then(bytes)
+    }
+
+    /// Milliseconds since 1970, and what happened then; none before Kafka 0.10.
+    pub(super) fn timestamp(&self) -> (Option<i64>, TimestampType) {
+        use sys::rd_kafka_timestamp_type_t as Raw;
+        let mut what = Raw::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is alive, and the type is written before the call returns.
+        let millis = unsafe { sys::rd_kafka_message_timestamp(self.0, &raw mut what) };
+        let what = match what {
+            Raw::RD_KAFKA_TIMESTAMP_CREATE_TIME => TimestampType::Create,
+            Raw::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME => TimestampType::LogAppend,
+            Raw::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => TimestampType::None,
+        };
+        ((millis >= 0).then_some(millis), what)
+    }
+
+    /// Its headers, in order; names may repeat.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&'a CStr, Option<&'a [u8]>)> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive; if it has headers, they live as long as it does, else the pointer stays null.
+        let error = unsafe { sys::rd_kafka_message_headers(self.0, &raw mut headers) };
+        let count = match Code::from(error) {
+            // SAFETY: the call above gave the headers.
+            Code::NoError if !headers.is_null() => unsafe { sys::rd_kafka_header_cnt(headers) },
+            _ => 0,
+        };
+        (0..count).map_while(move |index| {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: `index` is below the number of headers; the call writes all three if it succeeds, and what they point to
+            // lives as long as the message.
+            unsafe {
+                let error = sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
+                if Code::from(error) != Code::NoError {
+                    return None;
+                }
+                let bytes = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
+                Some((CStr::from_ptr(name), bytes))
+            }
+        })
+    }
 }
 
 /// The records of one assigned partition, apart from those of others.
@@ -67,13 +143,7 @@ impl PartitionQueue {
         let message = unsafe { &*message };
         let code = Code::from(message.err);
         Some(match code {
-            Code::NoError => Taken::Record {
-                offset: message.offset,
-                value: (!message.payload.is_null()).then(|| {
-                    // SAFETY: a record's payload that is not null has `len` bytes and lives as long as its message.
-                    unsafe { std::slice::from_raw_parts(message.payload.cast::<u8>(), message.len) }
-                }),
-            },
+            Code::NoError => Taken::Record(Record(message)),
             Code::PartitionEOF => Taken::End { offset: message.offset },
             _ => {
                 // SAFETY: for a message with an error this gives a C string that lives as long as the message.

@@ -5,17 +5,15 @@
 
 use super::client::{Line, Watch, not_created, refused};
 use super::config::{Connection, Side};
+use super::create::Creation;
 use super::partitioner::{Partitioner, Spread, grouped};
-use super::{TOPIC, topic_name, value_format};
+use super::record::{Layout, Records, RowWriter};
+use super::topics::{PATTERN, TOPIC, topic_name};
 use crate::batch::Batch;
-use crate::connector::formats::FORMAT;
-use crate::connector::{Changes, Context, OptionSpec, Options, Preset, Shard, Sink, Table, Takes};
-use crate::error::{Error, Result, nearest};
-use crate::format::{Encode, Format};
+use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
+use crate::error::{Error, Result};
 use crate::time::Clock;
-use arrow::array::{Array, BinaryArray};
-use arrow::datatypes::{DataType, SchemaRef};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message};
@@ -27,13 +25,6 @@ use std::time::Duration;
 
 /// How long the end of a pipeline waits for a broker that acknowledges nothing.
 const FINISH_WAIT: Duration = Duration::from_secs(60);
-
-pub(super) const KEY_FIELDS: OptionSpec = OptionSpec::writing(
-    "key.fields",
-    Takes::Text,
-    Preset::None("the `PRIMARY KEY`"),
-    "the columns of the record's key, with `;` between them",
-);
 
 pub(super) const PARTITIONER: OptionSpec = OptionSpec::writing(
     "sink.partitioner",
@@ -55,18 +46,9 @@ pub struct KafkaSink {
     connection: Connection,
     partitioner: Partitioner,
     compression: &'static str,
-    schema: SchemaRef,
-    format: Format,
-    key: Option<Key>,
+    creation: Option<Creation>,
+    layout: Layout,
     changes: Changes,
-}
-
-/// What makes a record's key.
-struct Key {
-    columns: Vec<usize>,
-    format: Format,
-    /// A row must have one: the newest row of each key stands.
-    required: bool,
 }
 
 impl KafkaSink {
@@ -76,60 +58,22 @@ impl KafkaSink {
     pub fn new(table: &Table) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Sink)?;
+        if options.text(&PATTERN).is_some() {
+            let error = options.wrong(&PATTERN, "rows are written to one topic");
+            return Err(error.help("give a table that is written a 'topic' instead"));
+        }
         let topic = topic_name(options, options.required(&TOPIC)?)?;
-        let format = value_format(options)?;
-        let key = Key::read(table)?;
+        let layout = Layout::read(table)?;
+        let creation = Creation::read(options)?;
         let partitioner = match options.choice(&PARTITIONER)? {
             "round-robin" => Partitioner::RoundRobin,
             _ => Partitioner::Default,
         };
         let compression = options.choice(&COMPRESSION)?;
-        format.encoder(&table.schema)?;
+        layout.writer()?;
         let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
-        let schema = Arc::clone(&table.schema);
-        Ok(KafkaSink { topic, connection, partitioner, compression, schema, format, key, changes })
+        Ok(KafkaSink { topic, connection, partitioner, compression, creation, layout, changes })
     }
-}
-
-impl Key {
-    fn read(table: &Table) -> Result<Option<Self>> {
-        let (options, schema) = (&table.options, &table.schema);
-        let columns: Vec<usize> = match options.text(&KEY_FIELDS) {
-            None => table.primary_key.clone(),
-            Some(text) => text.split(';').map(|name| column(options, schema, name.trim())).collect::<Result<_>>()?,
-        };
-        let named = options.has_format("key.").then(|| options.format("key.")).transpose()?;
-        if columns.is_empty() {
-            return match named {
-                None => Ok(None),
-                Some(_) => Err(options
-                    .wrong(FORMAT.under("key."), "there is no key for 'key.format'")
-                    .help("give 'key.fields' or a PRIMARY KEY")),
-            };
-        }
-        if let Some(unique) = table.primary_key.iter().find(|unique| !columns.contains(unique)) {
-            let name = schema.field(*unique).name();
-            return Err(options.wrong(&KEY_FIELDS, format!("column \"{name}\" of the PRIMARY KEY is missing")));
-        }
-        let text = columns.len() == 1 && *schema.field(columns[0]).data_type() == DataType::Utf8;
-        let format = match named {
-            Some(format) => format,
-            None => Format::named(if text { "raw" } else { "json" })?,
-        };
-        let fields = schema.project(&columns).map_err(|error| Error::internal(error.to_string()))?;
-        format.encoder(&Arc::new(fields)).map_err(|error| error.within("the key"))?;
-        Ok(Some(Key { columns, format, required: !table.primary_key.is_empty() }))
-    }
-}
-
-fn column(options: &Options, schema: &SchemaRef, name: &str) -> Result<usize> {
-    schema.index_of(name).map_err(|_| {
-        let error = options.wrong(&KEY_FIELDS, format!("there is no column \"{name}\""));
-        match nearest(name, schema.fields().iter().map(|field| field.name().as_str())) {
-            Some(near) => error.help(format!("did you mean \"{near}\"?")),
-            None => error,
-        }
-    })
 }
 
 impl Sink for KafkaSink {
@@ -158,28 +102,23 @@ impl Sink for KafkaSink {
                 ("queue.buffering.max.kbytes", "65536"),
             ],
         )?;
+        let message_bytes_max = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
         let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries::default()).map_err(not_created)?;
+            config.create_with_context(Deliveries::new(self.connection.watch(context))).map_err(not_created)?;
         let serve = || (0..32).for_each(|_| producer.poll(Duration::ZERO));
         let line = Line { client: producer.client(), watch: &producer.context().watch, serve: &serve };
+        if let Some(creation) = &self.creation {
+            creation.create(&self.topic, &line, &self.connection, context).map_err(place)?;
+        }
         let partitions =
             line.partitions(&self.topic, true, &self.connection.address(context), context).map_err(place)?;
-        let key = match &self.key {
-            None => None,
-            Some(key) => {
-                let schema = self.schema.project(&key.columns).map_err(|error| Error::internal(error.to_string()))?;
-                let encoder = key.format.encoder(&Arc::new(schema))?;
-                Some(KeyEncoder { columns: key.columns.clone(), encoder, required: key.required })
-            }
-        };
         Ok(Box::new(KafkaShard {
             topic: self.topic.clone(),
-            message_bytes_max: self.connection.property("message.max.bytes").unwrap_or("1000000").to_owned(),
+            message_bytes_max,
             producer,
             partitions: partitions.len(),
             spread: Spread::new(self.partitioner, partitions.len(), shard),
-            value: self.format.encoder(&self.schema)?,
-            key,
+            writer: self.layout.writer()?,
             waiting: VecDeque::new(),
             written: 0,
             clock: Arc::clone(&context.clock),
@@ -187,16 +126,9 @@ impl Sink for KafkaSink {
     }
 }
 
-struct KeyEncoder {
-    columns: Vec<usize>,
-    encoder: Box<dyn Encode>,
-    required: bool,
-}
-
 /// A batch on its way into librdkafka.
 struct Outgoing {
-    values: BinaryArray,
-    keys: Option<BinaryArray>,
+    records: Records,
     partition_of_row: Vec<u32>,
     /// The rows by partition, and how many of them librdkafka has taken.
     order: Vec<u32>,
@@ -210,8 +142,7 @@ struct KafkaShard {
     producer: BaseProducer<Deliveries>,
     partitions: usize,
     spread: Spread,
-    value: Box<dyn Encode>,
-    key: Option<KeyEncoder>,
+    writer: RowWriter,
     /// What librdkafka's queue had no room for, in order.
     waiting: VecDeque<Outgoing>,
     written: u64,
@@ -220,23 +151,10 @@ struct KafkaShard {
 
 impl KafkaShard {
     fn outgoing(&mut self, rows: &Batch) -> Result<Outgoing> {
-        let values = self.value.encode(rows)?;
-        let keys = match &mut self.key {
-            None => None,
-            Some(key) => {
-                let columns = rows.project(&key.columns).map_err(|error| Error::internal(error.to_string()))?;
-                let keys = key.encoder.encode(&columns)?;
-                if key.required && keys.null_count() > 0 {
-                    return Err(
-                        Error::data("a row's PRIMARY KEY is NULL").help("filter such rows out: WHERE … IS NOT NULL")
-                    );
-                }
-                Some(keys)
-            }
-        };
-        let partition_of_row = self.spread.partitions_of(rows.num_rows(), keys.as_ref());
+        let records = self.writer.records(rows)?;
+        let partition_of_row = self.spread.partitions_of(rows.num_rows(), records.keys.as_ref());
         let order = grouped(&partition_of_row, self.partitions);
-        Ok(Outgoing { values, keys, partition_of_row, order, taken: 0 })
+        Ok(Outgoing { records, partition_of_row, order, taken: 0 })
     }
 
     /// Gives librdkafka as much as it takes.
@@ -246,8 +164,10 @@ impl KafkaShard {
                 let row = row as usize;
                 let partition = outgoing.partition_of_row[row].cast_signed();
                 let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
-                record.payload = outgoing.values.is_valid(row).then(|| outgoing.values.value(row));
-                record.key = outgoing.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row));
+                record.payload = outgoing.records.value(row);
+                record.key = outgoing.records.key(row);
+                record.timestamp = outgoing.records.timestamp(row);
+                record.headers = outgoing.records.headers(row);
                 match self.producer.send(record) {
                     Ok(()) => outgoing.taken += 1,
                     Err((KafkaError::MessageProduction(Code::QueueFull), _)) => return Ok(()),
@@ -344,14 +264,28 @@ impl Shard for KafkaShard {
 }
 
 /// Counts what brokers acknowledge and keeps the first record that they did not take.
-#[derive(Debug, Default)]
 struct Deliveries {
     watch: Watch,
     acknowledged: AtomicU64,
     failure: Mutex<Option<(Code, i32)>>,
 }
 
+impl Deliveries {
+    fn new(watch: Watch) -> Self {
+        Deliveries { watch, acknowledged: AtomicU64::new(0), failure: Mutex::new(None) }
+    }
+}
+
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> std::result::Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.watch.generate_oauth_token(config)
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         self.watch.error(error, reason);
     }

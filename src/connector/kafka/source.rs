@@ -7,12 +7,10 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
-use super::{TOPIC, topic_name, value_format};
-use crate::batch::BATCH_ROWS;
+use super::record::{Layout, RowReader};
+use super::topics::{Topics, discovery_interval};
 use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
-use crate::format::{Decode, Format};
-use arrow::array::BinaryBuilder;
 use arrow::datatypes::SchemaRef;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -82,13 +80,13 @@ const OFFSETS: Takes = Takes::Form("offsets");
 
 /// A table over topics.
 pub struct KafkaSource {
-    topics: Vec<String>,
+    topics: Topics,
     connection: Connection,
     start: Start,
     bound: Bound,
-    format: Format,
+    discovery_interval: Option<Duration>,
     /// What the records hold, and the columns of it that are read.
-    table: SchemaRef,
+    layout: Layout,
     columns: Vec<usize>,
     schema: SchemaRef,
 }
@@ -129,12 +127,7 @@ impl KafkaSource {
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
         let connection = Connection::read(options, Side::Source)?;
-        let topics: Vec<String> =
-            options.required(&TOPIC)?.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
-        if let Some((_, topic)) = topics.iter().enumerate().find(|(at, topic)| topics[..*at].contains(topic)) {
-            return Err(options.wrong(&TOPIC, format!("\"{topic}\" is given twice")));
-        }
-        let format = value_format(options)?;
+        let topics = Topics::read(options)?;
         let start = match options.choice(&STARTUP_MODE)? {
             "latest-offset" => Start::Latest,
             "timestamp" => Start::Timestamp(options.whole(&STARTUP_TIMESTAMP)?),
@@ -147,22 +140,18 @@ impl KafkaSource {
             "specific-offsets" => Bound::Offsets(specific(options, &BOUNDED_OFFSETS, &topics)?),
             _ => Bound::Never,
         };
-        if options.has_format("key.") {
-            // it is there for the other side
-            options.format("key.")?;
-        }
-        format.decoder(&table.schema, columns)?;
-        let schema = table.schema.project(columns).map_err(|error| Error::internal(error.to_string()))?;
-        let columns = columns.to_vec();
+        let discovery_interval = discovery_interval(options, bound != Bound::Never)?;
+        let layout = Layout::read(table)?;
+        let schema = Arc::clone(layout.reader(columns)?.schema());
         Ok(KafkaSource {
             topics,
             connection,
             start,
             bound,
-            format,
-            table: Arc::clone(&table.schema),
-            columns,
-            schema: Arc::new(schema),
+            discovery_interval,
+            layout,
+            columns: columns.to_vec(),
+            schema,
         })
     }
 
@@ -187,20 +176,40 @@ impl KafkaSource {
                 ("queued.min.messages", &ahead_records),
             ],
         )?;
-        config.create_with_context(Watch::default()).map_err(not_created)
+        config.create_with_context(self.connection.watch(context)).map_err(not_created)
     }
 
-    /// The share of each partition of `topic`.
-    fn shares(&self, topic: &str, consumer: &BaseConsumer<Watch>, context: &Context) -> Result<Vec<Share>> {
-        let brokers = self.connection.address(context);
+    /// The topics that there are, and what `shares` makes of each.
+    fn each_topic<T>(
+        &self,
+        context: &Context,
+        shares: impl Fn(&str, &Asking) -> Result<Vec<T>>,
+    ) -> Result<Vec<(String, Vec<T>)>> {
+        let consumer = self.consumer(1, context)?;
         // the call gives at most one event, and says nothing if it was a log line
         let serve = || (0..32).for_each(|_| drop(consumer.poll(Duration::ZERO)));
         let line = Line { client: consumer.client(), watch: consumer.context(), serve: &serve };
-        let partitions = line.partitions(topic, false, &brokers, context)?;
-        let look_up =
-            |moment| line.answer(&brokers, context, |wait| look_up(consumer, topic, &partitions, moment, wait));
+        let asking = Asking { consumer: &consumer, line, brokers: self.connection.address(context), context };
+        let topics = self.topics.now(&asking.line, &asking.brokers, context)?;
+        if topics.is_empty() {
+            match self.discovery_interval {
+                None => return Err(self.topics.none(&asking.brokers)),
+                Some(_) => debug!("kafka: no topic fits the pattern yet"),
+            }
+        }
+        let of_topic = |topic: String| {
+            let shares = shares(&topic, &asking).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
+            Ok((topic, shares))
+        };
+        topics.into_iter().map(of_topic).collect()
+    }
+
+    /// The share of each partition of `topic`.
+    fn shares(&self, topic: &str, asking: &Asking) -> Result<Vec<Share>> {
+        let partitions = asking.line.partitions(topic, false, &asking.brokers, asking.context)?;
+        let look_up = |moment| asking.look_up(topic, &partitions, moment);
         let (low, high) = (look_up(Offset::Beginning)?, look_up(Offset::End)?);
-        let (low, high) = (known(&low)?, known(&high)?);
+        let (low, high) = (known_offsets(&low)?, known_offsets(&high)?);
         let at = |millis| -> Result<Vec<i64>> {
             let found = look_up(Offset::Offset(millis))?;
             Ok(found.iter().zip(&high).map(|(found, high)| found.unwrap_or(*high)).collect())
@@ -246,6 +255,22 @@ impl KafkaSource {
     }
 }
 
+/// A consumer that is asked about topics.
+struct Asking<'a> {
+    consumer: &'a BaseConsumer<Watch>,
+    line: Line<'a, Watch>,
+    brokers: String,
+    context: &'a Context,
+}
+
+impl Asking<'_> {
+    /// See [`look_up`].
+    fn look_up(&self, topic: &str, partitions: &[i32], moment: Offset) -> Result<Vec<Option<i64>>> {
+        let ask = |wait| look_up(self.consumer, topic, partitions, moment, wait);
+        self.line.answer(&self.brokers, self.context, ask)
+    }
+}
+
 impl Source for KafkaSource {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -260,19 +285,30 @@ impl Source for KafkaSource {
     }
 
     fn splits(&self, context: &Context) -> Result<Vec<String>> {
-        let consumer = self.consumer(1, context)?;
-        let mut names = Vec::new();
-        for topic in &self.topics {
-            let shares =
-                self.shares(topic, &consumer, context).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
-            info!(topic, partitions = shares.len(), "kafka: reads");
-            for share in shares {
-                let name = serde_json::to_string(&share).map_err(|error| Error::internal(error.to_string()))?;
-                debug!(split = name, "kafka: reads");
-                names.push(name);
+        let shares = self.each_topic(context, |topic, asking| self.shares(topic, asking))?;
+        names(shares)
+    }
+
+    fn discovery_interval(&self) -> Option<Duration> {
+        self.discovery_interval
+    }
+
+    fn discover(&self, known: &[String], context: &Context) -> Result<Vec<String>> {
+        let known: BTreeSet<(String, i32)> = known
+            .iter()
+            .map(|name| Share::named(name).map(|share| (share.topic, share.partition)))
+            .collect::<Result<_>>()?;
+        let new = |topic: &str, asking: &Asking| -> Result<Vec<Share>> {
+            let mut partitions = asking.line.partitions(topic, false, &asking.brokers, context)?;
+            partitions.retain(|partition| !known.contains(&(topic.to_owned(), *partition)));
+            if partitions.is_empty() {
+                return Ok(Vec::new());
             }
-        }
-        Ok(names)
+            let starts = known_offsets(&asking.look_up(topic, &partitions, Offset::Beginning)?)?;
+            let share = |(partition, start)| Share { topic: topic.to_owned(), partition, start, end: None };
+            Ok(partitions.into_iter().zip(starts).map(share).collect())
+        };
+        names(self.each_topic(context, new)?)
     }
 
     fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
@@ -283,8 +319,7 @@ impl Source for KafkaSource {
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
         let mut assignment = TopicPartitionList::with_capacity(splits.len());
         for name in splits {
-            let share: Share = serde_json::from_str(name)
-                .map_err(|error| Error::internal(format!("split {name:?} is not one of a topic: {error}")))?;
+            let share = Share::named(name)?;
             let wrong = |reason: String| Error::invalid(reason).within(share.place());
             let queue = PartitionQueue::new(&consumer, &share.topic, share.partition)
                 .ok_or_else(|| wrong("librdkafka knows no such partition".into()))?;
@@ -296,7 +331,7 @@ impl Source for KafkaSource {
             opened.push(Box::new(KafkaSplit {
                 consumer: Arc::clone(&consumer),
                 queue,
-                decoder: self.format.decoder(&self.table, &self.columns)?,
+                reader: self.layout.reader(&self.columns)?,
                 position: share.start,
                 share,
                 offsets: Vec::new(),
@@ -312,7 +347,27 @@ impl Source for KafkaSource {
     }
 }
 
+/// The names of these shares of topics.
+fn names(topics: Vec<(String, Vec<Share>)>) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (topic, shares) in topics.iter().filter(|(_, shares)| !shares.is_empty()) {
+        info!(topic, partitions = shares.len(), "kafka: reads");
+        for share in shares {
+            let name = serde_json::to_string(share).map_err(|error| Error::internal(error.to_string()))?;
+            debug!(split = name, "kafka: reads");
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 impl Share {
+    /// The share that a split's name stands for.
+    fn named(name: &str) -> Result<Self> {
+        serde_json::from_str(name)
+            .map_err(|error| Error::internal(format!("split {name:?} is not one of a topic: {error}")))
+    }
+
     fn place(&self) -> String {
         format!("topic \"{}\", partition {}", self.topic, self.partition)
     }
@@ -327,7 +382,7 @@ impl Share {
 struct KafkaSplit {
     consumer: Arc<BaseConsumer<Watch>>,
     queue: PartitionQueue,
-    decoder: Box<dyn Decode>,
+    reader: RowReader,
     share: Share,
     /// No record before this offset is still to come.
     position: i64,
@@ -433,21 +488,22 @@ impl Split for KafkaSplit {
         }
         self.listen()?;
         // made when there is something to put in: an idle split is asked often
-        let mut values = None;
+        let mut gathered = None;
         let mut bytes = 0;
         while self.offsets.len() < rows_max && bytes < BATCH_BYTES {
             let trouble = match self.queue.next() {
                 None => break,
-                Some(Taken::Record { offset, .. }) if self.share.passed(offset) => {
-                    self.position = offset;
+                Some(Taken::Record(record)) if self.share.passed(record.offset()) => {
+                    self.position = record.offset();
                     break;
                 }
-                Some(Taken::Record { offset, value }) => {
-                    bytes += value.map_or(0, <[u8]>::len);
-                    let room = || BinaryBuilder::with_capacity(rows_max.min(BATCH_ROWS), self.batch_bytes);
-                    values.get_or_insert_with(room).append_option(value);
-                    self.offsets.push(offset);
-                    self.position = offset + 1;
+                Some(Taken::Record(record)) => {
+                    bytes += record.value().map_or(0, <[u8]>::len);
+                    let room =
+                        || self.reader.gather(&self.share.topic, self.share.partition, rows_max, self.batch_bytes);
+                    gathered.get_or_insert_with(room).push(&record);
+                    self.offsets.push(record.offset());
+                    self.position = record.offset() + 1;
                     self.trouble = None;
                     continue;
                 }
@@ -463,9 +519,9 @@ impl Split for KafkaSplit {
                 break;
             }
         }
-        if let Some(mut values) = values {
+        if let Some(gathered) = gathered {
             self.batch_bytes = bytes;
-            let decoded = self.decoder.decode(&values.finish());
+            let decoded = self.reader.rows(gathered);
             let rows = decoded.map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
             return Ok(Polled::Rows { rows, bytes });
         }
@@ -533,15 +589,15 @@ fn look_up(
     partitions.iter().map(offset).collect()
 }
 
-fn known(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
+fn known_offsets(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
     let unknown = || Error::unavailable("the broker does not say which offsets the topic has");
     offsets.iter().map(|offset| offset.ok_or_else(unknown)).collect()
 }
 
 /// What `option` says: `partition:0,offset:42;partition:1,offset:300`.
-fn specific(options: &Options, option: &OptionSpec, topics: &[String]) -> Result<Offsets> {
+fn specific(options: &Options, option: &OptionSpec, topics: &Topics) -> Result<Offsets> {
     let text = options.required(option)?;
-    if topics.len() > 1 {
+    if topics.only().is_none() {
         return Err(options.wrong(option, "which topic's partitions? it works with one topic only"));
     }
     let mut offsets = Offsets::new();

@@ -50,7 +50,13 @@ fn table(name: &str, given: &[(&str, &str)]) -> Table {
     };
     let schema = Arc::new(Schema::new(columns_of(kind).iter().map(field).collect::<Vec<_>>()));
     let given = given.iter().map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
-    Table { name: name.into(), schema, primary_key: Vec::new(), options: Options::new(given) }
+    Table {
+        name: name.into(),
+        schema,
+        metadata: Default::default(),
+        primary_key: Vec::new(),
+        options: Options::new(given),
+    }
 }
 
 fn all_columns(table: &Table) -> Vec<usize> {

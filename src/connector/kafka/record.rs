@@ -1,0 +1,410 @@
+//! How a table's columns lie in records: in the key, in the value, beside them.
+//!
+//! ```text
+//! key.fields, or the PRIMARY KEY ─▶ key ─ key.format ─┐
+//! all columns, or all but those  ─▶ value ─ format ───┼─ record
+//! METADATA columns               ─▶ timestamp, headers, offset …
+//! ```
+//! A column that is in both parts is read from the value. A record without a value, a tombstone, is a row whose columns are
+//! NULL but for those of the key; keys are looked at only where a query needs them. Written, a row's value is NULL only where
+//! format `raw` writes a column that is.
+
+use super::consume::Record;
+use super::metadata;
+use crate::batch::{BATCH_ROWS, Batch, from_arrow};
+use crate::connector::formats::FORMAT;
+use crate::connector::metadata::convert;
+use crate::connector::{OptionSpec, Options, Preset, Table, Takes};
+use crate::error::{Error, Result, nearest};
+use crate::format::{BadRecord, Decode, Encode, Format};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, MapArray, RecordBatchOptions,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::kernels::zip::zip;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use rdkafka::message::{Header, OwnedHeaders};
+use std::sync::Arc;
+
+pub(super) const KEY_FIELDS: OptionSpec = OptionSpec::both(
+    "key.fields",
+    Takes::Form("columns"),
+    Preset::None("the `PRIMARY KEY`"),
+    "the columns of the record's key, with `;` between them",
+);
+
+pub(super) const KEY_PREFIX: OptionSpec = OptionSpec::both(
+    "key.fields-prefix",
+    Takes::Text,
+    Preset::None(""),
+    "with `EXCEPT_KEY`: what the names of key columns start with in the table, but not in the record",
+);
+
+pub(super) const VALUE_INCLUDE: OptionSpec = OptionSpec::both(
+    "value.fields-include",
+    Takes::Choice(&["ALL", "EXCEPT_KEY"]),
+    Preset::Is("ALL"),
+    "whether the columns of the key are in the value, too",
+);
+
+/// Where each column of a table is in a record.
+pub(super) struct Layout {
+    table: SchemaRef,
+    key: Option<Part>,
+    value: Part,
+    /// Columns that are metadata, and which.
+    metadata: Vec<(usize, &'static str)>,
+    /// A row must have a key: the newest row of each key stands.
+    keyed: bool,
+}
+
+/// The key or the value.
+struct Part {
+    format: Format,
+    /// Its columns, by index into the table's.
+    columns: Vec<usize>,
+    /// The same, as the record calls them.
+    schema: SchemaRef,
+}
+
+impl Part {
+    fn place(&self, column: usize) -> Option<usize> {
+        self.columns.iter().position(|own| *own == column)
+    }
+}
+
+impl Layout {
+    /// What the options of `table` say about its records.
+    pub(super) fn read(table: &Table) -> Result<Self> {
+        let (options, schema) = (&table.options, &table.schema);
+        let is_metadata = |column: &usize| table.metadata.contains_key(column);
+        let format = options.format(if options.has_format("value.") { "value." } else { "" })?;
+        let key_columns: Vec<usize> = match options.text(&KEY_FIELDS) {
+            None => table.primary_key.clone(),
+            Some(text) => text.split(';').map(|name| column(table, name.trim())).collect::<Result<_>>()?,
+        };
+        let named = options.has_format("key.").then(|| options.format("key.")).transpose()?;
+        if let Some(unique) = table.primary_key.iter().find(|unique| !key_columns.contains(unique)) {
+            let name = schema.field(*unique).name();
+            return Err(options.wrong(&KEY_FIELDS, format!("column \"{name}\" of the PRIMARY KEY is missing")));
+        }
+        let apart = options.choice(&VALUE_INCLUDE)? == "EXCEPT_KEY";
+        let no_key = |option| {
+            let error = options.wrong(option, "there is no key");
+            Err(error.help("give 'key.fields' or a PRIMARY KEY"))
+        };
+        let key = match (key_columns.is_empty(), named) {
+            (true, Some(_)) => {
+                let error = options.wrong(FORMAT.under("key."), "there is no key for 'key.format'");
+                return Err(error.help("give 'key.fields' or a PRIMARY KEY"));
+            }
+            (true, None) if apart => return no_key(&VALUE_INCLUDE),
+            (true, None) if options.is_given(&KEY_PREFIX) => return no_key(&KEY_PREFIX),
+            (true, None) => None,
+            (false, named) => {
+                let text = key_columns.len() == 1 && *schema.field(key_columns[0]).data_type() == DataType::Utf8;
+                let format = match named {
+                    Some(format) => format,
+                    None => Format::named(if text { "raw" } else { "json" })?,
+                };
+                let schema = key_schema(options, schema, &key_columns, apart)?;
+                Some(Part { format, columns: key_columns, schema })
+            }
+        };
+        let in_value = |column: &usize| {
+            let in_key = apart && key.as_ref().is_some_and(|key| key.columns.contains(column));
+            !is_metadata(column) && !in_key
+        };
+        let columns: Vec<usize> = (0..schema.fields().len()).filter(in_value).collect();
+        // of a tombstone a key's columns are those of the key
+        let fields = columns.iter().map(|column| {
+            let field = schema.field(*column).clone();
+            let nullable = field.is_nullable() || key.as_ref().is_some_and(|key| key.columns.contains(column));
+            field.with_nullable(nullable)
+        });
+        let value = Part { format, schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns };
+        let metadata: Vec<(usize, &str)> =
+            table.metadata.iter().map(|(column, metadata)| (*column, metadata.spec.name)).collect();
+        Ok(Layout { table: Arc::clone(schema), key, value, metadata, keyed: !table.primary_key.is_empty() })
+    }
+
+    /// What reads `columns` of the table.
+    pub(super) fn reader(&self, columns: &[usize]) -> Result<RowReader> {
+        let schema = self.table.project(columns).map_err(from_arrow)?;
+        let (mut in_value, mut in_key, mut kinds, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let add = |list: &mut Vec<usize>, place: usize| {
+            list.push(place);
+            list.len() - 1
+        };
+        for &column in columns {
+            if let Some((_, kind)) = self.metadata.iter().find(|(own, _)| *own == column) {
+                kinds.push(*kind);
+                places.push(Place::Metadata(kinds.len() - 1));
+                continue;
+            }
+            let key = self.key.as_ref().and_then(|key| key.place(column)).map(|place| add(&mut in_key, place));
+            let value = self.value.place(column).map(|place| add(&mut in_value, place));
+            places.push(match (value, key) {
+                (Some(value), None) => Place::Value(value),
+                (Some(value), Some(key)) => Place::ValueOrKey(value, key),
+                (None, Some(key)) => Place::Key(key),
+                (None, None) => return Err(Error::internal("a column is in no part of a record")),
+            });
+        }
+        let whole_key = places.iter().any(|place| matches!(place, Place::Key(_)));
+        let key = match &self.key {
+            Some(key) if !in_key.is_empty() => {
+                // the keys of other records are not looked at, which makes them NULL
+                let nullable =
+                    |field: &Arc<Field>| field.as_ref().clone().with_nullable(!whole_key || field.is_nullable());
+                let schema = Schema::new(key.schema.fields().iter().map(nullable).collect::<Vec<_>>());
+                let decoder = key.format.decoder(&Arc::new(schema), &in_key);
+                Some(decoder.map_err(|error| error.within("the key"))?)
+            }
+            _ => None,
+        };
+        let value = self.value.format.decoder(&self.value.schema, &in_value)?;
+        Ok(RowReader { schema: Arc::new(schema), places, kinds, key, whole_key, value })
+    }
+
+    /// What writes rows with the columns of the table.
+    pub(super) fn writer(&self) -> Result<RowWriter> {
+        let find = |kind| self.metadata.iter().find(|(_, own)| *own == kind).map(|(column, _)| *column);
+        let raw_key = find("key");
+        let key = match &self.key {
+            Some(_) if raw_key.is_some() => {
+                return Err(Error::invalid("the key is written twice: from METADATA 'key' and from its columns")
+                    .help("declare the METADATA column VIRTUAL, or leave 'key.fields' and the PRIMARY KEY out"));
+            }
+            Some(key) => {
+                let encoder = key.format.encoder(&key.schema).map_err(|error| error.within("the key"))?;
+                Some((key.columns.clone(), encoder))
+            }
+            None => None,
+        };
+        let value = (self.value.columns.clone(), self.value.format.encoder(&self.value.schema)?);
+        let (timestamp, headers) = (find("timestamp"), find("headers"));
+        Ok(RowWriter { key, value, raw_key, timestamp, headers, keyed: self.keyed })
+    }
+}
+
+/// The column called `name`, which must be one of the record's own.
+fn column(table: &Table, name: &str) -> Result<usize> {
+    let (options, schema) = (&table.options, &table.schema);
+    match schema.index_of(name) {
+        Ok(index) if table.metadata.contains_key(&index) => {
+            Err(options.wrong(&KEY_FIELDS, format!("column \"{name}\" is metadata, which is beside the key")))
+        }
+        Ok(index) => Ok(index),
+        Err(_) => {
+            let error = options.wrong(&KEY_FIELDS, format!("there is no column \"{name}\""));
+            Err(match nearest(name, schema.fields().iter().map(|field| field.name().as_str())) {
+                Some(near) => error.help(format!("did you mean \"{near}\"?")),
+                None => error,
+            })
+        }
+    }
+}
+
+/// The key's columns as the record calls them.
+fn key_schema(options: &Options, table: &Schema, columns: &[usize], apart: bool) -> Result<SchemaRef> {
+    let prefix = options.text(&KEY_PREFIX).unwrap_or_default();
+    if !prefix.is_empty() && !apart {
+        return Err(options
+            .wrong(&KEY_PREFIX, "the columns of the key are in the value, too")
+            .help("add 'value.fields-include' = 'EXCEPT_KEY'"));
+    }
+    let field = |column: &usize| {
+        let field = table.field(*column);
+        let name = field.name().strip_prefix(prefix).filter(|name| !name.is_empty()).ok_or_else(|| {
+            options.wrong(&KEY_PREFIX, format!("column \"{}\" of the key does not start with it", field.name()))
+        })?;
+        Ok(field.clone().with_name(name))
+    };
+    Ok(Arc::new(Schema::new(columns.iter().map(field).collect::<Result<Vec<_>>>()?)))
+}
+
+/// Where a column comes from, by its place in what was decoded.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Value(usize),
+    Key(usize),
+    /// From the value; of a tombstone from the key.
+    ValueOrKey(usize, usize),
+    Metadata(usize),
+}
+
+/// Records to rows.
+pub(super) struct RowReader {
+    schema: SchemaRef,
+    places: Vec<Place>,
+    kinds: Vec<&'static str>,
+    key: Option<Box<dyn Decode>>,
+    /// Keys are read of every record, not of tombstones alone.
+    whole_key: bool,
+    value: Box<dyn Decode>,
+}
+
+/// Records of one partition, as far as they are needed.
+pub(super) struct Gathered {
+    values: BinaryBuilder,
+    tombstones: usize,
+    keys: Option<BinaryBuilder>,
+    whole_key: bool,
+    metadata: Vec<metadata::Column>,
+}
+
+impl Gathered {
+    pub(super) fn push(&mut self, record: &Record) {
+        let value = record.value();
+        self.values.append_option(value);
+        self.tombstones += usize::from(value.is_none());
+        if let Some(keys) = &mut self.keys {
+            keys.append_option(record.key().filter(|_| self.whole_key || value.is_none()));
+        }
+        self.metadata.iter_mut().for_each(|column| column.push(record));
+    }
+}
+
+impl RowReader {
+    /// The columns that it gives.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Room for `rows` records of one partition, about `bytes` in size.
+    pub(super) fn gather(&self, topic: &str, partition: i32, rows: usize, bytes: usize) -> Gathered {
+        let rows = rows.min(BATCH_ROWS);
+        Gathered {
+            values: BinaryBuilder::with_capacity(rows, bytes),
+            tombstones: 0,
+            keys: self.key.is_some().then(|| BinaryBuilder::with_capacity(rows, 0)),
+            whole_key: self.whole_key,
+            metadata: self.kinds.iter().map(|kind| metadata::Column::new(kind, topic, partition)).collect(),
+        }
+    }
+
+    /// One row for each record, in order; or the first that cannot be read.
+    pub(super) fn rows(&mut self, gathered: Gathered) -> Result<Batch, BadRecord> {
+        let Gathered { mut values, tombstones, keys, metadata, .. } = gathered;
+        let values = values.finish();
+        let decoded = self.value.decode(&values)?;
+        let keys = match (&mut self.key, keys) {
+            (Some(decoder), Some(mut keys)) if self.whole_key || tombstones > 0 => {
+                let in_key = |bad: BadRecord| BadRecord { reason: format!("the key: {}", bad.reason), ..bad };
+                Some(decoder.decode(&keys.finish()).map_err(in_key)?)
+            }
+            _ => None,
+        };
+        let metadata: Vec<ArrayRef> = metadata.into_iter().map(|column| column.finish(values.len())).collect();
+        let is_tombstone = (tombstones > 0).then(|| {
+            let valid = values.nulls().expect("a tombstone is NULL").inner();
+            BooleanArray::new(!valid, None)
+        });
+        let mut columns = Vec::with_capacity(self.places.len());
+        for (place, field) in self.places.iter().zip(self.schema.fields()) {
+            let column = match (*place, &keys, &is_tombstone) {
+                (Place::Metadata(place), ..) => convert(&metadata[place], field.data_type())?,
+                (Place::Key(place), Some(keys), _) => Arc::clone(keys.column(place)),
+                (Place::ValueOrKey(value, key), Some(keys), Some(is_tombstone)) => {
+                    zip(is_tombstone, keys.column(key), decoded.column(value)).expect("both have the column's type")
+                }
+                (Place::Value(place) | Place::ValueOrKey(place, _), ..) => Arc::clone(decoded.column(place)),
+                (Place::Key(_), None, _) => unreachable!("keys are decoded when a column is nowhere else"),
+            };
+            if let Some(nulls) = column.logical_nulls().filter(|nulls| nulls.null_count() > 0 && !field.is_nullable()) {
+                let index = nulls.iter().position(|valid| !valid).expect("a null is counted");
+                return Err(BadRecord { index, reason: format!("column \"{}\" is NOT NULL", field.name()) });
+            }
+            columns.push(column);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(values.len()));
+        Ok(Batch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .expect("the columns were made for this schema"))
+    }
+}
+
+/// Rows to records.
+pub(super) struct RowWriter {
+    key: Option<(Vec<usize>, Box<dyn Encode>)>,
+    value: (Vec<usize>, Box<dyn Encode>),
+    raw_key: Option<usize>,
+    timestamp: Option<usize>,
+    headers: Option<usize>,
+    keyed: bool,
+}
+
+/// The parts of some records.
+pub(super) struct Records {
+    pub(super) values: BinaryArray,
+    pub(super) keys: Option<BinaryArray>,
+    /// Microseconds.
+    timestamps: Option<TimestampMicrosecondArray>,
+    headers: Option<MapArray>,
+}
+
+impl RowWriter {
+    /// One record for each row, in order.
+    pub(super) fn records(&mut self, rows: &Batch) -> Result<Records> {
+        let part = |columns: &[usize]| rows.project(columns).map_err(from_arrow);
+        let values = self.value.1.encode(&part(&self.value.0)?)?;
+        let as_metadata = |column: usize, name: &str| {
+            let spec = metadata::METADATA.iter().find(|spec| spec.name == name).expect("it is on the list");
+            convert(rows.column(column), &(spec.data_type)())
+                .map_err(|bad| Error::data(bad.reason).within(format!("metadata '{name}'")))
+        };
+        let keys = match (&mut self.key, self.raw_key) {
+            (Some((columns, encoder)), _) => Some(encoder.encode(&part(columns)?)?),
+            (None, Some(column)) => Some(as_metadata(column, "key")?.as_binary::<i32>().clone()),
+            (None, None) => None,
+        };
+        if self.keyed && keys.as_ref().is_some_and(|keys| keys.null_count() > 0) {
+            return Err(Error::data("a row's PRIMARY KEY is NULL").help("filter such rows out: WHERE … IS NOT NULL"));
+        }
+        let timestamps = match self.timestamp {
+            None => None,
+            Some(column) => {
+                let times = as_metadata(column, "timestamp")?.as_primitive::<TimestampMicrosecondType>().clone();
+                // librdkafka takes 0 for "now"
+                if let Some(early) = times.iter().flatten().find(|micros| *micros < 1000) {
+                    let error = format!("a record's timestamp is {}", crate::time::format_micros(early));
+                    return Err(Error::data(error).help("write one after 1970, or NULL for the moment of writing"));
+                }
+                Some(times)
+            }
+        };
+        let headers = match self.headers {
+            None => None,
+            Some(column) => Some(as_metadata(column, "headers")?.as_map().clone()),
+        };
+        Ok(Records { values, keys, timestamps, headers })
+    }
+}
+
+impl Records {
+    pub(super) fn value(&self, row: usize) -> Option<&[u8]> {
+        self.values.is_valid(row).then(|| self.values.value(row))
+    }
+
+    pub(super) fn key(&self, row: usize) -> Option<&[u8]> {
+        self.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row))
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn timestamp(&self, row: usize) -> Option<i64> {
+        self.timestamps.as_ref().filter(|times| times.is_valid(row)).map(|times| times.value(row).div_euclid(1000))
+    }
+
+    /// The headers of `row`, in order.
+    pub(super) fn headers(&self, row: usize) -> Option<OwnedHeaders> {
+        let headers = self.headers.as_ref().filter(|headers| headers.is_valid(row))?;
+        let (names, values) = (headers.keys().as_string::<i32>(), headers.values().as_binary::<i32>());
+        let offsets = headers.value_offsets();
+        let range = offsets[row] as usize..offsets[row + 1] as usize;
+        let room = OwnedHeaders::new_with_capacity(range.len());
+        Some(range.fold(room, |all, at| {
+            let value = values.is_valid(at).then(|| values.value(at));
+            all.insert(Header { key: names.value(at), value })
+        }))
+    }
+}
