@@ -22,6 +22,7 @@ mod shape;
 mod shell;
 mod tables;
 
+use crate::connector::extensions::Extensions;
 use crate::error::{Error, ErrorKind, Result, report};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::{IsTerminal, Write};
@@ -84,6 +85,12 @@ enum LogFormat {
 
 /// Reads the arguments of the process and does what they say.
 pub fn main() -> ExitCode {
+    main_with(&Extensions::new())
+}
+
+/// The same for a program with connectors, functions and operators of its own, which pipelines in SQL and YAML can name. With
+/// `--processes` the others are this program again.
+pub fn main_with(extensions: &Extensions) -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -94,10 +101,10 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Init(arguments) => init::run(&arguments),
         Command::Sql(arguments) => return shell::run(&arguments),
-        Command::Run(arguments) => run::run(arguments),
-        Command::Explain(arguments) => explain::explain(&arguments),
-        Command::Check(arguments) => explain::check(&arguments),
-        Command::Tables(arguments) => tables::tables(&arguments),
+        Command::Run(arguments) => run::run(arguments, extensions),
+        Command::Explain(arguments) => explain::explain(&arguments, extensions),
+        Command::Check(arguments) => explain::check(&arguments, extensions),
+        Command::Tables(arguments) => tables::tables(&arguments, extensions),
         Command::Functions(arguments) => tables::functions(&arguments),
         Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
         Command::Man(arguments) => shape::man(Cli::command(), &arguments),

@@ -13,6 +13,7 @@ pub mod bad;
 pub mod blackhole;
 pub mod builtin;
 pub mod datagen;
+pub mod extensions;
 pub mod file;
 pub mod kafka;
 pub mod memory;
@@ -32,6 +33,8 @@ pub use secret::Secret;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
+use crate::expr::ScalarFunction;
+use crate::operator::CustomOperator;
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
 use bad::{Origin, Refused};
@@ -239,6 +242,11 @@ pub const TABLE_OPTIONS: &[&OptionSpec] =
     &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &bad::ON_ERROR, &bad::MAX_SHARE];
 
 impl ConnectorSpec {
+    /// A connector that can do nothing yet and has no options: for the rest of one with `..`.
+    pub const fn new(name: &'static str, about: &'static str) -> Self {
+        ConnectorSpec { name, about, reads: false, writes: false, formats: &[], options: &[], metadata: &[] }
+    }
+
     /// Every option that a table of this connector may have: its own, its formats', and those of all tables.
     pub fn declared(&self) -> Vec<Named<'static>> {
         let formats = self.formats.iter().flat_map(|prefix| formats::declared(prefix));
@@ -272,6 +280,28 @@ pub trait Connectors {
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>>;
     /// Checks `table` as one that is written and gives its writing side.
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>>;
+    /// What else a definition may name: functions of the program's own.
+    fn functions(&self) -> &[ScalarFunction] {
+        &[]
+    }
+    /// And operators of its own.
+    fn operators(&self) -> &[Arc<dyn CustomOperator>] {
+        &[]
+    }
+}
+
+/// A connector that a program brings along, for [`Extensions`](extensions::Extensions).
+pub trait Connector: Send + Sync {
+    /// What it is called and which options its tables have: others are refused, and so are values that an option does not take.
+    fn spec(&self) -> ConnectorSpec;
+    /// Makes sense of a table that is read, as [`Connectors::source`] does. Asked only if the spec says that it reads.
+    fn source(&self, table: &Table, _columns: &[usize]) -> Result<Arc<dyn Source>> {
+        Err(Error::internal(format!("connector of table \"{}\" says that it reads, but does not", table.name)))
+    }
+    /// Makes sense of a table that is written. Asked only if the spec says that it writes.
+    fn sink(&self, table: &Table, _input: &SinkInput) -> Result<Arc<dyn Sink>> {
+        Err(Error::internal(format!("connector of table \"{}\" says that it writes, but does not", table.name)))
+    }
 }
 
 /// What a sink will be given.

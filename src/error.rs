@@ -171,6 +171,15 @@ impl Error {
         self.places.last().map(String::as_str)
     }
 
+    /// The same error, if the text that it is about is written down elsewhere: `place` takes the place of the excerpt's.
+    pub fn moved_to(mut self, place: &str) -> Self {
+        if let Some(excerpt) = &self.excerpt {
+            let before = excerpt.to_string();
+            self.places.iter_mut().filter(|known| **known == before).for_each(|known| *known = place.to_owned());
+        }
+        self
+    }
+
     /// The place in a text that the error is about, if it is about one.
     pub fn excerpt(&self) -> Option<&Excerpt> {
         self.excerpt.as_deref()

@@ -3,6 +3,10 @@
 //! With `sql` this is the only room that names DataFusion. Everything here is vectorised and synchronous: one call
 //! a batch, none a row. Columns are bound by index; the names in a batch do not matter.
 
+mod function;
+
+pub use function::ScalarFunction;
+
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::time::format_micros;

@@ -53,6 +53,8 @@ pub(crate) enum Op {
     Window { time: Phrase, windows: Windows },
     Aggregate { key: Option<Values>, calls: Values },
     TopN { key: Option<Values>, order: Phrase, rows: Phrase, rank: Option<Phrase> },
+    Join { kind: &'static str, on: Phrase, columns: Values },
+    Operator { call: Phrase, key: Option<Values> },
     Union,
     Distinct,
 }
@@ -94,6 +96,11 @@ pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connect
     let mut wrong = Vec::new();
     let graph = read::graph(text, &mut wrong);
     lower::plan(&graph, text, overrides, connectors, wrong)
+}
+
+/// The plan of a graph that a program has made; `text` is what its phrases stand in.
+pub(crate) fn lower(graph: &Graph, text: Text, connectors: &dyn Connectors) -> Result<Plan, Vec<Error>> {
+    lower::plan(graph, text, &[], connectors, Vec::new())
 }
 
 /// The JSON Schema of such documents, for editors; docs/pipeline.schema.json is this.

@@ -31,6 +31,7 @@
 //! | [`plan`] | the pipeline, ready to be built; its check, its fingerprint, its explanation |
 //! | [`sql`] | text to plan |
 //! | [`graph`] | an operator graph in YAML to plan |
+//! | [`builder`] | the same in Rust |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
@@ -75,6 +76,7 @@
 pub mod batch;
 pub mod bench;
 pub mod broker;
+pub mod builder;
 pub mod cli;
 pub mod connector;
 pub mod error;

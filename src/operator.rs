@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod block;
+mod custom;
 pub mod join;
 pub mod late;
 pub mod panes;
@@ -15,6 +16,8 @@ pub mod segments;
 pub mod session;
 pub mod transform;
 pub mod updating;
+
+pub use custom::CustomOperator;
 
 use crate::batch::Batch;
 use crate::error::Result;

@@ -16,6 +16,7 @@ use crate::connector::{Changes, Sink, Source};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr};
 use crate::format::sift::OnBad;
+use crate::operator::CustomOperator;
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
@@ -164,6 +165,8 @@ pub enum Action {
         /// The sources of the step that waits for the windows: its watermark counts.
         sources: Vec<StepId>,
     },
+    /// An operator that the program brings along.
+    Custom(Arc<dyn CustomOperator>),
     /// The rows of all inputs.
     Union,
     /// The records that its input, a source, leaves out: rows of [`DEAD_LETTER`](crate::connector::bad::DEAD_LETTER).

@@ -10,6 +10,7 @@
 mod blame;
 mod catalog;
 mod console;
+mod custom;
 mod ddl;
 mod describe;
 mod functions;
@@ -88,7 +89,7 @@ fn nothing_written(text: Text) -> Error {
 /// As [`plan`], but a text without an INSERT is fine.
 pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Script> {
     let statements = statements::parse(text);
-    let mut session = Session::new(text, &statements);
+    let mut session = Session::new(text, &statements, connectors);
     let mut wrong = Vec::new();
     for statement in &statements {
         if let Kind::Set { key, value } = &statement.kind {
@@ -192,7 +193,7 @@ impl Visitor for Reads {
 }
 
 impl<'a> Session<'a> {
-    fn new(text: Text<'a>, statements: &[Statement]) -> Self {
+    fn new(text: Text<'a>, statements: &[Statement], connectors: &dyn Connectors) -> Self {
         let mut reads = Reads(BTreeMap::new());
         for statement in statements {
             let query = match &statement.kind {
@@ -202,13 +203,15 @@ impl<'a> Session<'a> {
             };
             let _ = query.visit(&mut reads);
         }
-        Self::with_reads(text, reads.0)
+        Self::with_reads(text, reads.0, connectors)
     }
 
-    fn with_reads(text: Text<'a>, reads: BTreeMap<String, usize>) -> Self {
+    fn with_reads(text: Text<'a>, reads: BTreeMap<String, usize>, connectors: &dyn Connectors) -> Self {
+        let mut catalog = Catalog::new();
+        catalog.extend(connectors.functions(), connectors.operators());
         Session {
             text,
-            catalog: Catalog::new(),
+            catalog,
             settings: Settings::default(),
             definitions: BTreeMap::new(),
             views: Vec::new(),

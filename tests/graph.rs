@@ -314,7 +314,7 @@ fn mistakes_in_the_graph() {
         &[
             "22:13: '1' is not a duration: time unit needed, for example 1sec or 1ms (write one such as '5s', '1 minute' or '1h 30min')",
             "23:10: a hop has no 'slide' ('slide' is a duration: how far apart windows start)",
-            "18:5: op 'window' has one of tumble, hop, cumulate, but here is tumble and hop",
+            "18:5: op 'window' has one of tumble, hop, cumulate, session, but here is tumble and hop",
         ],
     );
     check_wrong(

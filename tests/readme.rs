@@ -12,7 +12,7 @@
 //! | `json NAME` | a file for the page's `console` blocks |
 //! | `console` | what follows `$ ` is run, the rest is what it prints; `…` stands for anything |
 //! | `sh` | not run, but each `make` target exists and each `highwater` call has arguments that it knows |
-//! | `rust` | its lines stand together in examples/embedding.rs |
+//! | `rust FILE` | its lines stand together in that file, or in examples/embedding.rs |
 //! | `text`, `mermaid` | pictures |
 
 use std::fs;
@@ -157,7 +157,6 @@ fn check_command(line: &str, targets: &str) -> Result<(), String> {
 #[test]
 fn every_snippet_holds() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("it is in the repository");
-    let example = fs::read_to_string(root().join("examples/embedding.rs")).expect("it is in the repository");
     let lines = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     let mut wrong = Vec::new();
     for page in pages() {
@@ -193,9 +192,11 @@ fn every_snippet_holds() {
                 ["sh"] => wrong.extend(text.lines().filter_map(|line| {
                     check_command(line, &makefile).err().map(|reason| format!("{place}: `{line}`: {reason}"))
                 })),
-                ["rust"] => {
+                ["rust", file @ ..] => {
+                    let file = file.first().unwrap_or(&"examples/embedding.rs");
+                    let example = fs::read_to_string(root().join(file)).unwrap_or_default();
                     if !lines(&example).contains(&lines(text)) {
-                        wrong.push(format!("{place}: it does not stand in examples/embedding.rs"));
+                        wrong.push(format!("{place}: it does not stand in {file}"));
                     }
                 }
                 ["text" | "mermaid"] => {}

@@ -479,11 +479,14 @@ fn json_and_mermaid() {
     let json = plan.explain_json();
     assert_eq!(json["steps"][2]["state"], "by keys until the input ends");
     assert_eq!(json["steps"][2]["inputs"][0]["route"], "key");
+    assert_eq!(json["steps"][2]["key"], serde_json::json!(["line"]));
+    assert_eq!(json["steps"][2]["parallelism"], "all workers, by key");
+    assert_eq!(json["steps"][3]["parallelism"], "one worker");
     let mermaid = "flowchart TD
-    s0([\"source lines\"])
-    s1[\"count by line, partial\"]
-    s2[\"count by line\"]
-    s3[[\"sink counts\"]]
+    s0([\"source lines<br/>append, all workers, by split\"])
+    s1[\"count by line, partial<br/>append, all workers\"]
+    s2[\"count by line<br/>final, all workers, by key, state by keys until the input ends\"]
+    s3[[\"sink counts<br/>final, one worker\"]]
     s0 --> s1
     s1 -->|\"by key line\"| s2
     s2 -->|\"single\"| s3

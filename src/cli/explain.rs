@@ -1,7 +1,7 @@
 //! `highwater explain` and `highwater check`: the plan without a run.
 
 use super::say;
-use crate::connector::builtin::Builtin;
+use crate::connector::Connectors;
 use crate::error::{Error, Result};
 use crate::graph;
 use crate::plan::Plan;
@@ -53,15 +53,15 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 impl Definition {
     /// Reads and plans the definition.
-    pub fn plan(&self) -> Result<Plan> {
+    pub fn plan(&self, connectors: &dyn Connectors) -> Result<Plan> {
         let name = self.file.display().to_string();
         let text = read(&self.file)?;
         let text = sql::Text { name: &name, sql: &text };
         match graph::is_graph(&name) {
-            true => graph::plan(text, &self.set, &Builtin::default()).map_err(|wrong| {
+            true => graph::plan(text, &self.set, connectors).map_err(|wrong| {
                 Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused without a reason"))
             }),
-            false => sql::plan(text, &self.set, &Builtin::default()),
+            false => sql::plan(text, &self.set, connectors),
         }
     }
 }
@@ -86,8 +86,8 @@ pub fn read_sql(file: &Path) -> Result<String> {
 }
 
 /// Shows the plan.
-pub fn explain(arguments: &Arguments) -> Result<()> {
-    let plan = arguments.definition.plan()?;
+pub fn explain(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
+    let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     match arguments.format {
         Format::Text => say(plan.explain_text().trim_end()),
@@ -97,8 +97,8 @@ pub fn explain(arguments: &Arguments) -> Result<()> {
 }
 
 /// Says that the definition is fine, or what is wrong with it.
-pub fn check(arguments: &CheckArguments) -> Result<()> {
-    let plan = arguments.definition.plan()?;
+pub fn check(arguments: &CheckArguments, connectors: &dyn Connectors) -> Result<()> {
+    let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     say(format!(
         "{}: {} sources, {} sinks, {} steps",

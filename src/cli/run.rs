@@ -4,6 +4,7 @@ use super::explain::Definition;
 use super::metrics::MetricsArguments;
 use super::progress::{Progress, REFRESH};
 use crate::broker::{self, Broker};
+use crate::connector::Connectors;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Rendezvous, Secret};
@@ -77,8 +78,8 @@ enum Part {
 }
 
 /// Runs the pipeline.
-pub fn run(arguments: Arguments) -> Result<()> {
-    let plan = arguments.definition.plan()?;
+pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
+    let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let assignment = Assignment::from_env()?;

@@ -2,7 +2,7 @@
 
 use super::explain::{Definition, read_sql};
 use super::say;
-use crate::connector::builtin::Builtin;
+use crate::connector::Connectors;
 use crate::error::{Error, Result, nearest};
 use crate::sql::{self, FunctionInfo, Relation, Text};
 use clap::{Args, ValueEnum};
@@ -40,10 +40,10 @@ enum Format {
 }
 
 /// Lists the tables and views of a definition.
-pub fn tables(arguments: &Arguments) -> Result<()> {
+pub fn tables(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     let name = arguments.definition.file.display().to_string();
     let text = read_sql(&arguments.definition.file)?;
-    let relations = sql::relations(Text { name: &name, sql: &text }, &Builtin::default())?;
+    let relations = sql::relations(Text { name: &name, sql: &text }, connectors)?;
     match arguments.format {
         Format::Json => say(format!("{:#}", Value::from_iter(relations.iter().map(relation_json)))),
         Format::Text if relations.is_empty() => say(format!("{name} declares no tables")),

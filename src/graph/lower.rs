@@ -4,6 +4,7 @@
 //! it is left out, so that nothing is said twice.
 
 use super::read::interval;
+use super::shape::duration;
 use super::{Graph, Keep, Op, Sink, Step, Values};
 use crate::connector::Connectors;
 use crate::error::{Error, Result, nearest};
@@ -199,7 +200,11 @@ impl<'a> Lower<'a> {
         if !self.readable(&step.from) {
             return;
         }
-        if !matches!(step.op, Op::Union) && step.from.len() > 1 {
+        if matches!(step.op, Op::Join { .. }) && step.from.len() != 2 {
+            let error = Error::invalid(format!("a join reads two inputs, but here are {}", step.from.len()));
+            return self.say(error.help("write from: [left, right]"), &step.from[0]);
+        }
+        if !matches!(step.op, Op::Union | Op::Join { .. }) && step.from.len() > 1 {
             let error = Error::invalid(format!("this step reads one input, but here are {}", step.from.len()));
             return self.say(error.help("put a step with op: union before it"), &step.from[1]);
         }
@@ -255,11 +260,13 @@ impl<'a> Lower<'a> {
             Op::Window { time, windows } => {
                 self.column(from, time)?;
                 let start = sentence().say("SELECT * FROM TABLE(").say(windows.function).say("(TABLE").name(from);
-                let length = |s: Sentence<'a>, length: &Phrase| {
-                    s.say(",").expression(&Phrase::at(interval(length), length.start()))
-                };
                 let start = start.say(", DESCRIPTOR(").name(time).say(")");
-                windows.lengths.iter().fold(start, length).say("))")
+                let lengths = windows.lengths.iter().map(|length| {
+                    let micros = duration(length.text()).map_err(|error| self.text.wrong(error, length))?;
+                    Ok(Phrase::at(interval(micros), length.start()))
+                });
+                let lengths = lengths.collect::<Result<Vec<_>>>()?;
+                lengths.iter().fold(start, |s, length| s.say(",").expression(length)).say("))")
             }
             Op::Aggregate { key, calls } => self.aggregate(step, key.as_ref(), calls)?,
             Op::TopN { key, order, rows, rank } => {
@@ -269,6 +276,17 @@ impl<'a> Lower<'a> {
                     return Err(self.text.wrong(error.help("put a step with op: window before it"), &step.name));
                 }
                 self.top_n(step, &key, order, rows, rank.as_ref())
+            }
+            Op::Join { kind, on, columns } => self.join(step, kind, on, columns)?,
+            Op::Operator { call, key } => {
+                let key = self.plain_key(step, key.as_ref())?;
+                self.relations.operator(call)?;
+                let sentence = sentence().say("SELECT * FROM TABLE(").name(call).say("(TABLE").name(from);
+                let sentence = match key.is_empty() {
+                    true => sentence,
+                    false => sentence.say("PARTITION BY").list(&key, |sentence, (name, _)| sentence.name(name)),
+                };
+                sentence.say("))")
             }
             Op::Union => self.union(step)?,
             Op::Distinct => sentence().say("SELECT DISTINCT * FROM").name(from),
@@ -304,15 +322,22 @@ impl<'a> Lower<'a> {
         Err(self.text.wrong(error, column))
     }
 
-    /// The key of a step that goes by one: its own, else that of `key_by`; and the windows that its rows lie in.
-    fn key(&self, step: &Step, key: Option<&Values>) -> Result<Values> {
-        let (from, at) = (&step.from[0], step.name.start());
-        let mut key: Values = match (key, self.keys.get(&called(self.text, from))) {
+    /// The key of a step that goes by one: its own, else that of `key_by`.
+    fn plain_key(&self, step: &Step, key: Option<&Values>) -> Result<Values> {
+        let from = &step.from[0];
+        let key: Values = match (key, self.keys.get(&called(self.text, from))) {
             (Some(key), _) => key.clone(),
             (None, Some(names)) => names.iter().map(|name| (name.clone(), name.clone())).collect(),
             (None, None) => Vec::new(),
         };
         key.iter().filter(|(name, value)| same(name, value)).try_for_each(|(name, _)| self.column(from, name))?;
+        Ok(key)
+    }
+
+    /// The same, with the windows that its rows lie in.
+    fn key(&self, step: &Step, key: Option<&Values>) -> Result<Values> {
+        let (from, at) = (&step.from[0], step.name.start());
+        let mut key = self.plain_key(step, key)?;
         let columns = self.columns(from);
         if WINDOW_COLUMNS[..2].iter().all(|bound| columns.iter().any(|column| column == bound)) {
             let named: BTreeSet<String> = key.iter().map(|(name, _)| called(self.text, name)).collect();
@@ -350,6 +375,43 @@ impl<'a> Lower<'a> {
         columns.extend(rank.cloned());
         let sentence = Sentence::new(self.text, at).say("SELECT").list(&columns, name).say("FROM (");
         inner(sentence, &kept).say(") WHERE").name(&number).say("<=").expression(rows)
+    }
+
+    /// Pairs are of one window: nobody has to say so. The window of a pair is that of the side whose rows all stay.
+    fn join(&self, step: &Step, kind: &str, on: &Phrase, columns: &Values) -> Result<Sentence<'a>> {
+        let at = step.name.start();
+        let [left, right] = step.from.as_slice() else { return Err(Error::internal("a join reads two inputs")) };
+        for side in [left, right] {
+            let columns = self.columns(side);
+            if !WINDOW_COLUMNS[..2].iter().all(|bound| columns.iter().any(|column| column == bound)) {
+                let error = Error::invalid(format!(
+                    "'{}' has no windows, so a join would keep its rows for ever",
+                    called(self.text, side)
+                ));
+                return Err(self.text.wrong(error.help("put a step with op: window before it"), side));
+            }
+        }
+        let whole = if kind == "right" { right } else { left };
+        let named: BTreeSet<String> = columns.iter().map(|(name, _)| called(self.text, name)).collect();
+        let bounds = WINDOW_COLUMNS[..2].iter().filter(|bound| !named.contains(**bound));
+        let mut sentence = Sentence::new(self.text, at).say("SELECT");
+        for bound in bounds {
+            sentence = match kind {
+                "full" => sentence
+                    .say("coalesce(")
+                    .name(left)
+                    .say(&format!(".{bound},"))
+                    .name(right)
+                    .say(&format!(".{bound}) AS {bound},")),
+                _ => sentence.name(whole).say(&format!(".{bound},")),
+            };
+        }
+        let sentence =
+            values(sentence, &[], columns).say("FROM").name(left).say(&format!("{kind} JOIN")).name(right).say("ON");
+        let sentence = WINDOW_COLUMNS[..2].iter().fold(sentence, |sentence, bound| {
+            sentence.name(left).say(&format!(".{bound} =")).name(right).say(&format!(".{bound} AND"))
+        });
+        Ok(sentence.say("(").expression(on).say(")"))
     }
 
     /// The columns of the first input, which the others must have too.

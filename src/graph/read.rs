@@ -1,13 +1,14 @@
 //! Checked nodes to a [`Graph`].
 
 use super::shape::{Check, Shape, duration};
-use super::spec::{DEFINITION, PIPELINE, SINK, SOURCE, STEPS};
+use super::spec::{DEFINITION, JOINS, PIPELINE, SINK, SOURCE, STEPS};
 use super::yaml::{self, Node, Value};
 use super::{Graph, Keep, Op, Sink, Step, Values, Windows};
 use crate::error::Error;
 use crate::sql::Text;
 use crate::sql::phrase::Phrase;
 use crate::sql::relations::{Column, Columns, EndingWords, Table};
+use std::time::Duration;
 
 /// The graph in `text`, without the parts that have mistakes; these go to `wrong`.
 pub(super) fn graph(text: Text, wrong: &mut Vec<Error>) -> Graph {
@@ -130,7 +131,7 @@ fn source(fields: Fields) -> Table {
         let (column, delay) = (Fields(node).must("column"), Fields(node).phrase("delay"));
         let value = match delay {
             Some(delay) => {
-                let value = format!("{} - {}", column.text(), interval(&delay));
+                let value = format!("{} - {}", column.text(), interval(duration(delay.text()).unwrap_or_default()));
                 Phrase::at(value, delay.start())
             }
             None => Fields(node).must("as"),
@@ -141,9 +142,8 @@ fn source(fields: Fields) -> Table {
 }
 
 /// A duration as SQL has it.
-pub(super) fn interval(text: &Phrase) -> String {
-    let micros = duration(text.text()).unwrap_or_default().as_micros();
-    format!("INTERVAL '{micros} microseconds'")
+pub(super) fn interval(duration: Duration) -> String {
+    format!("INTERVAL '{} microseconds'", duration.as_micros())
 }
 
 fn step(fields: Fields) -> Step {
@@ -173,6 +173,15 @@ fn step(fields: Fields) -> Step {
             rows: Phrase::at("1", fields.0.at),
             rank: None,
         },
+        "join" => Op::Join {
+            kind: fields
+                .phrase("kind")
+                .and_then(|kind| JOINS.into_iter().find(|known| *known == kind.text()))
+                .unwrap_or(JOINS[0]),
+            on: fields.must("on"),
+            columns: fields.values("columns").unwrap_or_default(),
+        },
+        "operator" => Op::Operator { call: fields.must("call"), key: fields.values("key") },
         "union" => Op::Union,
         _ => Op::Distinct,
     };
@@ -181,10 +190,11 @@ fn step(fields: Fields) -> Step {
 
 /// The window function, and its lengths in the order of its arguments.
 fn windows(fields: Fields) -> Windows {
-    let functions: [(&str, &str, &[&str]); 3] = [
+    let functions: [(&str, &str, &[&str]); 4] = [
         ("tumble", "TUMBLE", &["size", "offset"]),
         ("hop", "HOP", &["slide", "size", "offset"]),
         ("cumulate", "CUMULATE", &["step", "size", "offset"]),
+        ("session", "SESSION", &[]),
     ];
     let given =
         functions.into_iter().find_map(|(name, function, lengths)| Some((function, lengths, fields.get(name)?)));

@@ -113,6 +113,9 @@ pub(super) const SINK: Object = object(
 
 const VALUES: Shape = Shape::Either(&Shape::Names, &Shape::Map(&Shape::Expression));
 
+/// What a join may be.
+pub(super) const JOINS: [&str; 4] = ["inner", "left", "right", "full"];
+
 /// The operators.
 pub(super) const STEPS: &[Object] = &[
     object(
@@ -158,8 +161,9 @@ pub(super) const STEPS: &[Object] = &[
             ),
             may("hop", Shape::Object(&HOP), "windows of one size that overlap"),
             may("cumulate", Shape::Object(&CUMULATE), "windows that grow"),
+            may("session", Shape::Duration, "windows of a key, which end when none of its rows came for so long"),
         ],
-        one_of: &["tumble", "hop", "cumulate"],
+        one_of: &["tumble", "hop", "cumulate", "session"],
     },
     object(
         "aggregate",
@@ -189,6 +193,27 @@ pub(super) const STEPS: &[Object] = &[
         &[
             may("key", VALUES, "the columns whose rows are the same; else the key of `key_by`"),
             must("order_by", Shape::Expression, "what decides which row is the first"),
+        ],
+    ),
+    object(
+        "join",
+        "The pairs of rows of two inputs in the same window",
+        &[
+            may("kind", Shape::Choice(&JOINS), "which rows without a partner stay; `inner`, the default: none"),
+            must("on", Shape::Expression, "what is true of a pair, such as `orders.id = payments.order_id`"),
+            must("columns", Shape::Map(&Shape::Expression), "the columns, beside window_start and window_end"),
+        ],
+    ),
+    object(
+        "operator",
+        "An operator that the program brings along",
+        &[
+            must("call", Shape::Name, "its name"),
+            may(
+                "key",
+                Shape::Names,
+                "the columns by which its rows find their worker; else the key of `key_by`, else all go to one",
+            ),
         ],
     ),
     object("union", "The rows of all inputs, whose columns are matched by name", &[]),

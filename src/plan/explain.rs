@@ -45,6 +45,35 @@ impl Plan {
         }
     }
 
+    /// How many workers have a part in a step.
+    fn runs_on(&self, id: StepId) -> RunsOn {
+        let step = &self.steps[id];
+        let on = |input: &Input| match input.route {
+            Route::Single => RunsOn::OneWorker,
+            Route::Key(_) => RunsOn::AllByKey,
+            Route::Forward => self.runs_on(input.from),
+        };
+        match &step.action {
+            Action::Source(_) => RunsOn::AllBySplit,
+            // Forward edges of a union may come from anywhere.
+            Action::Union if step.inputs.iter().any(|input| on(input) != RunsOn::OneWorker) => RunsOn::All,
+            _ => match step.inputs.first().map(on) {
+                Some(RunsOn::AllByKey) if step.inputs[0].route == Route::Forward => RunsOn::All,
+                Some(RunsOn::AllBySplit) | None => RunsOn::All,
+                Some(on) => on,
+            },
+        }
+    }
+
+    /// The columns by which rows come to their worker.
+    fn key_names(&self, id: StepId) -> Vec<&str> {
+        let key = self.steps[id].inputs.first().map(|input| (&input.route, &self.steps[input.from].schema));
+        match key {
+            Some((Route::Key(keys), schema)) => keys.iter().map(|key| schema.field(*key).name().as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What is said of a step below its name.
     fn details(&self, id: StepId) -> Vec<String> {
         let step = &self.steps[id];
@@ -55,6 +84,9 @@ impl Plan {
             about.push(watermark);
         }
         about.push(format!("state {}", self.state_text(id)));
+        if self.runs_on(id) == RunsOn::OneWorker {
+            about.push("on one worker".into());
+        }
         lines.push(about.join(", "));
         lines
     }
@@ -81,7 +113,7 @@ impl Plan {
             }
             Action::PreAggregate(aggregation) => aggregation_text(aggregation),
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
-            Action::Aggregate(_) | Action::Union | Action::DeadLetters => Vec::new(),
+            Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
@@ -137,6 +169,7 @@ impl Plan {
                 Grouping::Final => "by keys until the input ends".into(),
                 Grouping::Updating => "by keys".into(),
             },
+            Action::Custom(_) => "its own".into(),
             Action::Join(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
             Action::Rank(ranking) => {
                 let by = self.window_bound(id);
@@ -189,6 +222,8 @@ impl Plan {
             "does": self.does(id),
             "inputs": inputs.collect::<Vec<_>>(),
             "columns": columns.collect::<Vec<_>>(),
+            "key": self.key_names(id),
+            "parallelism": self.runs_on(id).text(),
             "emit": emit_text(step.emit),
             "watermark": self.watermark_tables(id),
             "state": self.state_text(id),
@@ -206,7 +241,14 @@ impl Plan {
                 Action::Sink(_) => ("[[", "]]"),
                 _ => ("[", "]"),
             };
-            writeln!(text, "    s{id}{open}\"{}\"{close}", escape(&step.name)).expect(INFALLIBLE);
+            let mut label = escape(&step.name);
+            if !matches!(step.action, Action::Transform(_) | Action::Union) {
+                let state = Some(self.state_text(id)).filter(|state| state != "none");
+                let state = state.map(|state| format!(", state {state}")).unwrap_or_default();
+                let about = format!("{}, {}{state}", emit_text(step.emit), self.runs_on(id).text());
+                label.push_str(&format!("<br/>{}", escape(&about)));
+            }
+            writeln!(text, "    s{id}{open}\"{label}\"{close}").expect(INFALLIBLE);
         }
         for (id, step) in self.steps.iter().enumerate() {
             for input in &step.inputs {
@@ -221,6 +263,30 @@ impl Plan {
     }
 }
 
+/// Which workers have a part in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunsOn {
+    /// All rows are on worker 0.
+    OneWorker,
+    /// Every worker has rows.
+    All,
+    /// Every worker reads its splits.
+    AllBySplit,
+    /// Every worker has its keys.
+    AllByKey,
+}
+
+impl RunsOn {
+    fn text(self) -> &'static str {
+        match self {
+            RunsOn::OneWorker => "one worker",
+            RunsOn::All => "all workers",
+            RunsOn::AllBySplit => "all workers, by split",
+            RunsOn::AllByKey => "all workers, by key",
+        }
+    }
+}
+
 const INFALLIBLE: &str = "writing to a string does not fail";
 
 fn kind(action: &Action) -> &'static str {
@@ -229,6 +295,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Transform(_) => "transform",
         Action::PreAggregate(_) => "pre-aggregate",
         Action::Aggregate(_) => "aggregate",
+        Action::Custom(_) => "operator",
         Action::Rank(_) => "rank",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",

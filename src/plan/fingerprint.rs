@@ -76,6 +76,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
             }
             Ok(())
         }
+        Action::Custom(operator) => writeln!(out, "  operator {:?}", operator.name()),
         Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
         Action::Join(join) => {
             writeln!(out, "  {:?} {:?}", join.kind, join.sides)?;

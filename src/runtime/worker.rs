@@ -139,6 +139,11 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let operator = late_rows(lateness, &schema, Arc::clone(&step.schema))?;
                 Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
             }
+            Action::Custom(custom) => {
+                let schema = Arc::clone(&local.plan.steps[step.inputs[0].from].schema);
+                let operator = OneInput(custom.operator(&schema)?);
+                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(operator), local))
+            }
             Action::Rank(spec) => {
                 let schema = carried(&local.plan, step.inputs[0].from);
                 let operator = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;

@@ -1,10 +1,13 @@
 //! What names mean: tables, views, functions, types. DataFusion's planner asks here.
 
+use super::custom::CustomFunctions;
 use super::functions;
 use super::place::through;
 use super::types::Types;
 use super::windows::WindowFunctions;
 use crate::error::{Error, nearest};
+use crate::expr::ScalarFunction;
+use crate::operator::CustomOperator;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, Result, TableReference, plan_err};
@@ -176,6 +179,15 @@ impl Catalog {
             }
         }
         catalog
+    }
+
+    /// Adds what the program brings along; a function takes the place of one with its name.
+    pub fn extend(&mut self, functions: &[ScalarFunction], operators: &[Arc<dyn CustomOperator>]) {
+        let own = functions.iter().map(|function| (function.name().to_owned(), Arc::new(function.planned())));
+        self.scalars.extend(own);
+        if !operators.is_empty() {
+            self.relation_planners.insert(0, Arc::new(CustomFunctions(operators.to_vec())));
+        }
     }
 
     /// True if `name` is a function of any kind.

@@ -56,7 +56,7 @@ pub struct ColumnInfo {
 /// As [`plan`](super::plan) for a text that cannot be understood; of the connectors' own checks only those of single options are made.
 pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation>> {
     let statements = statements::parse(text);
-    let mut session = Session::new(text, &statements);
+    let mut session = Session::new(text, &statements, connectors);
     let mut relations: Vec<Relation> = Vec::new();
     let mut written = BTreeSet::new();
     let mut inserts = 0;

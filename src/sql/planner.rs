@@ -15,6 +15,7 @@ use late::{Asked, Branch};
 pub(super) use letters::Letters;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
+use super::custom::CustomCall;
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
@@ -148,10 +149,10 @@ struct Reader {
 /// Rows on their way: a step, stages to come on top of it, and where the columns of the query are.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
-    base: StepId,
+    pub base: StepId,
     stages: Vec<Stage>,
     /// The rows' columns.
-    rows: SchemaRef,
+    pub rows: SchemaRef,
     /// What the planner knows about each of the rows' columns.
     roles: Vec<Role>,
     /// For each column of the query: where it is.
@@ -162,7 +163,7 @@ pub(super) struct Stream {
     place: Option<usize>,
     /// The late rows of windows that no step has waited for yet.
     late: Vec<Branch>,
-    emit: Emit,
+    pub emit: Emit,
     /// True if no other stream reads the base step.
     own: bool,
 }
@@ -470,7 +471,14 @@ impl<'a> Planner<'a> {
         Plan { settings: self.settings.clone(), steps: self.steps }
     }
 
-    fn step(&mut self, name: String, action: Action, inputs: Vec<Input>, schema: SchemaRef, emit: Emit) -> StepId {
+    pub(super) fn step(
+        &mut self,
+        name: String,
+        action: Action,
+        inputs: Vec<Input>,
+        schema: SchemaRef,
+        emit: Emit,
+    ) -> StepId {
         let taken = |name: &str| self.steps.iter().any(|step| step.name == name);
         let name = match taken(&name) {
             false => name,
@@ -485,7 +493,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes a step of the stages that the stream still has to go through.
-    fn materialise(&mut self, stream: &mut Stream) -> Result<()> {
+    pub(super) fn materialise(&mut self, stream: &mut Stream) -> Result<()> {
         let mut stages = std::mem::take(&mut stream.stages);
         if stages.is_empty() {
             return Ok(());
@@ -504,7 +512,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Lowers `plan`; a part that several others read becomes one step.
-    fn lower(&mut self, plan: &LogicalPlan, last: bool) -> Result<Stream> {
+    pub(super) fn lower(&mut self, plan: &LogicalPlan, last: bool) -> Result<Stream> {
         let known = (plan.clone(), last, self.asked);
         if let Some(stream) = self.lowered.get(&known) {
             return Ok(stream.clone());
@@ -550,10 +558,14 @@ impl<'a> Planner<'a> {
                 let streams = inputs.iter().map(|input| self.lower(input, last)).collect::<Result<_>>()?;
                 self.union(streams, Arc::new(schema.as_arrow().clone()))
             }
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowAssign>() {
-                Some(assign) => self.assign(assign, last),
-                None => Err(Error::internal(format!("no step for {}", extension.node.name()))),
-            },
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
+                    (Some(assign), _) => self.assign(assign, last),
+                    (_, Some(call)) => self.custom(call, last),
+                    _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
+                }
+            }
             LogicalPlan::Distinct(Distinct::All(_)) => Err(Error::internal("DISTINCT is left by the optimiser")),
             LogicalPlan::Values(values) => self.values(Arc::new(values.schema.as_arrow().clone()), &values.values),
             LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, schema }) => {
@@ -933,7 +945,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the rows' columns those of the query, in order and by name.
-    fn exactly(&mut self, stream: &mut Stream, fields: &Fields) -> Result<()> {
+    pub(super) fn exactly(&mut self, stream: &mut Stream, fields: &Fields) -> Result<()> {
         assign_windows(self, stream)?;
         let rows: Vec<usize> = stream.row_places();
         let named = |(row, field): (&usize, &FieldRef)| stream.rows.field(*row).name() == field.name();
@@ -1035,7 +1047,7 @@ impl<'a> Planner<'a> {
 
 impl Stream {
     /// All columns of a step.
-    fn of_step(base: StepId, rows: SchemaRef, emit: Emit) -> Self {
+    pub fn of_step(base: StepId, rows: SchemaRef, emit: Emit) -> Self {
         let width = rows.fields().len();
         let columns = (0..width).map(Place::Row).collect();
         Stream {

@@ -66,7 +66,7 @@ pub struct Relations<'a> {
 impl<'a> Relations<'a> {
     /// None yet. `reads` says how many times each is going to be read: what is read twice is planned once for all.
     pub fn new(text: Text<'a>, reads: BTreeMap<String, usize>, connectors: &'a dyn Connectors) -> Self {
-        Relations { session: Session::with_reads(text, reads), connectors, queries: Vec::new() }
+        Relations { session: Session::with_reads(text, reads, connectors), connectors, queries: Vec::new() }
     }
 
     /// Changes setting `setting`, as `SET` does; `name` is what the definition calls it.
@@ -80,6 +80,22 @@ impl<'a> Relations<'a> {
         let catalog = &self.session.catalog;
         let table = catalog.tables.get(name).map(|table| SchemaRef::clone(&table.schema));
         table.or_else(|| catalog.views.get(name).map(|view| SchemaRef::clone(&view.schema)))
+    }
+
+    /// Refuses an operator that the program has not brought along.
+    pub fn operator(&self, call: &Phrase) -> Result<()> {
+        let name = call.name(self.session.text)?;
+        let names = || self.connectors.operators().iter().map(|operator| operator.name());
+        if names().any(|known| known.eq_ignore_ascii_case(&name)) {
+            return Ok(());
+        }
+        let error = Error::invalid(format!("unknown operator '{name}'"));
+        let error = match nearest(&name, names()) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None if names().next().is_none() => error.help("operators come from the program: see docs/rust.md"),
+            None => error.help(format!("the program's operators are {}", names().collect::<Vec<_>>().join(", "))),
+        };
+        Err(self.session.text.wrong(error, call))
     }
 
     /// Declares a table.

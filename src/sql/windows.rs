@@ -393,7 +393,7 @@ fn cut_partition(arguments: &mut Vec<FunctionArg>) -> Option<Vec<ast::Expr>> {
 }
 
 /// The argument that names the rows: a table or a query.
-fn relation(value: ast::Expr) -> Result<TableFactor, String> {
+pub(super) fn relation(value: ast::Expr) -> Result<TableFactor, String> {
     let name = match value {
         ast::Expr::Identifier(name) => vec![name],
         ast::Expr::CompoundIdentifier(names) => names,
@@ -467,7 +467,7 @@ fn unknown(name: &ObjectName) -> datafusion_common::DataFusionError {
 }
 
 /// Our error with the place of a piece of syntax.
-fn at(syntax: &impl Spanned, error: Error) -> datafusion_common::DataFusionError {
+pub(super) fn at(syntax: &impl Spanned, error: Error) -> datafusion_common::DataFusionError {
     let span = Span::try_from_sqlparser_span(syntax.span());
     through(error).with_diagnostic(Diagnostic::new_error("", span))
 }
