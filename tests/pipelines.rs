@@ -921,7 +921,7 @@ fn an_upsert_sink_is_not_given_what_would_leave_stale_keys() {
     let having = "SELECT word, count(*) FROM t GROUP BY word HAVING count(*) < 3";
     let refusal = attempt(having).unwrap_err();
     assert!(
-        refusal.starts_with("test.sql: table \"out\" keeps the newest row of each key, but step \"filter"),
+        refusal.starts_with("test.sql:4:107: table \"out\" keeps the newest row of each key, but step \"filter"),
         "{refusal}"
     );
     assert_eq!(attempt(&format!("{having} EMIT FINAL")), Ok(()));
