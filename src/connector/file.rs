@@ -58,9 +58,14 @@ const CSV_HEADER: OptionSpec = OptionSpec::both(
 const SPLIT_BYTES: OptionSpec = OptionSpec::reading(
     "split.bytes",
     Takes::Bytes,
-    Preset::Is("64 MiB"),
+    Preset::None("a 16th of the file, from 4 to 64 MiB"),
     "how much of a file one split has, where it can be cut: at newlines that always end a record, between row groups or blocks",
 );
+
+/// Without `split.bytes`: enough splits to share, none so small that it is not worth it, none so large that one is left over.
+const SPLITS_A_FILE: u64 = 16;
+const SPLIT_BYTES_MIN: u64 = 4 << 20;
+const SPLIT_BYTES_MAX: u64 = 64 << 20;
 
 const MISSING_COLUMNS: OptionSpec = OptionSpec::reading(
     "scan.missing-columns",
@@ -148,7 +153,8 @@ pub struct FileSource {
     inner: SchemaRef,
     inner_columns: Vec<usize>,
     inner_schema: SchemaRef,
-    split_bytes: u64,
+    /// None: by the file's size.
+    split_bytes: Option<u64>,
     missing: Missing,
     follow: bool,
     /// Set where new files may come.
@@ -161,8 +167,8 @@ impl FileSource {
     pub fn new(table: &Table, columns: &[usize]) -> Result<Self> {
         let options = &table.options;
         let format = format_of(options)?;
-        let split_bytes = options.bytes(&SPLIT_BYTES)?;
-        if split_bytes == 0 {
+        let split_bytes = options.if_given(&SPLIT_BYTES, Options::bytes)?;
+        if split_bytes == Some(0) {
             return Err(options.wrong(&SPLIT_BYTES, "a split has at least one byte"));
         }
         let path = options.required(&PATH)?;
@@ -224,6 +230,11 @@ impl FileSource {
             look_every,
             on_bad: OnError::of(options)?.on_bad,
         })
+    }
+
+    /// How much of a file of `size` bytes one split has. It depends on nothing else, so that a run on more workers reads the same splits.
+    fn step(&self, size: u64) -> u64 {
+        self.split_bytes.unwrap_or_else(|| (size / SPLITS_A_FILE).clamp(SPLIT_BYTES_MIN, SPLIT_BYTES_MAX))
     }
 
     /// The files that `path` names, sorted.
@@ -288,12 +299,12 @@ impl FileSource {
         if let FileFormat::Parquet(_) = self.format {
             let file: Arc<dyn ReadAt> = Arc::new(Handle::new(name, size, &Arc::default()));
             let groups = Footer::read(&file).map_err(|error| error.within(place_of(name)))?.group_bytes();
-            return Ok(runs(&groups, self.split_bytes)
+            return Ok(runs(&groups, self.step(size))
                 .map(|(start, end)| piece(Part::Groups { start, end, size }))
                 .collect());
         }
         let whole = records.is_some_and(|format| !format.framing().can_start_anywhere());
-        let step = if whole { u64::MAX } else { self.split_bytes };
+        let step = if whole { u64::MAX } else { self.step(size) };
         let mut pieces = Vec::new();
         let mut start = 0_u64;
         loop {

@@ -16,6 +16,7 @@ use crate::connector::formats::FORMAT;
 use crate::connector::metadata::convert;
 use crate::connector::{OptionSpec, Options, Preset, Table, Takes};
 use crate::error::{Error, Result, nearest};
+use crate::format::sift::Readable;
 use crate::format::{BadRecord, Decode, Encode, Format};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, MapArray, RecordBatchOptions,
@@ -24,6 +25,7 @@ use arrow::array::{
 use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use rdkafka::message::{Header, OwnedHeaders};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) const KEY_FIELDS: OptionSpec = OptionSpec::both(
@@ -248,7 +250,6 @@ pub(super) struct RowReader {
 /// Records of one partition, as far as they are needed.
 pub(super) struct Gathered {
     values: BinaryBuilder,
-    tombstones: usize,
     keys: Option<BinaryBuilder>,
     whole_key: bool,
     metadata: Vec<metadata::Column>,
@@ -258,11 +259,54 @@ impl Gathered {
     pub(super) fn push(&mut self, record: &Record) {
         let value = record.value();
         self.values.append_option(value);
-        self.tombstones += usize::from(value.is_none());
         if let Some(keys) = &mut self.keys {
             keys.append_option(record.key().filter(|_| self.whole_key || value.is_none()));
         }
         self.metadata.iter_mut().for_each(|column| column.push(record));
+    }
+}
+
+/// Records of one partition, by their parts.
+pub(super) struct Parts {
+    values: BinaryArray,
+    keys: Option<BinaryArray>,
+    metadata: Vec<ArrayRef>,
+}
+
+impl Gathered {
+    /// What was gathered.
+    pub(super) fn finish(self) -> Parts {
+        let Gathered { mut values, keys, metadata, .. } = self;
+        let values = values.finish();
+        let metadata = metadata.into_iter().map(|column| column.finish(values.len())).collect();
+        Parts { keys: keys.map(|mut keys| keys.finish()), metadata, values }
+    }
+}
+
+impl Parts {
+    /// The value of record `at`; none of a tombstone.
+    pub(super) fn value(&self, at: usize) -> Option<Vec<u8>> {
+        (at < self.values.len() && self.values.is_valid(at)).then(|| self.values.value(at).to_vec())
+    }
+}
+
+/// Records and what reads them.
+pub(super) struct Reading<'a> {
+    pub reader: &'a mut RowReader,
+    pub parts: &'a Parts,
+}
+
+impl Readable for Reading<'_> {
+    fn records(&self) -> usize {
+        self.parts.values.len()
+    }
+
+    fn read(&mut self, range: Range<usize>) -> Result<Batch, BadRecord> {
+        self.reader.rows(self.parts, range)
+    }
+
+    fn read_leniently(&mut self, at: usize) -> Result<Batch, BadRecord> {
+        self.reader.row_leniently(self.parts, at)
     }
 }
 
@@ -277,30 +321,43 @@ impl RowReader {
         let rows = rows.min(BATCH_ROWS);
         Gathered {
             values: BinaryBuilder::with_capacity(rows, bytes),
-            tombstones: 0,
             keys: self.key.is_some().then(|| BinaryBuilder::with_capacity(rows, 0)),
             whole_key: self.whole_key,
             metadata: self.kinds.iter().map(|kind| metadata::Column::new(kind, topic, partition)).collect(),
         }
     }
 
-    /// One row for each record, in order; or the first that cannot be read.
-    pub(super) fn rows(&mut self, gathered: Gathered) -> Result<Batch, BadRecord> {
-        let Gathered { mut values, tombstones, keys, metadata, .. } = gathered;
-        let values = values.finish();
-        let decoded = self.value.decode(&values)?;
-        let keys = match (&mut self.key, keys) {
-            (Some(decoder), Some(mut keys)) if self.whole_key || tombstones > 0 => {
+    /// One row for each record of `range`, in order; or the first that cannot be read.
+    fn rows(&mut self, parts: &Parts, range: Range<usize>) -> Result<Batch, BadRecord> {
+        let decoded = self.value.decode(&parts.values.slice(range.start, range.len()))?;
+        self.beside(decoded, parts, range)
+    }
+
+    /// The row of record `at`, with NULL for what cannot be read of its value.
+    fn row_leniently(&mut self, parts: &Parts, at: usize) -> Result<Batch, BadRecord> {
+        let value = parts.values.is_valid(at).then(|| parts.values.value(at));
+        let decoded = match value.and_then(|value| self.value.decode_leniently(value)) {
+            Some(decoded) => decoded,
+            None => self.value.decode(&BinaryArray::from_iter([None::<&[u8]>]))?,
+        };
+        self.beside(decoded, parts, at..at + 1)
+    }
+
+    /// The rows of `range`, whose values are decoded, with what comes from the keys and from beside the record.
+    fn beside(&mut self, decoded: Batch, parts: &Parts, range: Range<usize>) -> Result<Batch, BadRecord> {
+        let values = parts.values.slice(range.start, range.len());
+        let tombstones = values.null_count();
+        let keys = match (&mut self.key, &parts.keys) {
+            (Some(decoder), Some(keys)) if self.whole_key || tombstones > 0 => {
                 let in_key = |bad: BadRecord| BadRecord { reason: format!("the key: {}", bad.reason), ..bad };
-                Some(decoder.decode(&keys.finish()).map_err(in_key)?)
+                Some(decoder.decode(&keys.slice(range.start, range.len())).map_err(in_key)?)
             }
             _ => None,
         };
-        let metadata: Vec<ArrayRef> = metadata.into_iter().map(|column| column.finish(values.len())).collect();
-        let is_tombstone = (tombstones > 0).then(|| {
-            let valid = values.nulls().expect("a tombstone is NULL").inner();
-            BooleanArray::new(!valid, None)
-        });
+        let metadata: Vec<ArrayRef> =
+            parts.metadata.iter().map(|column| column.slice(range.start, range.len())).collect();
+        let is_tombstone =
+            values.nulls().filter(|_| tombstones > 0).map(|nulls| BooleanArray::new(!nulls.inner(), None));
         let mut columns = Vec::with_capacity(self.places.len());
         for (place, field) in self.places.iter().zip(self.schema.fields()) {
             let column = match (*place, &keys, &is_tombstone) {
@@ -318,7 +375,7 @@ impl RowReader {
             }
             columns.push(column);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(values.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(range.len()));
         Ok(Batch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .expect("the columns were made for this schema"))
     }

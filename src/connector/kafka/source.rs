@@ -7,10 +7,13 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
-use super::record::{Layout, RowReader};
+use super::record::{Layout, Parts, Reading, RowReader};
 use super::topics::{Topics, discovery_interval};
+use crate::connector::bad::{OnError, Origin, Refused};
 use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
+use crate::format::BadRecord;
+use crate::format::sift::{OnBad, sift};
 use arrow::datatypes::SchemaRef;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -89,6 +92,7 @@ pub struct KafkaSource {
     layout: Layout,
     columns: Vec<usize>,
     schema: SchemaRef,
+    on_bad: OnBad,
 }
 
 /// Offsets that are given one by one: partition to offset.
@@ -152,6 +156,7 @@ impl KafkaSource {
             layout,
             columns: columns.to_vec(),
             schema,
+            on_bad: OnError::of(options)?.on_bad,
         })
     }
 
@@ -332,6 +337,10 @@ impl Source for KafkaSource {
                 consumer: Arc::clone(&consumer),
                 queue,
                 reader: self.layout.reader(&self.columns)?,
+                on_bad: self.on_bad,
+                parts: None,
+                kept: None,
+                bad: Vec::new(),
                 position: share.start,
                 share,
                 offsets: Vec::new(),
@@ -383,6 +392,12 @@ struct KafkaSplit {
     consumer: Arc<BaseConsumer<Watch>>,
     queue: PartitionQueue,
     reader: RowReader,
+    on_bad: OnBad,
+    /// The records of the last poll.
+    parts: Option<Parts>,
+    /// For each row of the last poll its record; none: all, in order.
+    kept: Option<Vec<usize>>,
+    bad: Vec<BadRecord>,
     share: Share,
     /// No record before this offset is still to come.
     position: i64,
@@ -477,9 +492,27 @@ impl KafkaSplit {
     }
 }
 
+impl KafkaSplit {
+    /// Which of the last records gave row `row`.
+    fn record_of(&self, row: usize) -> usize {
+        self.kept.as_ref().and_then(|kept| kept.get(row).copied()).unwrap_or(row)
+    }
+
+    /// Where the n-th of the last records came from.
+    fn origin_of(&self, record: usize) -> Origin {
+        let offset = self.offsets.get(record).copied();
+        let place = match offset {
+            Some(offset) => format!("{}, offset {offset}", self.share.place()),
+            None => self.share.place(),
+        };
+        Origin { place, topic: Some(self.share.topic.clone()), partition: Some(self.share.partition), offset }
+    }
+}
+
 impl Split for KafkaSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
         self.offsets.clear();
+        self.kept = None;
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -521,9 +554,11 @@ impl Split for KafkaSplit {
         }
         if let Some(gathered) = gathered {
             self.batch_bytes = bytes;
-            let decoded = self.reader.rows(gathered);
-            let rows = decoded.map_err(|bad| Error::data(bad.reason).within(self.place(bad.index)))?;
-            return Ok(Polled::Rows { rows, bytes });
+            let parts = gathered.finish();
+            let sifted = sift(Reading { reader: &mut self.reader, parts: &parts }, self.on_bad);
+            let sifted = sifted.map_err(|bad| Error::data(bad.reason).within(self.origin_of(bad.index).place))?;
+            (self.parts, self.kept, self.bad) = (Some(parts), sifted.kept, sifted.bad);
+            return Ok(Polled::Rows { rows: sifted.rows, bytes });
         }
         if self.share.end.is_some() {
             // Where aborted records never stop, neither a record nor the end is ever reported, but the position moves.
@@ -541,10 +576,24 @@ impl Split for KafkaSplit {
     }
 
     fn place(&self, row: usize) -> String {
-        match self.offsets.get(row) {
-            Some(offset) => format!("{}, offset {offset}", self.share.place()),
-            None => self.share.place(),
-        }
+        self.origin(row).place
+    }
+
+    fn origin(&self, row: usize) -> Origin {
+        self.origin_of(self.record_of(row))
+    }
+
+    fn record(&self, row: usize) -> Option<Vec<u8>> {
+        self.parts.as_ref()?.value(self.record_of(row))
+    }
+
+    fn take_refused(&mut self) -> Vec<Refused> {
+        let bad = std::mem::take(&mut self.bad);
+        let refused = |bad: BadRecord| {
+            let record = self.parts.as_ref().and_then(|parts| parts.value(bad.index));
+            Refused { record, reason: bad.reason, origin: self.origin_of(bad.index) }
+        };
+        bad.into_iter().map(refused).collect()
     }
 
     fn caught_up(&self) -> bool {
