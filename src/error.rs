@@ -46,6 +46,14 @@ pub struct Excerpt {
     pub text: String,
 }
 
+impl Excerpt {
+    /// What stands between double quotes at the place, if it has them.
+    pub fn quoted(&self) -> Option<String> {
+        let place: String = self.text.chars().skip(self.column - 1).take(self.length).collect();
+        Some(place.strip_prefix('"')?.strip_suffix('"')?.to_owned())
+    }
+}
+
 impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)

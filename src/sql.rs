@@ -20,6 +20,7 @@ mod place;
 mod planner;
 mod refuse;
 pub mod relations;
+mod say;
 mod settings;
 mod statements;
 mod types;
@@ -606,7 +607,10 @@ impl<'a> Session<'a> {
                             "column '{}' of '{key}' is {want}, but the query gives {have}",
                             field.name()
                         ))
-                        .help(format!("write CAST(… AS {want})"));
+                        .help(match data_type.is_nested() {
+                            true => "take a part of it: list[1], row['field']".to_owned(),
+                            false => format!("write CAST(… AS {want})"),
+                        });
                         return Err(self
                             .text
                             .error_at(error, item_place(&insert.query, position).unwrap_or(insert.start)));

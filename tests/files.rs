@@ -378,7 +378,7 @@ fn an_unknown_connector_or_option_is_refused_with_the_nearest_one() {
     assert_eq!(failure(&[("connector", "fil")]), "unknown connector 'fil' / did you mean 'file'?");
     assert_eq!(
         failure(&[("connector", "print")]),
-        "option 'connector': 'print' cannot be read / connectors that can be read are kafka, file, datagen, nexmark, memory"
+        "connector 'print' cannot be read / connectors that can be read are kafka, file, datagen, nexmark, memory"
     );
     let file =
         |more: (&'static str, &'static str)| failure(&[("connector", "file"), ("path", "x"), ("format", "json"), more]);

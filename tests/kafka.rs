@@ -670,7 +670,7 @@ fn a_definition_that_cannot_work_is_refused() {
     assert_eq!(
         refused(&[("scan.startup.mode", "group-offsets")]),
         "option 'scan.startup.mode': 'group-offsets' is not one of earliest-offset, latest-offset, timestamp, \
-         specific-offsets / it says where to start; offsets are kept by the pipeline, not by a consumer group"
+         specific-offsets / where to start; offsets are kept by the pipeline, not by a consumer group"
     );
     assert_eq!(
         refused(&[("scan.startup.mod", "x")]),

@@ -714,20 +714,15 @@ fn metadata_columns_are_what_the_connector_has() {
 #[test]
 fn mistakes_have_a_place_and_advice() {
     check_error("SELECT line FROM", "1:17", "expected identifier, but the statement ends here", "");
-    check_error("SELEC line FROM lines", "1:1", "a statement cannot start with SELEC", "CREATE TABLE");
-    check_error("SELECT 'a FROM lines", "1:8", "unterminated string literal", "");
+    check_error("SELEC line FROM lines", "1:1", "a statement cannot start with SELEC", "did you mean SELECT");
+    check_error("SELECT 'a FROM lines", "1:8", "this text has no end", "add the '");
     check_error(
         "INSERT INTO counts SELECT line FROM lines",
         "1:1",
         "the query gives 1 column, but 2 of 'counts' are written",
         "word, n",
     );
-    check_error(
-        "INSERT INTO counts VALUES ('a', 1), ('b', 'c')",
-        "1:43",
-        "cast error: Cannot cast string 'c' to value of Int64 type",
-        "",
-    );
+    check_error("INSERT INTO counts VALUES ('a', 1), ('b', 'c')", "1:43", "'c' is not a value of type BIGINT", "");
     check_error(
         "INSERT INTO counts VALUES ('a', 'b')",
         "1:33",
@@ -755,8 +750,8 @@ fn mistakes_have_a_place_and_advice() {
     check_error(
         "CREATE TABLE t (a TIMESTAMP(9)) WITH ('connector' = 'x')",
         "1:19",
-        "a precision of 9 is not supported: time is kept in microseconds, so 6 at most",
-        "",
+        "a precision of 9 is not supported",
+        "time is kept in microseconds, so 6 is the most",
     );
     check_error(
         "CREATE TABLE t (a INT, WATERMARK FOR a AS a) WITH ('connector' = 'x')",

@@ -100,11 +100,12 @@ pub fn explain(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()>
 pub fn check(arguments: &CheckArguments, connectors: &dyn Connectors) -> Result<()> {
     let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     say(format!(
-        "{}: {} sources, {} sinks, {} steps",
+        "{}: {}, {}, {}",
         arguments.definition.file.display(),
-        plan.sources().count(),
-        plan.sinks().count(),
-        plan.steps.len()
+        count(plan.sources().count(), "source"),
+        count(plan.sinks().count(), "sink"),
+        count(plan.steps.len(), "step")
     ))
 }

@@ -144,7 +144,8 @@ fn unknown(table: &Table, name: &str, verb: &str, fits: fn(&ConnectorSpec) -> bo
     let fit: Vec<&str> = CONNECTORS.iter().filter(|spec| fits(spec)).map(|spec| spec.name).collect();
     if CONNECTORS.iter().any(|spec| spec.name == name) {
         let help = format!("connectors that can be {verb} are {}", fit.join(", "));
-        return table.options.wrong(&CONNECTOR, format!("'{name}' cannot be {verb}")).help(help);
+        let error = Error::invalid(format!("connector '{name}' cannot be {verb}")).help(help);
+        return table.options.at_value(&CONNECTOR, error);
     }
     unknown_connector(&table.options, name, &fit)
 }

@@ -108,7 +108,7 @@ impl Takes {
             Takes::Choice(choices) => choice(text, choices).map(drop),
             Takes::Name(kind, names) => match names.contains(&text) {
                 true => Ok(()),
-                false => Err(near(Error::invalid(format!("unknown {kind} '{text}'")), text, names)),
+                false => Err(near(kind, text, names)),
             },
         }
     }
@@ -362,7 +362,7 @@ impl Options {
         let error = match (error.advice(), option.spec.takes) {
             (None, Takes::Choice(_)) if !option.spec.about.is_empty() => {
                 let about = option.spec.about.replace('`', "'");
-                error.help(format!("it says {about}"))
+                error.help(about)
             }
             _ => error,
         };
@@ -448,10 +448,13 @@ impl Options {
                 Side::Written => written,
                 Side::Both => read || written,
             };
-            let about = option.spec.about.replace('`', "'");
+            let about = option.spec.about.split(';').next().unwrap_or_default().replace('`', "'");
             let error = Error::invalid(format!("option '{name}' changes nothing here"));
             used.then(|| {
-                self.at_name(name, error.help(format!("it says {about}; the other options do not ask for it")))
+                self.at_name(
+                    name,
+                    error.help(format!("nothing asks for it, with the other options as they are: {about}")),
+                )
             })
         });
         unused.collect()
@@ -460,21 +463,22 @@ impl Options {
 
 fn missing(option: &Named) -> Error {
     let name = &option.name;
-    let about = option.spec.about.replace('`', "'");
+    let about = option.spec.about.split(';').next().unwrap_or_default().replace('`', "'");
     let value = match option.spec.takes {
         Takes::Choice([first, ..]) | Takes::Name(_, [first, ..]) => first,
         _ => "…",
     };
     Error::invalid(format!("option '{name}' is missing")).help(match about.is_empty() {
         true => format!("add '{name}' = '{value}' to WITH"),
-        false => format!("add '{name}' = '{value}' to WITH: it says {about}"),
+        false => format!("add '{name}' = '{value}' to WITH: {about}"),
     })
 }
 
-fn near(error: Error, text: &str, names: &[&str]) -> Error {
+fn near(kind: &str, text: &str, names: &[&str]) -> Error {
+    let error = Error::invalid(format!("unknown {kind} '{text}'"));
     match nearest(text, names.iter().copied()) {
         Some(near) => error.help(format!("did you mean '{near}'?")),
-        None => error.help(format!("there are {}", names.join(", "))),
+        None => error.help(format!("the {kind}s are {}", names.join(", "))),
     }
 }
 
@@ -566,7 +570,7 @@ mod tests {
     #[test]
     fn a_misspelt_name_is_said_once_even_if_the_option_is_required() {
         check(&[("topc", "words")], &["unknown option 'topc' / did you mean 'topic'?"]);
-        check(&[], &["option 'topic' is missing / add 'topic' = '…' to WITH: it says where the records are"]);
+        check(&[], &["option 'topic' is missing / add 'topic' = '…' to WITH: where the records are"]);
         let help = "the options here are topic, rows, fields.*.kind, properties.*";
         check(&[("topic", "a"), ("zebra", "b")], &[&format!("unknown option 'zebra' / {help}")]);
     }

@@ -210,6 +210,9 @@ impl Catalog {
         let error = Error::invalid(format!("unknown table '{name}'"));
         match nearest(name, names()) {
             Some(near) => error.help(format!("did you mean '{near}'?")),
+            None if ["from", "group", "order", "select", "table", "where"].contains(&name) => {
+                error.help(format!("a keyword as a name stands in double quotes: \"{name}\""))
+            }
             None if names().next().is_none() => error.help("declare it with CREATE TABLE first"),
             None => error.help(format!("the tables and views are {}", names().collect::<Vec<_>>().join(", "))),
         }

@@ -87,7 +87,16 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
             format!("{} after a table's columns is not supported", word.value.to_uppercase()),
         );
     }
-    parser.expect_keyword_is(Keyword::WITH)?;
+    if !parser.parse_keyword(Keyword::WITH) {
+        let found = parser.peek_token();
+        let error = match found.token {
+            Token::EOF => Error::invalid("this table does not say where its rows are"),
+            other => Error::invalid(format!("expected WITH, found {other}")),
+        };
+        let at = if found.span.start.line == 0 { table.name.span.start } else { found.span.start };
+        let help = "add WITH ('connector' = '…', …) after the columns";
+        return Err(Failure::Ours(text.error_at(error.help(help), at)));
+    }
     parser.expect_token(&Token::LParen)?;
     loop {
         let at = parser.peek_token().span.start;
@@ -230,8 +239,8 @@ fn parse_type(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Resul
     {
         sql = SqlType::Timestamp(*precision, TimezoneInfo::WithTimeZone);
     }
-    let data_type = arrow_type(&sql).unwrap_or_else(|reason| {
-        wrong(text, table, at, reason);
+    let data_type = arrow_type(&sql).unwrap_or_else(|error| {
+        table.wrong.push(text.error_at(error, at));
         DataType::Null
     });
     Ok((sql, data_type))

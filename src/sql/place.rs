@@ -1,9 +1,9 @@
 //! Where in the text something stands: every error of this room names it and shows the line.
 
 use super::phrase::{At, Phrase};
+use super::say::{lower_first, say};
 use crate::error::{Error, Excerpt};
 use datafusion_common::DataFusionError;
-use datafusion_common::SchemaError;
 use sqlparser::parser::ParserError;
 use sqlparser::tokenizer::{Location, Span, TokenizerError};
 
@@ -98,17 +98,27 @@ impl Text<'_> {
             Some((text, place)) => (text.to_owned(), parse_location(place)),
             None => (text, None),
         };
-        let text = match text.strip_prefix("Expected: ").and_then(|rest| rest.split_once(", found: ")) {
-            Some((expected, "EOF")) => format!("expected {expected}, but the statement ends here"),
-            Some((expected, found)) => format!("expected {expected}, found {found}"),
-            None => lower_first(&text),
-        };
+        let expected = text.strip_prefix("Expected: ").and_then(|rest| rest.split_once(", found: "));
+        let text =
+            match expected.map(|(expected, found)| (if expected == ")" { "',' or ')'" } else { expected }, found)) {
+                Some((expected, "EOF")) => format!("expected {expected}, but the statement ends here"),
+                Some((expected, found)) => format!("expected {expected}, found {found}"),
+                None => lower_first(&text),
+            };
         self.error_at(Error::invalid(text), at.unwrap_or(end))
     }
 
     /// What the tokenizer says, at its place.
     pub(super) fn tokenizer_error(&self, error: &TokenizerError) -> Error {
-        self.error_at(Error::invalid(lower_first(&error.message)), error.location)
+        let ours = match error.message.as_str() {
+            "Unterminated string literal" => Error::invalid("this text has no end")
+                .help("add the ' that ends it; a ' inside of a text is written twice"),
+            "Unexpected EOF while in a multi-line comment" => {
+                Error::invalid("a comment is not closed").help("add */ at its end")
+            }
+            message => Error::invalid(lower_first(message)),
+        };
+        self.error_at(ours, error.location)
     }
 
     /// What DataFusion says of a statement: at the place that it knows, else `otherwise`.
@@ -116,6 +126,13 @@ impl Text<'_> {
         let span = known_span(&error).unwrap_or(otherwise);
         let ours = find_ours(&error).unwrap_or_else(|| {
             let (text, help) = say(&error);
+            let quoted = self.excerpt(Span::new(span.start, span.start)).quoted();
+            let help = match (quoted, help) {
+                (Some(text), Some(help)) if !help.starts_with("did you mean") => {
+                    Some(format!("text stands in single quotes: '{text}'; in double quotes there is a name"))
+                }
+                (_, help) => help,
+            };
             match help {
                 Some(help) => Error::invalid(text).help(help),
                 None => Error::invalid(text),
@@ -156,49 +173,6 @@ fn find_ours(error: &DataFusionError) -> Option<Error> {
     match error.find_root() {
         DataFusionError::External(inner) => inner.downcast_ref::<Error>().cloned(),
         _ => None,
-    }
-}
-
-/// DataFusion's sentence in our manner, with advice if it has some.
-fn say(error: &DataFusionError) -> (String, Option<String>) {
-    match error.find_root() {
-        DataFusionError::SchemaError(schema_error, _) => match schema_error.as_ref() {
-            SchemaError::FieldNotFound { field, valid_fields } => {
-                let names: Vec<&str> = valid_fields.iter().map(|field| field.name()).collect();
-                let help = match crate::error::nearest(field.name(), names.iter().copied()) {
-                    Some(near) => format!("did you mean '{near}'?"),
-                    None if names.is_empty() => "no columns are in reach here".into(),
-                    None => format!("the columns here are {}", names.join(", ")),
-                };
-                (format!("unknown column '{}'", field.flat_name()), Some(help))
-            }
-            SchemaError::AmbiguousReference { field } => (
-                format!("column '{}' is ambiguous", field.name()),
-                Some("put the table's name or alias before it".into()),
-            ),
-            other => (lower_first(&other.to_string()), None),
-        },
-        root => {
-            let text = root.strip_backtrace();
-            let text =
-                text.split_once(": ").filter(|(kind, _)| kind.contains("rror")).map_or(text.as_str(), |(_, rest)| rest);
-            let text = text.trim().trim_end_matches('.');
-            // Some messages list every candidate below the first line.
-            let (first, rest) = text.split_once('\n').map_or((text, ""), |(first, rest)| (first.trim(), rest.trim()));
-            let text = lower_first(first.trim_end_matches('.'));
-            (text, (!rest.is_empty()).then(|| rest.to_owned()))
-        }
-    }
-}
-
-/// `text` with a small first letter, unless its first word is an acronym or a name.
-fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
-            first.to_lowercase().chain(text.chars().skip(1)).collect()
-        }
-        _ => text.to_owned(),
     }
 }
 

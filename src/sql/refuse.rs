@@ -5,7 +5,7 @@ use super::place::Text;
 use crate::error::Error;
 use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
-    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Visit, Visitor,
+    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
 use std::ops::ControlFlow;
@@ -157,8 +157,24 @@ impl Visitor for Refusal<'_> {
             }
             Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => no(left.as_ref(), "ANY and ALL are", ""),
             Expr::Function(function) => self.function(function),
+            Expr::Interval(interval) if interval.leading_field.is_none() && has_no_unit(&interval.value) => {
+                let error = Error::invalid("this interval has no unit").help("write one such as INTERVAL '5' SECOND");
+                ControlFlow::Break((error, expr.span()))
+            }
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// True for the text of an INTERVAL that is only a number.
+fn has_no_unit(value: &Expr) -> bool {
+    match value {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.trim().parse::<f64>().is_ok(),
+            Value::Number(..) => true,
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -230,7 +246,7 @@ impl Refusal<'_> {
                 let error = Error::invalid(format!("unknown function '{name}'"));
                 let error = match self.catalog.nearest_function(name) {
                     Some(near) => error.help(format!("did you mean '{near}'?")),
-                    None => error,
+                    None => error.help("`highwater functions` lists those that there are"),
                 };
                 return ControlFlow::Break((error, function.name.span()));
             }

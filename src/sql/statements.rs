@@ -7,7 +7,7 @@
 use super::ddl::{CreateTable, parse_create_table};
 use super::place::Text;
 use crate::connector::OptionText;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::time::Micros;
 use sqlparser::ast::{Ident, ObjectName, Query};
 use sqlparser::dialect::GenericDialect;
@@ -166,7 +166,19 @@ fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
     Some(super::normal(&Ident { value: name.value.clone(), quote_style: name.quote_style, span: Span::empty() }))
 }
 
-fn parse_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+fn parse_statement(text: Text, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    read_statement(text, tokens.clone()).map_err(|error| {
+        let place = error.excerpt().map(|place| Location::new(place.line as u64, place.column as u64));
+        // what starts a statement has advice of its own, which a near word makes better
+        let first = place == Some(tokens[0].span.start);
+        match place.filter(|_| first || error.advice().is_none()).and_then(|at| advice(&tokens, at)) {
+            Some(advice) => error.help(advice),
+            None => error,
+        }
+    })
+}
+
+fn read_statement(text: Text, mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let start = tokens[0].span.start;
     let end = tokens[tokens.len() - 1].span.end;
     let explain = is_words(&tokens, &["EXPLAIN"]);
@@ -266,11 +278,80 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
             Ok(Kind::Insert(Insert { start, table: None, columns: Vec::new(), query, ending }))
         }
         other => {
-            let error = Error::invalid(format!("a statement cannot start with {other}"))
-                .help("the statements are CREATE TABLE, CREATE VIEW, INSERT INTO, SELECT, EXPLAIN and SET");
+            let error = Error::invalid(format!("a statement cannot start with {other}")).help(instead_of(other));
             Err(Failure::Ours(text.error_at(error, first.span.start)))
         }
     }
+}
+
+/// What to do instead of a statement that starts with `token`.
+fn instead_of(token: &Token) -> &'static str {
+    let Token::Word(word) = token else { return STATEMENTS };
+    match word.keyword {
+        Keyword::UPDATE | Keyword::DELETE | Keyword::MERGE | Keyword::TRUNCATE => {
+            "rows that are written stay; into a table with a PRIMARY KEY an INSERT writes the newest row of each key"
+        }
+        Keyword::DROP | Keyword::ALTER => {
+            "a definition creates nothing outside, so nothing is dropped or altered: change its CREATE TABLE"
+        }
+        Keyword::SHOW | Keyword::DESCRIBE | Keyword::DESC => {
+            "`highwater tables FILE` shows tables, and so does the shell `highwater sql FILE`"
+        }
+        _ => STATEMENTS,
+    }
+}
+
+const STATEMENTS: &str = "the statements are CREATE TABLE, CREATE VIEW, INSERT INTO, SELECT, EXPLAIN and SET";
+
+/// Words that a typo may have been meant for.
+const WORDS: [&str; 24] = [
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "HAVING",
+    "INSERT",
+    "INTO",
+    "CREATE",
+    "TABLE",
+    "VIEW",
+    "WITH",
+    "WATERMARK",
+    "PRIMARY",
+    "INTERVAL",
+    "UNION",
+    "DISTINCT",
+    "VALUES",
+    "JOIN",
+    "EMIT",
+    "FINAL",
+    "CHANGES",
+    "LATE",
+    "ALLOWED",
+    "EXPLAIN",
+];
+
+/// Advice for an error of the parser at `at`: a word near it may be misspelt, or a semicolon is missing before it.
+fn advice(tokens: &[TokenWithSpan], at: Location) -> Option<String> {
+    let here = tokens.iter().position(|token| token.span.start >= at).unwrap_or(tokens.len());
+    let near = |token: &TokenWithSpan| match &token.token {
+        Token::Word(found) if found.quote_style.is_none() && found.keyword == Keyword::NoKeyword => {
+            let meant = nearest(&found.value, WORDS).filter(|meant| !meant.eq_ignore_ascii_case(&found.value))?;
+            Some(format!("did you mean {meant} instead of {}?", found.value))
+        }
+        _ => None,
+    };
+    let around = [here.checked_sub(1), Some(here), here.checked_sub(2), Some(here + 1)];
+    let misspelt = around.into_iter().flatten().filter_map(|index| tokens.get(index)).find_map(near);
+    let starts = |token: &TokenWithSpan| {
+        let Token::Word(word) = &token.token else { return false };
+        matches!(word.keyword, Keyword::SELECT | Keyword::INSERT | Keyword::CREATE | Keyword::SET | Keyword::EXPLAIN)
+    };
+    let semicolon = || {
+        let new_line = here > 0 && tokens.get(here)?.span.start.line > tokens[here - 1].span.start.line;
+        (new_line && starts(&tokens[here])).then(|| "end the statement before it with ;".to_owned())
+    };
+    misspelt.or_else(semicolon)
 }
 
 /// A name of one part.

@@ -1,7 +1,9 @@
 //! SQL's types and Arrow's: strings are `Utf8`, event time is in microseconds.
 
+use super::place::through;
+use crate::error::{Error, nearest};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit};
-use datafusion_common::{Result, plan_datafusion_err};
+use datafusion_common::Result;
 use datafusion_expr::planner::TypePlanner;
 use sqlparser::ast::{ArrayElemTypeDef, DataType as SqlType, ExactNumberInfo, TimezoneInfo};
 use std::sync::Arc;
@@ -15,13 +17,13 @@ pub(super) struct Types;
 
 impl TypePlanner for Types {
     fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
-        let data_type = arrow_type(sql_type).map_err(|reason| plan_datafusion_err!("{reason}"))?;
+        let data_type = arrow_type(sql_type).map_err(through)?;
         Ok(Some(Arc::new(Field::new("", data_type, true))))
     }
 }
 
 /// The Arrow type of a column of type `sql`, or why there is none.
-pub(super) fn arrow_type(sql: &SqlType) -> Result<DataType, String> {
+pub(super) fn arrow_type(sql: &SqlType) -> Result<DataType, Error> {
     use SqlType as S;
     Ok(match sql {
         S::Boolean | S::Bool => DataType::Boolean,
@@ -75,18 +77,50 @@ pub(super) fn arrow_type(sql: &SqlType) -> Result<DataType, String> {
                 let name = field.field_name.as_ref().map_or_else(|| format!("f{position}"), super::normal);
                 Ok(Field::new(name, arrow_type(&field.field_type)?, true))
             });
-            DataType::Struct(fields.collect::<Result<_, String>>()?)
+            DataType::Struct(fields.collect::<Result<_, Error>>()?)
         }
         S::Custom(name, modifiers) if is_ltz(&name.to_string()) => {
             let precision = match modifiers.first() {
-                Some(text) => Some(text.parse().map_err(|_| format!("'{text}' is not a precision"))?),
+                Some(text) => Some(text.parse().map_err(|_| Error::invalid(format!("'{text}' is not a precision")))?),
                 None => None,
             };
             micros(&precision)?;
             DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()))
         }
-        other => return Err(format!("type {other} is not supported")),
+        other => return Err(unknown_type(other)),
     })
+}
+
+/// The names of types, for near matches.
+const NAMES: [&str; 19] = [
+    "BOOLEAN",
+    "TINYINT",
+    "SMALLINT",
+    "INT",
+    "INTEGER",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+    "STRING",
+    "VARCHAR",
+    "BYTES",
+    "DATE",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMP_LTZ",
+    "ARRAY",
+    "MAP",
+    "ROW",
+];
+
+fn unknown_type(sql: &SqlType) -> Error {
+    let name = sql.to_string();
+    let error = Error::invalid(format!("type {name} is not supported"));
+    match nearest(&name, NAMES).filter(|near| *near != name) {
+        Some(near) => error.help(format!("did you mean {near}?")),
+        None => error.help(format!("the types are {}", NAMES.join(", "))),
+    }
 }
 
 fn is_ltz(name: &str) -> bool {
@@ -94,16 +128,15 @@ fn is_ltz(name: &str) -> bool {
 }
 
 /// Time is kept in microseconds: any precision up to that will do.
-fn micros(precision: &Option<u64>) -> Result<(), String> {
+fn micros(precision: &Option<u64>) -> Result<(), Error> {
     match precision {
-        Some(digits) if *digits > 6 => {
-            Err(format!("a precision of {digits} is not supported: time is kept in microseconds, so 6 at most"))
-        }
+        Some(digits) if *digits > 6 => Err(Error::invalid(format!("a precision of {digits} is not supported"))
+            .help("time is kept in microseconds, so 6 is the most")),
         _ => Ok(()),
     }
 }
 
-fn decimal(number: &ExactNumberInfo) -> Result<DataType, String> {
+fn decimal(number: &ExactNumberInfo) -> Result<DataType, Error> {
     let (precision, scale) = match *number {
         ExactNumberInfo::None => (10, 0),
         ExactNumberInfo::Precision(precision) => (precision, 0),
@@ -111,8 +144,7 @@ fn decimal(number: &ExactNumberInfo) -> Result<DataType, String> {
     };
     match (u8::try_from(precision), i8::try_from(scale)) {
         (Ok(p @ 1..=38), Ok(s)) if s >= 0 && s.unsigned_abs() <= p => Ok(DataType::Decimal128(p, s)),
-        _ => Err(format!(
-            "DECIMAL({precision}, {scale}) is not supported: the precision is 1 to 38, the scale 0 to the precision"
-        )),
+        _ => Err(Error::invalid(format!("DECIMAL({precision}, {scale}) is not supported"))
+            .help("the precision is 1 to 38, the scale 0 to the precision")),
     }
 }

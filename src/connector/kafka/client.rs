@@ -233,7 +233,12 @@ impl<C: ClientContext> Line<'_, C> {
         );
         let reason = self.watch.reason().filter(|_| silent).unwrap_or_else(|| error.to_string());
         Error::unavailable(format!("{brokers} gave no answer within {} s: {reason}", ANSWER_WAIT.as_secs()))
-            .help("see that a broker listens there and that it advertises an address which can be reached from here")
+            .help(match ["127.0.0.1", "localhost", "[::1]"].iter().any(|local| brokers.contains(local)) {
+                true => "start a broker there; `highwater broker` runs one for development",
+                false => {
+                    "see that a broker listens there and that it advertises an address which can be reached from here"
+                }
+            })
             .caused_by(error)
     }
 

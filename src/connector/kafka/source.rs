@@ -47,14 +47,14 @@ pub(super) const STARTUP_TIMESTAMP: OptionSpec = OptionSpec::reading(
     "scan.startup.timestamp-millis",
     MILLIS,
     Preset::None(""),
-    "with `timestamp`: to start with the first record at or after this time, in milliseconds since 1970",
+    "where to start in mode `timestamp`: the first record at or after this time, in milliseconds since 1970",
 );
 
 pub(super) const STARTUP_OFFSETS: OptionSpec = OptionSpec::reading(
     "scan.startup.specific-offsets",
     OFFSETS,
     Preset::None(""),
-    "with `specific-offsets`: where to start, `partition:0,offset:42;partition:1,offset:300`, for every partition",
+    "where to start in mode `specific-offsets`: `partition:0,offset:42;partition:1,offset:300`, for every partition",
 );
 
 pub(super) const BOUNDED_MODE: OptionSpec = OptionSpec::reading(
@@ -68,14 +68,14 @@ pub(super) const BOUNDED_TIMESTAMP: OptionSpec = OptionSpec::reading(
     "scan.bounded.timestamp-millis",
     MILLIS,
     Preset::None(""),
-    "with `timestamp`: to end before the first record at or after this time, in milliseconds since 1970",
+    "where to end in mode `timestamp`: before the first record at or after this time, in milliseconds since 1970",
 );
 
 pub(super) const BOUNDED_OFFSETS: OptionSpec = OptionSpec::reading(
     "scan.bounded.specific-offsets",
     OFFSETS,
     Preset::None(""),
-    "with `specific-offsets`: the first offsets that are not read, as above",
+    "where to end in mode `specific-offsets`: the first offsets that are not read, as above",
 );
 
 const MILLIS: Takes = Takes::Whole(0, i64::MAX as i128);

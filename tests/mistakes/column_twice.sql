@@ -1,0 +1,3 @@
+CREATE TABLE words (word STRING, n INT, word STRING) WITH ('connector' = 'file', 'path' = 'w.csv', 'format' = 'csv');
+
+SELECT word FROM words;

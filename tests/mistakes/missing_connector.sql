@@ -1,0 +1,3 @@
+CREATE TABLE orders (id BIGINT) WITH ('format' = 'json');
+
+SELECT id FROM orders;

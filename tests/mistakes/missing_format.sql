@@ -1,0 +1,3 @@
+CREATE TABLE words (word STRING) WITH ('connector' = 'file', 'path' = 'w.csv');
+
+SELECT word FROM words;

@@ -1,0 +1,3 @@
+CREATE TABLE orders (id BIGINT) WITH ('connector' = 'kafka');
+
+SELECT id FROM orders;

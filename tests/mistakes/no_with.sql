@@ -1,0 +1,3 @@
+CREATE TABLE words (word STRING);
+
+SELECT word FROM words;

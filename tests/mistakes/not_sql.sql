@@ -1,0 +1,3 @@
+sources:
+  words:
+    connector: file

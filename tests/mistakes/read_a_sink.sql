@@ -1,0 +1,3 @@
+CREATE TABLE screen (customer STRING, orders BIGINT) WITH ('connector' = 'print');
+
+SELECT customer FROM screen;

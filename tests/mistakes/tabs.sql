@@ -1,0 +1,5 @@
+CREATE TABLE words (word STRING, n INT) WITH ('connector' = 'file', 'path' = 'words.csv', 'format' = 'csv');
+SELECT
+	word,
+		lenght(word)
+FROM words;

@@ -1,0 +1,3 @@
+CREATE TABLE numbers (n INT) WITH ('connector' = 'datagen', 'fields.m.max' = '10');
+
+SELECT n FROM numbers;

@@ -1,0 +1,3 @@
+SET 'inflight_epoch' = '3';
+CREATE TABLE words (word STRING, n INT) WITH ('connector' = 'file', 'path' = 'words.csv', 'format' = 'csv');
+SELECT word FROM words;

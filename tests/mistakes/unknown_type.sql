@@ -1,0 +1,3 @@
+CREATE TABLE words (word STRNG, n INTEGR) WITH ('connector' = 'file', 'path' = 'w.csv', 'format' = 'csv');
+
+SELECT word FROM words;
