@@ -1,4 +1,4 @@
-//! A pipeline in Rust: the operators of a [graph](crate::graph), written as calls.
+//! A pipeline in Rust: the operators of a [graph], written as calls.
 //!
 //! ```
 //! use highwater::builder::{Pipeline, Table, aggregate, flat_map};

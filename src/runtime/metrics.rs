@@ -1,6 +1,6 @@
 //! What a run counts: a row of cells for each step on each worker, written once a batch or once an activation, read by whoever shows it.
 //!
-//! The cells of a step on a worker are written by that worker alone, so writers never wait for each other; [`exposition`] gives all of
+//! The cells of a step on a worker are written by that worker alone, so writers never wait for each other; `exposition` gives all of
 //! them to Prometheus, [`Snapshot`] to a person.
 
 mod exposition;

@@ -69,6 +69,11 @@ const RULES: &[Rule] = &[
         let plural = if &c[2] == "1" { "" } else { "s" };
         (format!("function '{}' takes {} argument{plural}, but {} are given", &c[1], &c[2], &c[3]), "")
     }),
+    // what a program's own function says of its arguments
+    (r"(\w+\(\) takes \d+ arguments?, not \d+)", |c| (c[1].to_owned(), "")),
+    (r"(argument \d+ of \w+\(\)) is (.+?), not (.+?)\.? No function matches", |c| {
+        (format!("{} is {}, not {}", &c[1], sql(&c[2]), sql(&c[3])), "")
+    }),
     (r"argument types '(\w+)\((.*?)\)'\. You might", |c| {
         let types: Vec<String> = apart(&c[2]).into_iter().map(sql).collect();
         (format!("function '{}' does not take {}", &c[1], types.join(", ")), "")
@@ -112,6 +117,7 @@ fn in_our_words(text: &str) -> Said {
         list.dedup();
         format!("possible: {}", list.join(", "))
     });
+    let candidates = candidates.filter(|list| !list.contains("UserDefined"));
     for ((_, ours), rule) in RULES.iter().zip(COMPILED.iter()) {
         if let Some(found) = rule.captures(text) {
             let (message, help) = ours(&found);
