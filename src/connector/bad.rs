@@ -3,7 +3,7 @@
 use super::{OptionSpec, Options, Preset, Takes};
 use crate::batch::{Batch, batch_of};
 use crate::error::{Error, Result, nearest};
-use crate::format::sift::{Decoding, OnBad, sift};
+use crate::format::sift::{Decoding, OnBad, Sifted, sift};
 use crate::format::{BadRecord, Decode};
 use arrow::array::{Array, ArrayRef, BinaryArray, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -122,20 +122,55 @@ pub fn dead_letters(source: &str, refused: &[Refused]) -> Result<Batch> {
     batch_of(Arc::clone(&DEAD_LETTER), columns, refused.len())
 }
 
-/// A decoder that treats bad records as its table wants, and remembers what it was given last.
+impl Refused {
+    /// The `bad` ones among the last records; `known` gives the bytes and the origin of the n-th.
+    pub fn all(bad: Vec<BadRecord>, known: impl Fn(usize) -> (Option<Vec<u8>>, Origin)) -> Vec<Refused> {
+        let refused = |bad: BadRecord| {
+            let (record, origin) = known(bad.index);
+            Refused { record, reason: bad.reason, origin }
+        };
+        bad.into_iter().map(refused).collect()
+    }
+}
+
+/// What became of the records of a poll.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// For each of the rows its record; none: all, in order.
+    kept: Option<Vec<usize>>,
+    bad: Vec<BadRecord>,
+}
+
+impl Passed {
+    /// The rows, and what else is to know of `sifted`.
+    pub fn of(sifted: Sifted) -> (Batch, Passed) {
+        (sifted.rows, Passed { kept: sifted.kept, bad: sifted.bad })
+    }
+
+    /// Which of the records gave row `row`.
+    pub fn record_of(&self, row: usize) -> usize {
+        self.kept.as_ref().and_then(|kept| kept.get(row).copied()).unwrap_or(row)
+    }
+
+    /// The bad ones, once.
+    pub fn take_bad(&mut self) -> Vec<BadRecord> {
+        std::mem::take(&mut self.bad)
+    }
+}
+
+/// A decoder that treats bad records as its table wants. Where the table bears them it remembers what it was given last, until
+/// it is told to forget: a worker holds thousands of these.
 pub struct Sieve {
     decoder: Box<dyn Decode>,
     on_bad: OnBad,
-    records: BinaryArray,
-    /// For each row of the last batch its record; none: all, in order.
-    kept: Option<Vec<usize>>,
-    bad: Vec<BadRecord>,
+    records: Option<BinaryArray>,
+    passed: Passed,
 }
 
 impl Sieve {
     /// `decoder`, for a table that does `on_bad` with bad records.
     pub fn new(decoder: Box<dyn Decode>, on_bad: OnBad) -> Self {
-        Sieve { decoder, on_bad, records: BinaryArray::new_null(0), kept: None, bad: Vec::new() }
+        Sieve { decoder, on_bad, records: None, passed: Passed::default() }
     }
 
     /// The rows of `records`, perhaps fewer.
@@ -144,46 +179,30 @@ impl Sieve {
     /// The first bad record, if the table bears none.
     pub fn decode(&mut self, records: BinaryArray) -> Result<Batch, BadRecord> {
         let sifted = sift(Decoding { decoder: self.decoder.as_mut(), records: &records }, self.on_bad)?;
-        (self.records, self.kept, self.bad) = (records, sifted.kept, sifted.bad);
-        Ok(sifted.rows)
+        let (rows, passed) = Passed::of(sifted);
+        self.passed = passed;
+        self.records = self.on_bad.bears().then_some(records);
+        Ok(rows)
     }
 
-    /// Which of the last records gave row `row`.
-    pub fn record_of(&self, row: usize) -> usize {
-        self.kept.as_ref().and_then(|kept| kept.get(row).copied()).unwrap_or(row)
+    /// Lets the last records go.
+    pub fn forget(&mut self) {
+        (self.records, self.passed) = (None, Passed::default());
     }
 
-    /// The bytes of the record that gave row `row`.
-    pub fn bytes_of(&self, row: usize) -> Option<Vec<u8>> {
-        let record = self.record_of(row);
-        (record < self.records.len() && self.records.is_valid(record)).then(|| self.records.value(record).to_vec())
+    /// What became of the last records.
+    pub fn passed(&self) -> &Passed {
+        &self.passed
+    }
+
+    /// The bytes of record `at`, if it is remembered and has some.
+    pub fn record(&self, at: usize) -> Option<Vec<u8>> {
+        let records = self.records.as_ref().filter(|records| at < records.len() && records.is_valid(at))?;
+        Some(records.value(at).to_vec())
     }
 
     /// The bad ones among the last records, once.
-    pub fn take_bad(&mut self) -> Vec<Bad> {
-        let known = |bad: BadRecord| {
-            let valid = self.records.is_valid(bad.index);
-            let record = valid.then(|| self.records.value(bad.index).to_vec());
-            Bad { index: bad.index, record, reason: bad.reason }
-        };
-        std::mem::take(&mut self.bad).into_iter().map(known).collect()
-    }
-}
-
-/// A bad record among its neighbours.
-#[derive(Debug)]
-pub struct Bad {
-    /// Which one it is of the last records.
-    pub index: usize,
-    /// Its bytes, if it has some.
-    pub record: Option<Vec<u8>>,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl Bad {
-    /// The same with its origin, which `origin` says of the n-th record.
-    pub fn from(self, origin: impl Fn(usize) -> Origin) -> Refused {
-        Refused { origin: origin(self.index), record: self.record, reason: self.reason }
+    pub fn take_bad(&mut self) -> Vec<BadRecord> {
+        self.passed.take_bad()
     }
 }

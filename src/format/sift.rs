@@ -24,6 +24,13 @@ pub enum OnBad {
     Null,
 }
 
+impl OnBad {
+    /// True if bad records do not end the pipeline.
+    pub fn bears(self) -> bool {
+        self != OnBad::Fail
+    }
+}
+
 /// Records, sifted.
 #[derive(Debug)]
 pub struct Sifted {
@@ -53,7 +60,7 @@ pub fn sift(mut records: impl Readable, on_bad: OnBad) -> Result<Sifted, BadReco
     let all = records.records();
     let mut failed = match records.read(0..all) {
         Ok(rows) => return Ok(Sifted { rows, kept: None, bad: Vec::new() }),
-        Err(bad) if on_bad == OnBad::Fail => return Err(bad),
+        Err(bad) if !on_bad.bears() => return Err(bad),
         Err(bad) => Some((all, bad)),
     };
     let (mut parts, mut kept, mut bad) = (Vec::new(), Vec::new(), Vec::new());

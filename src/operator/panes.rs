@@ -7,7 +7,7 @@ use crate::batch::{Batch, take_rows};
 use crate::error::{Error, Result};
 use crate::plan::{WindowShape, Windows};
 use crate::time::Micros;
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::TimestampMicrosecondType;
 
@@ -87,11 +87,16 @@ pub fn event_times(column: &ArrayRef) -> Result<arrow::buffer::ScalarBuffer<Micr
     if column.null_count() > 0 {
         return Err(Error::data("a row has no event time (NULL), so it lies in no window"));
     }
+    Ok(moments(column)?.values().clone())
+}
+
+/// The moments of a column, which may be NULL.
+pub fn moments(column: &ArrayRef) -> Result<TimestampMicrosecondArray> {
     match column.as_primitive_opt::<TimestampMicrosecondType>() {
-        Some(times) => Ok(times.values().clone()),
+        Some(times) => Ok(times.clone()),
         None => {
             let times = cast(column, &crate::plan::event_time_type()).map_err(crate::batch::from_arrow)?;
-            Ok(times.as_primitive::<TimestampMicrosecondType>().values().clone())
+            Ok(times.as_primitive::<TimestampMicrosecondType>().clone())
         }
     }
 }

@@ -66,6 +66,7 @@ impl LinesSplit {
 
 impl Split for LinesSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
+        self.sieve.forget();
         loop {
             let (bytes, length, at_end) =
                 match self.input.take(self.offset).map_err(|e| e.within(place_of(&self.path)))? {
@@ -91,17 +92,17 @@ impl Split for LinesSplit {
     }
 
     fn place(&self, row: usize) -> String {
-        self.place_of_record(self.sieve.record_of(row))
+        self.place_of_record(self.sieve.passed().record_of(row))
     }
 
     fn record(&self, row: usize) -> Option<Vec<u8>> {
-        self.sieve.bytes_of(row)
+        self.sieve.record(self.sieve.passed().record_of(row))
     }
 
     fn take_refused(&mut self) -> Vec<Refused> {
         let bad = self.sieve.take_bad();
         let origin = |record| Origin { place: self.place_of_record(record), ..Origin::default() };
-        bad.into_iter().map(|bad| bad.from(origin)).collect()
+        Refused::all(bad, |record| (self.sieve.record(record), origin(record)))
     }
 }
 

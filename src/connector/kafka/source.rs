@@ -9,10 +9,9 @@ use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
 use super::record::{Layout, Parts, Reading, RowReader};
 use super::topics::{Topics, discovery_interval};
-use crate::connector::bad::{OnError, Origin, Refused};
+use crate::connector::bad::{OnError, Origin, Passed, Refused};
 use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
 use crate::error::{Error, Result};
-use crate::format::BadRecord;
 use crate::format::sift::{OnBad, sift};
 use arrow::datatypes::SchemaRef;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -339,8 +338,7 @@ impl Source for KafkaSource {
                 reader: self.layout.reader(&self.columns)?,
                 on_bad: self.on_bad,
                 parts: None,
-                kept: None,
-                bad: Vec::new(),
+                passed: Passed::default(),
                 position: share.start,
                 share,
                 offsets: Vec::new(),
@@ -393,11 +391,10 @@ struct KafkaSplit {
     queue: PartitionQueue,
     reader: RowReader,
     on_bad: OnBad,
-    /// The records of the last poll.
+    /// The records of the last poll, if the table bears bad ones.
     parts: Option<Parts>,
-    /// For each row of the last poll its record; none: all, in order.
-    kept: Option<Vec<usize>>,
-    bad: Vec<BadRecord>,
+    /// What became of them.
+    passed: Passed,
     share: Share,
     /// No record before this offset is still to come.
     position: i64,
@@ -493,11 +490,6 @@ impl KafkaSplit {
 }
 
 impl KafkaSplit {
-    /// Which of the last records gave row `row`.
-    fn record_of(&self, row: usize) -> usize {
-        self.kept.as_ref().and_then(|kept| kept.get(row).copied()).unwrap_or(row)
-    }
-
     /// Where the n-th of the last records came from.
     fn origin_of(&self, record: usize) -> Origin {
         let offset = self.offsets.get(record).copied();
@@ -512,7 +504,7 @@ impl KafkaSplit {
 impl Split for KafkaSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
         self.offsets.clear();
-        self.kept = None;
+        (self.parts, self.passed) = (None, Passed::default());
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -557,8 +549,9 @@ impl Split for KafkaSplit {
             let parts = gathered.finish();
             let sifted = sift(Reading { reader: &mut self.reader, parts: &parts }, self.on_bad);
             let sifted = sifted.map_err(|bad| Error::data(bad.reason).within(self.origin_of(bad.index).place))?;
-            (self.parts, self.kept, self.bad) = (Some(parts), sifted.kept, sifted.bad);
-            return Ok(Polled::Rows { rows: sifted.rows, bytes });
+            let (rows, passed) = Passed::of(sifted);
+            (self.parts, self.passed) = (self.on_bad.bears().then_some(parts), passed);
+            return Ok(Polled::Rows { rows, bytes });
         }
         if self.share.end.is_some() {
             // Where aborted records never stop, neither a record nor the end is ever reported, but the position moves.
@@ -580,20 +573,17 @@ impl Split for KafkaSplit {
     }
 
     fn origin(&self, row: usize) -> Origin {
-        self.origin_of(self.record_of(row))
+        self.origin_of(self.passed.record_of(row))
     }
 
     fn record(&self, row: usize) -> Option<Vec<u8>> {
-        self.parts.as_ref()?.value(self.record_of(row))
+        self.parts.as_ref()?.value(self.passed.record_of(row))
     }
 
     fn take_refused(&mut self) -> Vec<Refused> {
-        let bad = std::mem::take(&mut self.bad);
-        let refused = |bad: BadRecord| {
-            let record = self.parts.as_ref().and_then(|parts| parts.value(bad.index));
-            Refused { record, reason: bad.reason, origin: self.origin_of(bad.index) }
-        };
-        bad.into_iter().map(refused).collect()
+        let bad = self.passed.take_bad();
+        let record = |at| self.parts.as_ref().and_then(|parts| parts.value(at));
+        Refused::all(bad, |at| (record(at), self.origin_of(at)))
     }
 
     fn caught_up(&self) -> bool {

@@ -6,12 +6,11 @@ use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::connector::Split;
 use crate::connector::bad::Refused;
 use crate::error::{Error, Result};
-use crate::format::sift::OnBad;
-use crate::operator::panes::event_times;
+use crate::operator::panes::{event_times, moments};
 use crate::plan::SourceStep;
-use crate::time::{Clock, Watermark, format_micros};
+use crate::time::{Clock, Micros, Watermark, format_micros};
 use arrow::array::{Array, StringArray};
-use arrow::compute::concat_batches;
+use arrow::compute::{concat_batches, max};
 use arrow::datatypes::SchemaRef;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,15 +46,18 @@ impl Shaper {
             }
         };
         let wrong_time = self.wrong_time(&rows)?;
-        let good = |row: &usize| wrong_time.iter().all(|(wrong, _)| wrong != row);
         let rows = match wrong_time.is_empty() {
             true => rows,
-            false => take_rows(&rows, (0..rows.num_rows()).filter(good).map(|row| row as u32).collect())?,
+            false => {
+                let mut good = vec![true; rows.num_rows()];
+                wrong_time.iter().for_each(|(row, _)| good[*row] = false);
+                take_rows(&rows, (0..rows.num_rows()).filter(|row| good[*row]).map(|row| row as u32).collect())?
+            }
         };
         bad.extend(wrong_time.into_iter().map(|(row, error)| (kept.as_ref().map_or(row, |kept| kept[row]), error)));
         bad.sort_by_key(|(row, _)| *row);
         for (row, error) in bad {
-            if self.step.bad.on_bad == OnBad::Fail {
+            if !self.step.bad.on_bad.bears() {
                 return Err(error.within(split.place(row)));
             }
             refused.push(Refused { record: split.record(row), reason: error.to_string(), origin: split.origin(row) });
@@ -70,7 +72,7 @@ impl Shaper {
         let latest = match time.watermark.rises_with(time.column) {
             true => {
                 let times = event_times(rows.column(time.column))?;
-                let latest = times.iter().enumerate().max_by_key(|(_, time)| **time).map(|(row, _)| row);
+                let latest = times.iter().max().and_then(|latest| times.iter().position(|time| time == latest));
                 latest.map(|row| rows.slice(row, 1))
             }
             false => None,
@@ -116,7 +118,7 @@ impl Shaper {
     /// The rows without event time or from too far ahead, with what is wrong with them.
     fn wrong_time(&self, rows: &Batch) -> Result<Vec<(usize, Error)>> {
         let Some(time) = &self.step.time else { return Ok(Vec::new()) };
-        let column = rows.column(time.column);
+        let times = moments(rows.column(time.column))?;
         let micros = self.step.max_future.as_micros().try_into().unwrap_or(i64::MAX);
         let limit = self.clock.wall().saturating_add(micros);
         let none = || {
@@ -128,24 +130,15 @@ impl Shaper {
             Error::data(format!("the event time {} is more than {far} ahead of the wall clock", format_micros(at)))
                 .help("correct the record, or raise 'max_future'")
         };
-        if column.null_count() == 0 {
-            let times = event_times(column)?;
-            return match times.iter().max() {
-                Some(latest) if *latest > limit => Ok(times
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, at)| **at > limit)
-                    .map(|(row, at)| (row, ahead(*at)))
-                    .collect()),
-                _ => Ok(Vec::new()),
-            };
+        if times.null_count() == 0 && max(&times).is_none_or(|latest| latest <= limit) {
+            return Ok(Vec::new());
         }
-        let known: Vec<u32> = (0..rows.num_rows() as u32).filter(|row| column.is_valid(*row as usize)).collect();
-        let times = event_times(take_rows(rows, known.clone())?.column(time.column))?;
-        let early = known.iter().zip(times.iter()).filter(|(_, at)| **at > limit);
-        let early = early.map(|(row, at)| (*row as usize, ahead(*at)));
-        let without = (0..rows.num_rows()).filter(|row| column.is_null(*row)).map(|row| (row, none()));
-        Ok(early.chain(without).collect())
+        let wrong = |(row, at): (usize, Option<Micros>)| match at {
+            None => Some((row, none())),
+            Some(at) if at > limit => Some((row, ahead(at))),
+            Some(_) => None,
+        };
+        Ok(times.iter().enumerate().filter_map(wrong).collect())
     }
 }
 
