@@ -26,6 +26,7 @@
 //! | [`batch`] | Arrow batches, key groups, the wire form |
 //! | [`expr`] | compiled expressions and aggregates: DataFusion's, with `sql` the only room that names it |
 //! | [`format`](mod@format) | bytes to batches and back: raw, JSON, CSV |
+//! | [`state`] | what operators remember, as rows: deltas and key groups |
 //! | [`operator`] | steps as plain state machines: no I/O, no clock, no number of workers |
 //! | [`connector`] | the outside: Kafka, files, generated rows, the terminal, memory |
 //! | [`plan`] | the pipeline, ready to be built; its check, its fingerprint, its explanation |
@@ -87,4 +88,5 @@ pub mod operator;
 pub mod plan;
 pub mod runtime;
 pub mod sql;
+pub mod state;
 pub mod time;

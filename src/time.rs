@@ -79,8 +79,14 @@ pub struct Report {
     pub splits: Vec<SplitReport>,
     /// The watermark that holds when every split of the source is idle.
     pub when_all_idle: Watermark,
+    /// What the clock said when the epoch began on this worker.
+    pub wall: Micros,
+    /// The epoch ends with a checkpoint. All reports of an epoch agree about it.
+    pub checkpoint: bool,
     /// No further report will come: every split of this worker has ended.
     pub ended: bool,
+    /// No further report will come in this run.
+    pub last: bool,
 }
 
 /// Where wall time and waiting time come from. The engine asks nothing else, so a test can hold the hands.

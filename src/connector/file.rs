@@ -21,7 +21,7 @@ mod stream;
 pub use sink::FileSink;
 
 use super::bad::{OnError, Sieve};
-use super::{Context, OptionSpec, Options, Preset, Source, Split, Table, Takes};
+use super::{Context, OptionSpec, Options, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::parquet::Footer;
 use crate::format::sift::OnBad;
@@ -378,12 +378,12 @@ impl Source for FileSource {
         Ok(names)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let files = Arc::new(OpenFiles::default());
         let footers = Footers::default();
         let buffer = Rc::new(Cell::new(Vec::new()));
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
-        for name in splits {
+        for SplitStart { name, .. } in splits {
             let Piece { path, part } = Piece::parse(name)?;
             let handle = |size| Handle::new(&path, size, &files);
             let split: Box<dyn Split> = match &self.format {

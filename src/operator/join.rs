@@ -12,6 +12,7 @@ use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::Groups;
 use crate::plan::{JoinKind, JoinSide, Joining};
+use crate::state::Delta;
 use crate::time::{Epoch, Watermark};
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
@@ -92,6 +93,24 @@ impl Confluence for Join {
 
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
+    }
+
+    fn track(&mut self) {}
+
+    fn delta(&mut self) -> Result<Delta> {
+        Ok(Delta::default())
+    }
+
+    fn restore(&mut self, _saved: Delta) -> Result<()> {
+        Ok(())
+    }
+
+    fn restored(&mut self, _mark: Watermark) -> Result<()> {
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        Ok(Delta::default())
     }
 }
 

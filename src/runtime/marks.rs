@@ -73,7 +73,8 @@ mod tests {
             idle,
         };
         let splits = splits.iter().enumerate().map(split).collect();
-        Report { source: 7, worker, splits, when_all_idle: Watermark::NONE, ended }
+        let when_all_idle = Watermark::NONE;
+        Report { source: 7, worker, splits, when_all_idle, wall: 0, checkpoint: false, ended, last: ended }
     }
 
     #[test]

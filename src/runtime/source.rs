@@ -11,7 +11,7 @@ use super::metronome::{Order, Orders};
 use super::worker::Local;
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::connector::bad::dead_letters;
-use crate::connector::{Polled, Split};
+use crate::connector::{Polled, Split, SplitStart};
 use crate::error::Result;
 use crate::format::sift::OnBad;
 use crate::plan::{SourceStep, StepId, Tick, WhenAllIdle};
@@ -233,7 +233,8 @@ impl Reader {
 
     /// Reads these splits, too, from the open epoch on.
     fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
-        let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
+        let (numbers, names): (Vec<u32>, Vec<SplitStart>) =
+            dealt.into_iter().map(|(number, name)| (number, SplitStart::whole(name))).unzip();
         let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
         let opened = |(number, split)| Open {
             number,
@@ -351,6 +352,15 @@ impl Reader {
             _ => Watermark::NONE,
         };
         self.epoch += 1;
-        Report { source: self.id as u32, worker: self.worker as u32, splits, when_all_idle, ended }
+        Report {
+            source: self.id as u32,
+            worker: self.worker as u32,
+            splits,
+            when_all_idle,
+            wall: self.local.context.clock.wall(),
+            checkpoint: false,
+            ended,
+            last: ended,
+        }
     }
 }

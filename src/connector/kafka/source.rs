@@ -10,7 +10,7 @@ use super::consume::{PartitionQueue, Taken};
 use super::record::{Layout, Parts, Reading, RowReader};
 use super::topics::{Topics, discovery_interval};
 use crate::connector::bad::{OnError, Origin, Passed, Refused};
-use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
+use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::sift::{OnBad, sift};
 use arrow::datatypes::SchemaRef;
@@ -315,15 +315,19 @@ impl Source for KafkaSource {
         names(self.each_topic(context, new)?)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         if splits.is_empty() {
             return Ok(Vec::new());
         }
         let consumer = Arc::new(self.consumer(splits.len(), context)?);
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
         let mut assignment = TopicPartitionList::with_capacity(splits.len());
-        for name in splits {
-            let share = Share::named(name)?;
+        for start in splits {
+            let mut share = Share::named(&start.name)?;
+            if let Some(position) = start.position {
+                share.start =
+                    i64::try_from(position).map_err(|_| Error::internal("an offset that Kafka cannot have"))?;
+            }
             let wrong = |reason: String| Error::invalid(reason).within(share.place());
             let queue = PartitionQueue::new(&consumer, &share.topic, share.partition)
                 .ok_or_else(|| wrong("librdkafka knows no such partition".into()))?;
