@@ -15,7 +15,7 @@ use highwater::batch::Batch;
 use highwater::broker::{Broker, Config};
 use highwater::connector::builtin::CONNECTORS;
 use highwater::connector::kafka::{KafkaSink, KafkaSource};
-use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, Table};
+use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, SplitStart, Table};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::time::SystemClock;
 use rdkafka::producer::{BaseProducer, Producer};
@@ -137,8 +137,11 @@ fn source(bootstrap: &str, topic: &str, options: &[(&str, &str)]) -> KafkaSource
 
 /// Opens all splits of `source` as one worker does.
 fn open(source: &KafkaSource) -> Vec<Box<dyn Split>> {
-    let names = source.splits(&context()).unwrap();
-    source.open(&names, &context()).unwrap()
+    open_all(source, source.splits(&context()).unwrap())
+}
+
+fn open_all(source: &KafkaSource, names: Vec<String>) -> Vec<Box<dyn Split>> {
+    source.open(&names.into_iter().map(SplitStart::whole).collect::<Vec<_>>(), &context()).unwrap()
 }
 
 /// Rows of a split as text, until `enough` says so or the split ends.
@@ -211,7 +214,7 @@ fn a_bounded_read_gives_every_partition_once(bootstrap: &str) {
     // what comes after the end was looked up is not read
     produce_texts(bootstrap, &topic, 0, &["late"]);
     produce_texts(bootstrap, &topic, 1, &["late"]);
-    let mut splits = source.open(&names, &context()).unwrap();
+    let mut splits = open_all(&source, names);
     let rows: Vec<Vec<String>> = splits.iter_mut().map(read_to_end).collect();
     assert_eq!(rows, [vec!["a", "b", "c"], vec![], vec!["x", "NULL", ""]]);
     assert_eq!(splits.iter().map(|split| split.position()).collect::<Vec<_>>(), [3, 0, 3]);
@@ -220,7 +223,7 @@ fn a_bounded_read_gives_every_partition_once(bootstrap: &str) {
     let names = count.splits(&context()).unwrap();
     let mut rows = 0;
     for share in names.chunks(2) {
-        for mut split in count.open(share, &context()).unwrap() {
+        for mut split in open_all(&count, share.to_vec()) {
             loop {
                 match split.poll(2).unwrap() {
                     Polled::Rows { rows: batch, .. } => rows += batch.num_rows(),
@@ -308,7 +311,7 @@ fn aborted_records_are_skipped_and_markers_do_not_hang_a_bounded_read(bootstrap:
     let committed = source(bootstrap, &topic, &[TO_THE_END]);
     let names = committed.splits(&context()).unwrap();
     assert!(names[0].ends_with(r#""start":0,"end":4}"#), "{names:?}");
-    let mut split = committed.open(&names, &context()).unwrap().remove(0);
+    let mut split = open_all(&committed, names).remove(0);
     assert_eq!(read_to_end(&mut split), ["kept"]);
     assert_eq!(split.position(), 4);
     let all = [TO_THE_END, ("properties.isolation.level", "read_uncommitted")];
@@ -544,7 +547,7 @@ fn deleted_records_are_counted(bootstrap: &str) {
     produce_texts(bootstrap, &topic, 0, &["a", "b", "c", "d", "e"]);
     let names = source.splits(&context()).unwrap();
     support::delete_records(bootstrap, &topic, 3);
-    let mut split = source.open(&names, &context()).unwrap().remove(0);
+    let mut split = open_all(&source, names).remove(0);
     let error = read(&mut split, |rows| !rows.is_empty()).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -32,7 +32,7 @@ pub fn a_pattern_fits_topics_and_new_ones_are_found(bootstrap: &str) {
     produce_texts(bootstrap, &second, 0, &["first", "second"]);
     let found = source.discover(&known, &context()).unwrap();
     assert_eq!(found, [share(&second, 0, 0)], "what is new is read from its beginning");
-    let mut split = source.open(&found, &context()).unwrap().remove(0);
+    let mut split = open_all(&source, found).remove(0);
     assert_eq!(read(&mut split, |rows| rows.len() >= 2).unwrap(), ["first", "second"]);
 
     let bounded = pattern(bootstrap, &format!("{prefix}-[ab].*"), &[TO_THE_END]);
