@@ -10,6 +10,7 @@
 //! | 3 | the input holds something that the definition does not allow |
 //! | 4 | a service, a file or another process did not answer |
 //! | 5 | this process does not belong to the run: another plan, secret or generation |
+//! | 6 | stored checkpoints are damaged or incomplete |
 
 mod bench;
 mod broker;
@@ -146,6 +147,7 @@ fn exit_code(error: &Error) -> ExitCode {
         ErrorKind::Data => 3,
         ErrorKind::Unavailable => 4,
         ErrorKind::Fenced => 5,
+        ErrorKind::Corrupt => 6,
         ErrorKind::Internal => 1,
     })
 }
