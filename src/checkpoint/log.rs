@@ -14,7 +14,7 @@ use super::manifest::ManifestRef;
 use super::seal::{checksum, seal, unseal};
 use super::store::{Created, Store, nonce};
 use crate::error::{Error, ErrorKind, Result};
-use crate::time::{Epoch, Micros, SplitReport};
+use crate::time::{Epoch, Micros, SplitReport, Watermark};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,9 @@ pub struct Binding {
 pub struct SourceBinding {
     /// The source's table.
     pub source: String,
-    /// Its splits.
+    /// The watermark that holds when all of its splits are idle.
+    pub when_all_idle: Watermark,
+    /// Those of its splits that stand elsewhere than at the end of the epoch before.
     pub splits: Vec<SplitReport>,
 }
 

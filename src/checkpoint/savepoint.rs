@@ -76,6 +76,17 @@ pub fn open_savepoint(place: &str, store: &Store) -> Result<(Store, Manifest)> {
     Ok((folder, manifest))
 }
 
+/// Copies what `manifest`, opened from the savepoint `folder`, names into `store`, for `generation` to go on from.
+pub fn import(folder: &Store, mut manifest: Manifest, store: &Store, generation: u64) -> Result<Manifest> {
+    for object in manifest.state.iter_mut().chain(&mut manifest.outputs) {
+        let bytes = bytes_of(folder, object)?;
+        object.path = format!("g{generation}/import/{}.hw", &object.blake3[..32]);
+        // after a crash the same again is the same
+        store.put(&object.path, bytes)?;
+    }
+    Ok(manifest)
+}
+
 /// The names of the savepoints that `store` has, complete or not.
 pub fn names(store: &Store) -> Result<Vec<String>> {
     store.folders("savepoints")

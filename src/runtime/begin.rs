@@ -10,7 +10,7 @@ use super::metronome::SplitNames;
 use super::publisher::give;
 use super::worker::Local;
 use crate::checkpoint::decide::{Match, Verdict, match_steps};
-use crate::checkpoint::log::{Log, Record};
+use crate::checkpoint::log::{Committed, Log};
 use crate::checkpoint::manifest::{Manifest, SplitState};
 use crate::checkpoint::object::{ObjectRef, SectionKind};
 use crate::checkpoint::savepoint;
@@ -18,13 +18,11 @@ use crate::checkpoint::store::Store;
 use crate::connector::{Context, Delivery, ShardName, SplitStart};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, SinkStep};
-use crate::state::groups_of;
 use crate::time::{Epoch, Watermark};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -163,7 +161,7 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
             let mut capability = capabilities.pop().filter(|_| index == 0);
             move |_| {
                 let Some(now) = capability.take() else { return };
-                let begun = begin(&speaker.plan, &speaker.context, &store, peers, &wishes);
+                let begun = begin(&speaker, &store, peers, &wishes);
                 let text = begun.and_then(|beginning| {
                     serde_json::to_string(&beginning).map_err(|error| Error::internal(error.to_string()))
                 });
@@ -201,7 +199,8 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
 }
 
 /// Decides how the run begins, and makes it the newest.
-fn begin(plan: &Plan, context: &Context, store: &Store, workers: usize, wishes: &Wishes) -> Result<Beginning> {
+fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Result<Beginning> {
+    let (plan, context) = (local.plan.as_ref(), &local.context);
     refuse_forgetful(plan)?;
     let within = |error: Error| error.within(format!("checkpoint store {}", store.location()));
     let mut log = Log::read(store).map_err(within)?;
@@ -223,18 +222,14 @@ fn begin(plan: &Plan, context: &Context, store: &Store, workers: usize, wishes: 
     let fingerprint = blake3::Hash::from_bytes(plan.fingerprint()).to_hex().to_string();
     let generation = log.start(workers as u32, &fingerprint, env!("CARGO_PKG_VERSION")).map_err(within)?;
     let incarnation = incarnation(&log)?;
-    let highest = log.records().iter().filter_map(|(_, record)| match record {
-        Record::Checkpoint { epoch, .. } => Some(*epoch),
-        _ => None,
-    });
-    let mut first = highest.max().map_or(0, |epoch| epoch + 1);
+    let mut first = log.last_epoch().map_or(0, |epoch| epoch + 1);
     let mut manifest = None;
     if let Some(found) = find(store, &log, &wishes.from).map_err(within)? {
         let mut found = found.import(store, generation)?;
         first = first.max(found.epoch + 1);
         let matches = fit(&found, plan, &identities, wishes)?;
         if found.workers as usize != workers {
-            publish_all(plan, context, store, &incarnation, &mut found)?;
+            publish_all(local, store, &incarnation, &mut found)?;
         }
         found.steps.retain(|state| {
             matches.iter().any(|matched| matched.step == state.name && matched.verdict == Verdict::Kept)
@@ -273,10 +268,8 @@ fn refuse_forgetful(plan: &Plan) -> Result<()> {
 }
 
 fn incarnation(log: &Log) -> Result<String> {
-    match log.newest_start() {
-        Some(Record::Start { incarnation, .. }) => Ok(incarnation.clone()),
-        _ => Err(Error::internal("the log has no record of a start")),
-    }
+    let none = || Error::internal("the log has no record of a start");
+    log.incarnation().map(str::to_owned).ok_or_else(none)
 }
 
 /// A checkpoint to go on from.
@@ -298,9 +291,9 @@ impl Found {
 }
 
 fn find(store: &Store, log: &Log, from: &From) -> Result<Option<Found>> {
-    let of_record = |record: &Record| -> Result<Found> {
-        let Record::Checkpoint { ended, .. } = record else { return Err(Error::internal("no checkpoint")) };
-        Ok(Found { manifest: Manifest::read(store, record)?, ended: *ended, elsewhere: None })
+    let of_record = |record: Committed<'_>| -> Result<Found> {
+        let manifest = Manifest::read(store, &record.manifest_ref())?;
+        Ok(Found { manifest, ended: record.ended, elsewhere: None })
     };
     match from {
         From::Latest => log.latest_checkpoint().map(of_record).transpose(),
@@ -354,13 +347,8 @@ fn fit(manifest: &Manifest, plan: &Plan, identities: &[(String, String)], wishes
 }
 
 /// Publishes what an earlier generation with another number of workers has left: its shards are not dealt in the same way any more.
-fn publish_all(
-    plan: &Plan,
-    context: &Context,
-    store: &Store,
-    incarnation: &str,
-    manifest: &mut Manifest,
-) -> Result<()> {
+fn publish_all(local: &Local, store: &Store, incarnation: &str, manifest: &mut Manifest) -> Result<()> {
+    let (plan, context) = (local.plan.as_ref(), &local.context);
     for (id, sink) in plan.sinks().filter(|(_, sink)| sink.delivery == Delivery::ExactlyOnce && !sink.sink.single()) {
         let step = &plan.steps[id].name;
         for shard in 0..manifest.workers as usize {
@@ -371,6 +359,7 @@ fn publish_all(
                     Ok(()) => break,
                     Err(error)
                         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced)
+                            && !local.fate.failed()
                             && context.clock.monotonic().saturating_sub(start) < RECOVERY_WAIT =>
                     {
                         tracing::warn!(table = sink.table, shard, %error, "cannot publish what was left; trying again");
@@ -422,9 +411,4 @@ pub fn shard_name(plan: &Plan, sink: &SinkStep, incarnation: &str, shard: usize)
         table: sink.table.clone(),
         shard,
     }
-}
-
-/// The key groups of `worker`, as it needs them to restore.
-pub fn own_groups(worker: usize, workers: usize) -> Range<usize> {
-    groups_of(worker, workers)
 }

@@ -6,22 +6,22 @@
 use super::begin::Checkpoints;
 use super::lane::Lane;
 use super::marks::Marks;
+use super::metronome::SplitNames;
 use super::source::Reports;
 use super::worker::Local;
 use super::writer::{Ack, Acks};
 use crate::checkpoint::decide::superseded;
 use crate::checkpoint::log::{Binding, Log, Record, SourceBinding};
-use crate::checkpoint::manifest::{Manifest, SinkState, SourceState, SplitState, StepState};
+use crate::checkpoint::manifest::{Manifest, ManifestRef, SinkState, SourceState, SplitState, StepState, VERSION};
 use crate::checkpoint::object::{ObjectRef, SectionKind};
 use crate::checkpoint::store::Store;
 use crate::checkpoint::sweep::sweep;
 use crate::connector::SplitStart;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Plan, StepId};
 use crate::time::{Clock, Epoch, Report, SplitReport, Watermark};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -160,7 +160,7 @@ impl Keeper {
 
     fn commit(&mut self, job: Job) -> Result<()> {
         let epoch = job.manifest.epoch;
-        let (path, blake3, bytes) = job.manifest.write(&self.store)?;
+        let ManifestRef { path, blake3, bytes } = job.manifest.write(&self.store)?;
         let record = Record::Checkpoint {
             generation: self.generation,
             epoch,
@@ -194,7 +194,7 @@ struct Book {
     fingerprint: String,
     steps: Vec<(StepId, StepState)>,
     sources: BTreeMap<u32, (String, BTreeMap<u32, SplitState>)>,
-    names: super::metronome::SplitNames,
+    names: SplitNames,
     sinks: BTreeMap<(StepId, u32), Option<Epoch>>,
     sink_names: BTreeMap<StepId, (String, String)>,
     state: Vec<ObjectRef>,
@@ -218,7 +218,7 @@ impl Book {
             fingerprint: blake3::Hash::from_bytes(plan.fingerprint()).to_hex().to_string(),
             steps: identities.into_iter().map(kept).collect(),
             sources: plan.sources().map(|(id, source)| (id as u32, (source.table.clone(), BTreeMap::new()))).collect(),
-            names: Arc::clone(&checkpoints.names),
+            names: checkpoints.names.clone(),
             sinks: BTreeMap::new(),
             sink_names: plan
                 .sinks()
@@ -335,7 +335,7 @@ impl Book {
             splits: splits.values().cloned().collect(),
         });
         Manifest {
-            version: 1,
+            version: VERSION,
             generation: self.generation,
             epoch,
             workers: self.workers,

@@ -139,10 +139,6 @@ impl Outbox {
         self.committed_bytes = self.committed_bytes.saturating_sub(bytes);
     }
 
-    /// True if nothing waits that is committed or will be.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
 }
 
 impl Staged {

@@ -88,9 +88,6 @@ pub fn publisher<'scope>(
                     let mut outbox = outbox.borrow_mut();
                     outbox.published = outbox.published.max(published);
                     outbox.let_go(bytes);
-                    if let Some(published) = outbox.published {
-                        site.cells.published(published);
-                    }
                     if finishing {
                         held = None;
                         return;
