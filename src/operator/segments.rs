@@ -57,6 +57,11 @@ impl Segments {
         self.at(&numbers.map(|number| self.places[number]).collect::<Vec<_>>())
     }
 
+    /// The numbers that have a row.
+    pub fn all(&self) -> Vec<u32> {
+        (0..self.places.len() as u32).filter(|number| self.places[*number as usize] != NOWHERE).collect()
+    }
+
     /// Begins to note which numbers get a row.
     pub fn track(&mut self) {
         self.changes.get_or_insert_default();
