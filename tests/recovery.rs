@@ -44,18 +44,23 @@ const COLUMNS: &[&str] = &[
 ];
 
 fn text(table: &Table, query: usize) -> String {
-    let declared = format!(
-        "{} CREATE TABLE out ({}) WITH ('connector' = 'memory');",
-        table.ddl(),
-        COLUMNS[query]
-    );
+    let declared = format!("{} CREATE TABLE out ({}) WITH ('connector' = 'memory');", table.ddl(), COLUMNS[query]);
     format!("{declared} INSERT INTO out {};", QUERIES[query])
 }
 
 /// Runs the query in as many lives as it takes; each has its own number of workers and of steps.
-fn run_in_lives(rng: &mut StdRng, table: &Table, query: usize, workers: &mut dyn FnMut(&mut StdRng) -> usize) -> (Vec<String>, u32) {
+fn run_in_lives(
+    rng: &mut StdRng,
+    table: &Table,
+    query: usize,
+    workers: &mut dyn FnMut(&mut StdRng) -> usize,
+) -> (Vec<String>, u32) {
     let outside = Outside::new();
-    let text = format!("SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '{} epochs'; {}", rng.random_range(1..4), text(table, query));
+    let text = format!(
+        "SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '{} epochs'; {}",
+        rng.random_range(1..4),
+        text(table, query)
+    );
     for lives in 1.. {
         // later lives last longer, so that an end is reached
         let steps = if lives > 25 { i64::MAX / 2 } else { rng.random_range(1..20 + 12 * i64::from(lives)) };
@@ -100,10 +105,21 @@ fn what_is_published_over_many_lives_is_what_one_long_life_says() {
     let counts = std::sync::Mutex::new((&mut lives, &mut runs));
     for_seeds(40, |rng| {
         let table = Table::random(rng);
-        let query = std::env::var("HIGHWATER_QUERY").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| rng.random_range(0..QUERIES.len()));
+        let query = std::env::var("HIGHWATER_QUERY")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| rng.random_range(0..QUERIES.len()));
         let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
         let (found, took) = run_in_lives(rng, &table, query, &mut |rng| rng.random_range(1..4));
-        assert_eq!(found, expected, "{}", QUERIES[query]);
+        let extra: Vec<&String> = found.iter().filter(|row| !expected.contains(row)).collect();
+        let lost: Vec<&String> = expected.iter().filter(|row| !found.contains(row)).collect();
+        assert!(
+            found == expected,
+            "{} rows instead of {} after {took} lives; lost {lost:?}, wrong {extra:?}: {}",
+            found.len(),
+            expected.len(),
+            QUERIES[query]
+        );
         let mut counts = counts.lock().unwrap();
         *counts.0 += took;
         *counts.1 += 1;

@@ -10,7 +10,7 @@ use super::metronome::SplitNames;
 use super::publisher::give;
 use super::worker::Local;
 use crate::checkpoint::decide::{Match, Verdict, match_steps};
-use crate::checkpoint::log::{Committed, Log};
+use crate::checkpoint::log::{Committed, Log, Record};
 use crate::checkpoint::manifest::{Manifest, SplitState};
 use crate::checkpoint::object::{ObjectRef, SectionKind};
 use crate::checkpoint::savepoint;
@@ -137,7 +137,10 @@ pub fn parts_of<'a>(objects: &'a [ObjectRef], own: &Range<usize>) -> Vec<(&'a Ob
         };
         for base in sorted.iter().filter(hides) {
             let (start, end) = base.groups;
-            left = left.into_iter().flat_map(|part| [part.start..part.end.min(start), part.start.max(end)..part.end]).collect();
+            left = left
+                .into_iter()
+                .flat_map(|part| [part.start..part.end.min(start), part.start.max(end)..part.end])
+                .collect();
         }
         left.retain(|part| part.start < part.end);
         if !left.is_empty() {
@@ -155,7 +158,8 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
     worker.dataflow::<Epoch, _, _>(|scope| {
         let mut builder = OperatorBuilder::new("begin".into(), scope);
         let (output, told) = builder.new_output::<Vec<(u64, String)>>();
-        let mut output: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(u64, String)>>> = OutputBuilder::from(output);
+        let mut output: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(u64, String)>>> =
+            OutputBuilder::from(output);
         let (index, peers) = (scope.index(), scope.peers());
         builder.build(move |mut capabilities| {
             let mut capability = capabilities.pop().filter(|_| index == 0);
@@ -180,7 +184,8 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
         builder.build(move |_| {
             move |_| {
                 told.for_each(|_, batch| {
-                    *ear.borrow_mut() = batch.drain(..).next().map(|(_, text)| text).or_else(|| ear.borrow_mut().take());
+                    *ear.borrow_mut() =
+                        batch.drain(..).next().map(|(_, text)| text).or_else(|| ear.borrow_mut().take());
                 });
             }
         });
@@ -192,7 +197,9 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
     match serde_json::from_str(&text) {
         Ok(beginning) => Some(beginning),
         Err(error) => {
-            local.fate.fail(Error::internal(format!("worker 0 says how to begin in a way that cannot be read: {error}")));
+            local
+                .fate
+                .fail(Error::internal(format!("worker 0 says how to begin in a way that cannot be read: {error}")));
             None
         }
     }
@@ -210,13 +217,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         fit(&found.manifest, plan, &identities, wishes)?;
         if found.ended {
             info!(epoch = found.manifest.epoch, "the input had ended: nothing is left to do");
-            return Ok(Beginning {
-                generation: log.generation(),
-                incarnation: incarnation(&log)?,
-                first: found.manifest.epoch + 1,
-                manifest: Some(found.manifest),
-                finished: true,
-            });
+            return end(local, store, &mut log, workers, found.manifest).map_err(within);
         }
     }
     let fingerprint = blake3::Hash::from_bytes(plan.fingerprint()).to_hex().to_string();
@@ -229,7 +230,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         first = first.max(found.epoch + 1);
         let matches = fit(&found, plan, &identities, wishes)?;
         if found.workers as usize != workers {
-            publish_all(local, store, &incarnation, &mut found)?;
+            publish_all(local, store, &incarnation, &mut found, false)?;
         }
         found.steps.retain(|state| {
             matches.iter().any(|matched| matched.step == state.name && matched.verdict == Verdict::Kept)
@@ -252,6 +253,27 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
     }
     Ok(Beginning { generation, incarnation, first, manifest, finished: false })
 }
+
+/// Sees to it that everything is published of a pipeline whose input has ended.
+fn end(local: &Local, store: &Store, log: &mut Log, workers: usize, mut manifest: Manifest) -> Result<Beginning> {
+    if !matches!(log.records().last(), Some((_, Record::Stop { .. }))) {
+        let generation = log.start(workers as u32, &manifest.fingerprint, env!("CARGO_PKG_VERSION"))?;
+        publish_all(local, store, &incarnation(log)?, &mut manifest, true)?;
+        log.append(generation, Record::Stop { generation, how: FINISHED.into() })?;
+    }
+    let (generation, incarnation) = (log.generation(), incarnation(log)?);
+    Ok(Beginning { generation, incarnation, first: manifest.epoch + 1, manifest: Some(manifest), finished: true })
+}
+
+/// Notes in the log that a run has ended and that everything it committed is published.
+pub fn note_end(checkpoints: &Checkpoints, ended: bool) -> Result<()> {
+    let generation = checkpoints.beginning.generation;
+    let how = if ended { FINISHED } else { "stopped" };
+    Log::read(&checkpoints.store)?.append(generation, Record::Stop { generation, how: how.into() }).map(drop)
+}
+
+/// How a run ends whose input has.
+const FINISHED: &str = "finished";
 
 /// An operator that cannot give up what it remembers would forget it.
 fn refuse_forgetful(plan: &Plan) -> Result<()> {
@@ -333,7 +355,11 @@ fn fit(manifest: &Manifest, plan: &Plan, identities: &[(String, String)], wishes
         }
     }
     dropped.extend(
-        manifest.sources.iter().filter(|source| !read(&source.table)).map(|source| format!("table \"{}\"", source.table)),
+        manifest
+            .sources
+            .iter()
+            .filter(|source| !read(&source.table))
+            .map(|source| format!("table \"{}\"", source.table)),
     );
     match dropped.is_empty() || wishes.drop_state {
         true => Ok(matches),
@@ -346,16 +372,20 @@ fn fit(manifest: &Manifest, plan: &Plan, identities: &[(String, String)], wishes
     }
 }
 
-/// Publishes what an earlier generation with another number of workers has left: its shards are not dealt in the same way any more.
-fn publish_all(local: &Local, store: &Store, incarnation: &str, manifest: &mut Manifest) -> Result<()> {
+/// Publishes what an earlier generation has left: it had another number of workers, so that its shards are not dealt in the same way any
+/// more, or its input had `ended`.
+fn publish_all(local: &Local, store: &Store, incarnation: &str, manifest: &mut Manifest, ended: bool) -> Result<()> {
     let (plan, context) = (local.plan.as_ref(), &local.context);
-    for (id, sink) in plan.sinks().filter(|(_, sink)| sink.delivery == Delivery::ExactlyOnce && !sink.sink.single()) {
+    // the one shard of a single sink stays the same
+    let due = |sink: &SinkStep| sink.delivery == Delivery::ExactlyOnce && (ended || !sink.sink.single());
+    for (id, sink) in plan.sinks().filter(|(_, sink)| due(sink)) {
         let step = &plan.steps[id].name;
-        for shard in 0..manifest.workers as usize {
+        let shards = if sink.sink.single() { 1 } else { manifest.workers as usize };
+        for shard in 0..shards {
             let name = shard_name(plan, sink, incarnation, shard);
             let start = context.clock.monotonic();
             loop {
-                match publish_shard(sink, step, &name, context, store, &manifest.outputs) {
+                match publish_shard(sink, step, &name, context, store, &manifest.outputs, ended) {
                     Ok(()) => break,
                     Err(error)
                         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced)
@@ -384,6 +414,7 @@ fn publish_shard(
     context: &Context,
     store: &Store,
     outputs: &[ObjectRef],
+    ended: bool,
 ) -> Result<()> {
     let staging = sink.sink.staging().ok_or_else(|| Error::internal("a sink without staging has staged"))?;
     let mut publisher = staging.publisher(name, context)?;
@@ -391,7 +422,7 @@ fn publish_shard(
     for object in outputs.iter().filter(of_shard) {
         give(publisher.as_mut(), store, step, name.shard, object, None)?;
     }
-    publisher.finish(false)
+    publisher.finish(ended)
 }
 
 /// True if `object` keeps records of `shard` of sink step `step`.

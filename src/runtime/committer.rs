@@ -68,7 +68,10 @@ pub fn committer<'scope>(
             clock: Arc::clone(&local.context.clock),
             commits: 0,
         };
-        tail = Some((Book::new(&local.plan, peers, checkpoints), Lane::start("commit", &checkpoints.offload, keeper.work())?));
+        tail = Some((
+            Book::new(&local.plan, peers, checkpoints),
+            Lane::start("commit", &checkpoints.offload, keeper.work())?,
+        ));
     }
     let local = local.clone();
     builder.build(move |_| {
@@ -113,10 +116,9 @@ pub fn committer<'scope>(
                             pending.pop_front().expect("each job was given with a pending checkpoint");
                         debug!(epoch, "checkpoint committed");
                         local.committed.set(Some(epoch));
-                        local.metrics.checkpoint_committed(
-                            epoch,
-                            local.context.clock.monotonic().saturating_sub(since),
-                        );
+                        local
+                            .metrics
+                            .checkpoint_committed(epoch, local.context.clock.monotonic().saturating_sub(since));
                         let news = (0..peers as u64).map(|worker| (worker, epoch));
                         output.activate().session_with_builder(&capability).give_iterator(news);
                     }
@@ -289,7 +291,10 @@ impl Book {
                     watermark: Watermark::NONE,
                     idle: false,
                 });
-                if known.start.position == Some(split.position) && known.watermark == split.watermark && known.idle == split.idle {
+                if known.start.position == Some(split.position)
+                    && known.watermark == split.watermark
+                    && known.idle == split.idle
+                {
                     continue;
                 }
                 known.start.position = Some(split.position);
@@ -324,16 +329,18 @@ impl Book {
         let mut sinks: BTreeMap<StepId, SinkState> = BTreeMap::new();
         for (&(step, shard), published) in &self.sinks {
             let Some((name, table)) = self.sink_names.get(&step) else { continue };
-            let state = sinks
-                .entry(step)
-                .or_insert_with(|| SinkState { step: name.clone(), table: table.clone(), shards: Vec::new() });
+            let state = sinks.entry(step).or_insert_with(|| SinkState {
+                step: name.clone(),
+                table: table.clone(),
+                shards: Vec::new(),
+            });
             state.shards.resize(state.shards.len().max(shard as usize + 1), None);
             state.shards[shard as usize] = *published;
         }
-        let sources = self.sources.values().map(|(table, splits)| SourceState {
-            table: table.clone(),
-            splits: splits.values().cloned().collect(),
-        });
+        let sources = self
+            .sources
+            .values()
+            .map(|(table, splits)| SourceState { table: table.clone(), splits: splits.values().cloned().collect() });
         Manifest {
             version: VERSION,
             generation: self.generation,

@@ -41,7 +41,9 @@ impl Keeping {
     pub fn deposit(&self, epoch: Epoch, mark: Watermark, operator: &mut dyn Confluence) -> Result<Deposit> {
         let delta = operator.delta()?;
         let sections = match &self.outbox {
-            None => delta.into_iter().filter(|table| table.rows.num_rows() > 0).map(|table| self.state(table)).collect(),
+            None => {
+                delta.into_iter().filter(|table| table.rows.num_rows() > 0).map(|table| self.state(table)).collect()
+            }
             Some(outbox) => {
                 let records: Vec<Batch> = delta.into_iter().map(|table| table.rows).collect();
                 let mut outbox = outbox.borrow_mut();
@@ -138,7 +140,6 @@ impl Outbox {
     pub fn let_go(&mut self, bytes: usize) {
         self.committed_bytes = self.committed_bytes.saturating_sub(bytes);
     }
-
 }
 
 impl Staged {

@@ -38,7 +38,9 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     /// A lane called `name` on which `work` does the jobs.
     pub fn start(name: &str, offload: &Offload, mut work: impl FnMut(J) -> A + Send + 'static) -> Result<Self> {
         let place = match offload {
-            Offload::Inline(delay) => Place::Inline { work: Box::new(work), patience: delay(), delay: Arc::clone(delay) },
+            Offload::Inline(delay) => {
+                Place::Inline { work: Box::new(work), patience: delay(), delay: Arc::clone(delay) }
+            }
             Offload::Threads => {
                 let (jobs, given) = bounded::<J>(AHEAD);
                 // one more than can be under way, so that an answer never waits

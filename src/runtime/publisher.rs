@@ -211,8 +211,11 @@ impl Desk {
     fn newer_generation(&self) -> Option<Error> {
         let newest = Log::read(&self.store).ok()?.generation();
         let newer = || {
-            Error::new(ErrorKind::Fenced, format!("generation {newest} of the pipeline runs, this is {}", self.generation))
-                .help("nothing is to be done here: the other one goes on")
+            Error::new(
+                ErrorKind::Fenced,
+                format!("generation {newest} of the pipeline runs, this is {}", self.generation),
+            )
+            .help("nothing is to be done here: the other one goes on")
         };
         (newest > self.generation).then(newer)
     }

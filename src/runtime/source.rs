@@ -279,7 +279,8 @@ impl Reader {
         let (ended, dealt): (Vec<Dealt>, Vec<Dealt>) =
             dealt.into_iter().partition(|split| split.watermark == Watermark::END);
         let starts: Vec<SplitStart> = dealt.iter().map(|split| split.start.clone()).collect();
-        let splits = if starts.is_empty() { Vec::new() } else { self.step.source.open(&starts, &self.local.context)? };
+        let splits =
+            if starts.is_empty() { Vec::new() } else { self.step.source.open(&starts, &self.local.context)? };
         let opened = |(dealt, split): (Dealt, Box<dyn Split>)| Open {
             number: dealt.number,
             split,

@@ -327,7 +327,9 @@ pub fn staged<'scope>(
                     break;
                 }
                 if let (Some(keeping), Some(capability), true) = (&mut keeping, &stashed.deposits, marks.checkpoint()) {
-                    let Some(deposit) = site.attempt(|| keeping.deposit(epoch, mark, operator.as_mut())) else { return };
+                    let Some(deposit) = site.attempt(|| keeping.deposit(epoch, mark, operator.as_mut())) else {
+                        return;
+                    };
                     deposits.activate().session_with_builder(capability).give(deposit);
                 }
                 entry.remove();

@@ -1,6 +1,6 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
-use super::begin::{Checkpoints, Wishes, agree, holds_output, shard_name};
+use super::begin::{Checkpoints, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
 use super::fate::Fate;
@@ -104,8 +104,7 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         if beginning.finished {
             return drop_all(worker);
         }
-        local.checkpoints =
-            Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
+        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
     }
     worker.dataflow::<Epoch, _, _>(|scope| {
         if let Err(error) = build(scope, &local) {
@@ -114,6 +113,11 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
     });
     while worker.has_dataflows() && !local.fate.failed() {
         worker.step_or_park(Some(SLEEP_MAX));
+    }
+    if let (Some(checkpoints), 0, false) = (&local.checkpoints, worker.index(), local.fate.failed())
+        && let Err(error) = note_end(checkpoints, local.ended.get())
+    {
+        local.fate.fail(error);
     }
     drop_all(worker);
 }
@@ -166,7 +170,9 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let site = site(carried(&local.plan, step.inputs[0].from));
                 Some(match spec.grouping {
                     // nothing leaves before the end, so partial results may gather for as long, if no checkpoint needs them
-                    Grouping::Final if local.checkpoints.is_none() => until_the_end(input(0), site, PreAggregate::new(spec)?),
+                    Grouping::Final if local.checkpoints.is_none() => {
+                        until_the_end(input(0), site, PreAggregate::new(spec)?)
+                    }
                     Grouping::Session { .. } => {
                         of_an_epoch(input(0), site, move || PreSessions::new(Arc::clone(&spec)))
                     }

@@ -106,15 +106,13 @@ pub fn writer<'scope>(
             reports.for_each(|capability, batch| {
                 let epoch = *capability.least().expect("a report has a time");
                 let entry = stash.entry(epoch);
-                let stashed =
-                    entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
+                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
                 stashed.1.extend(batch.drain(..).map(|(_, report)| report));
             });
             deposits.for_each(|capability, batch| {
                 let epoch = *capability.least().expect("a deposit has a time");
                 let entry = stash.entry(epoch);
-                let stashed =
-                    entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
+                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
                 stashed.2.append(batch);
             });
             done.for_each(|_, _| {});

@@ -7,9 +7,7 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use highwater::checkpoint::store::{Fault, Faults, Operation, Store};
-use highwater::connector::{
-    Changes, Context, Publisher, Shard, ShardName, Sink, Stager, Staging,
-};
+use highwater::connector::{Changes, Context, Publisher, Shard, ShardName, Sink, Stager, Staging};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::time::Epoch;
 use std::collections::BTreeMap;

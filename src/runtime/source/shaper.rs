@@ -34,13 +34,7 @@ impl Shaper {
     ///
     /// # Errors
     /// The first bad row, if the table bears none.
-    pub fn rows(
-        &self,
-        polled: Batch,
-        split: &dyn Split,
-        wall: Micros,
-        refused: &mut Vec<Refused>,
-    ) -> Result<Batch> {
+    pub fn rows(&self, polled: Batch, split: &dyn Split, wall: Micros, refused: &mut Vec<Refused>) -> Result<Batch> {
         let mut bad: Vec<(usize, Error)> = Vec::new();
         let (rows, kept) = match self.shape(&polled, 0..polled.num_rows(), split) {
             Ok(rows) => (rows, None),
