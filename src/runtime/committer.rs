@@ -19,7 +19,7 @@ use crate::checkpoint::sweep::sweep;
 use crate::connector::SplitStart;
 use crate::error::Result;
 use crate::plan::{Plan, StepId};
-use crate::time::{Clock, Epoch, Report, SplitReport, Watermark};
+use crate::time::{Clock, Epoch, Report, Watermark};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,16 +291,15 @@ impl Book {
                     watermark: Watermark::NONE,
                     idle: false,
                 });
-                if known.start.position == Some(split.position)
+                let same = known.start.position == Some(split.position)
                     && known.watermark == split.watermark
-                    && known.idle == split.idle
-                {
+                    && known.idle == split.idle;
+                if same && split.rows == 0 {
                     continue;
                 }
                 known.start.position = Some(split.position);
                 (known.watermark, known.idle) = (split.watermark, split.idle);
-                let SplitReport { split, position, watermark, idle } = *split;
-                binding.splits.push(SplitReport { split, position, watermark, idle });
+                binding.splits.push(split.clone());
             }
         }
         let wall = reports.iter().map(|report| report.wall).max().unwrap_or_default();

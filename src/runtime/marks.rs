@@ -98,6 +98,7 @@ mod tests {
         let split = |(split, &(mark, idle)): (usize, &(i64, bool))| SplitReport {
             split: split as u32,
             position: 0,
+            rows: 0,
             watermark: if mark == i64::MAX { Watermark::END } else { Watermark::at(mark) },
             idle,
         };

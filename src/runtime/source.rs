@@ -227,7 +227,7 @@ impl Reader {
                 Order::Close { epoch, checkpoint, wall } => {
                     debug_assert_eq!(epoch, self.epoch, "the metronome and a source disagree about the open epoch");
                     let ended = self.ended();
-                    outbox.push(Event::Closed(self.close(checkpoint, ended, ended)));
+                    outbox.push(Event::Closed(self.close(checkpoint, ended, ended, wall)));
                     self.wall = wall;
                     if ended {
                         return Ok(Turn::Done);
@@ -237,7 +237,7 @@ impl Reader {
                     if drain {
                         self.splits.iter_mut().flatten().for_each(Open::end);
                     }
-                    outbox.push(Event::Closed(self.close(true, drain, true)));
+                    outbox.push(Event::Closed(self.close(true, drain, true, self.wall)));
                     return Ok(Turn::Done);
                 }
             }
@@ -245,7 +245,7 @@ impl Reader {
         self.forget_finished();
         if self.ended() {
             let checkpoint = self.checkpoint_by_rows();
-            outbox.push(Event::Closed(self.close(checkpoint, true, true)));
+            outbox.push(Event::Closed(self.close(checkpoint, true, true, self.wall)));
             return Ok(Turn::Done);
         }
         let rows_a_split = match self.local.plan.settings.tick {
@@ -268,7 +268,7 @@ impl Reader {
             && !self.ended()
         {
             let checkpoint = self.checkpoint_by_rows();
-            outbox.push(Event::Closed(self.close(checkpoint, false, false)));
+            outbox.push(Event::Closed(self.close(checkpoint, false, false, self.wall)));
             return Ok(Turn::Again);
         }
         Ok(if read || self.ended() { Turn::Again } else { Turn::Nap })
@@ -376,19 +376,20 @@ impl Reader {
         Ok(turn_bytes > 0)
     }
 
-    /// Ends the open epoch and says where every split stands.
-    fn close(&mut self, checkpoint: bool, ended: bool, last: bool) -> Report {
+    /// Ends the open epoch, at `wall` by the clock, and says where every split stands.
+    fn close(&mut self, checkpoint: bool, ended: bool, last: bool, wall: Micros) -> Report {
         let now = self.local.context.clock.monotonic();
         // epochs that end by their rows wait for them: there no split is idle, and the binding stays the same every time
         let by_rows = matches!(self.local.plan.settings.tick, Tick::Rows(_));
         let idle_timeout = self.step.idle_timeout.filter(|_| !by_rows);
         let splits = self.splits.iter_mut().flatten().map(|open| {
-            open.rows_in_epoch = 0;
+            let rows = std::mem::take(&mut open.rows_in_epoch);
             let silence = open.silent_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
             let silent = idle_timeout.is_some_and(|timeout| silence >= timeout);
             SplitReport {
                 split: open.number,
                 position: open.split.position(),
+                rows,
                 watermark: open.watermark,
                 idle: silent && !open.ended && open.split.caught_up(),
             }
@@ -401,7 +402,7 @@ impl Reader {
         }
         let when_all_idle = match (self.step.when_all_idle, idle_timeout) {
             (WhenAllIdle::FollowWallClock, Some(timeout)) => {
-                Watermark::at(self.wall.saturating_sub(timeout.as_micros() as i64))
+                Watermark::at(wall.saturating_sub(timeout.as_micros() as i64))
             }
             _ => Watermark::NONE,
         };
