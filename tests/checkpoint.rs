@@ -721,3 +721,116 @@ fn the_log_does_what_a_list_does() {
         }
     }
 }
+
+/// Exit code and both outputs of a call of the program.
+fn call(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let program = env!("CARGO_BIN_EXE_highwater");
+    let output = std::process::Command::new(program).args(arguments).current_dir(folder).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_program_lists_and_shows_what_a_store_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("state").to_str().unwrap(), "orders").unwrap();
+    let mut log = Log::read(&store).unwrap();
+    let generation = log.start(2, "aabbccddeeff0011", "0.1.0").unwrap();
+    let mut state = Vec::new();
+    for epoch in [7, 8] {
+        checkpoint(&store, &mut log, epoch, &mut state).unwrap();
+    }
+    save(&store, &mut log, generation, 7, "weekly").unwrap();
+    let good = |arguments: &[&str]| {
+        let (code, out, err) = call(folder.path(), arguments);
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+        out
+    };
+    let json = |arguments: &[&str]| serde_json::from_str::<serde_json::Value>(&good(arguments)).unwrap();
+
+    let list = good(&["state", "ls", "state"]);
+    for part in ["restarts begin here", "weekly", "aabbccddeeff", "1970-01-01T00:00:00.000008Z"] {
+        assert!(list.contains(part), "{part} in\n{list}");
+    }
+    let list = json(&["state", "ls", "state", "--pipeline", "orders", "--json"]);
+    assert_eq!(list["checkpoints"].as_array().unwrap().len(), 2);
+    assert_eq!(list["checkpoints"][1]["newest"], true);
+    assert_eq!(list["checkpoints"][1]["objects"], 2);
+    assert_eq!(list["savepoints"][0]["name"], "weekly");
+
+    let shown = good(&["state", "show", "state"]);
+    for part in ["checkpoint 8", "0..4096", "words-0", "nothing yet", "groups"] {
+        assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+    let shown = json(&["state", "show", "state", "--checkpoint", "7", "--json"]);
+    assert_eq!(shown["steps"][0]["tables"][0]["rows"], 10);
+    assert_eq!(shown["sources"][0]["splits"][0]["position"], 7);
+    assert_eq!(shown["sinks"][0]["shards"][1]["published"], 7);
+    assert_eq!(json(&["state", "show", "state", "--savepoint", "weekly", "--json"])["epoch"], 7);
+    fs::rename(folder.path().join("state/orders/savepoints/weekly"), folder.path().join("moved")).unwrap();
+    assert_eq!(json(&["state", "show", "moved", "--json"])["epoch"], 7);
+
+    // a definition names the store and the pipeline
+    let sql = "
+        SET 'pipeline.name' = 'orders';
+        SET 'checkpoint_store' = 'state';
+        CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1');
+        CREATE TABLE nowhere (n BIGINT) WITH ('connector' = 'blackhole');
+        INSERT INTO nowhere SELECT n FROM numbers;";
+    fs::write(folder.path().join("p.sql"), sql).unwrap();
+    assert_eq!(json(&["state", "show", "p.sql", "--json"])["epoch"], 8);
+
+    let bad = |code: i32, arguments: &[&str], part: &str| {
+        let (answered, out, err) = call(folder.path(), arguments);
+        assert_eq!((answered, out.as_str()), (code, ""), "{arguments:?}: {err}");
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    };
+    bad(2, &["state", "ls", "stat"], "there is no such directory");
+    bad(2, &["state", "ls", "state", "--pipeline", "order"], "did you mean --pipeline orders?");
+    bad(2, &["state", "show", "state", "--checkpoint", "9"], "there are 7, 8");
+    bad(2, &["state", "show", "p.sql", "--set", "checkpoint_store="], "the pipeline has no checkpoints");
+    assert!(!folder.path().join("stat").exists(), "looking creates nothing");
+    let record = folder.path().join("state/orders/log/00000000000000000001.json");
+    fs::write(&record, b"{}").unwrap();
+    bad(6, &["state", "ls", "state"], "log/00000000000000000001.json");
+}
+
+/// Against a server that speaks S3: tools/s3.sh starts one and calls this.
+#[test]
+#[ignore = "needs a server: tools/s3.sh"]
+fn a_bucket_does_what_memory_does() {
+    let location = std::env::var("HIGHWATER_S3").expect("HIGHWATER_S3 names a bucket, such as s3://bucket/prefix");
+    let store = Store::open(&location, "orders").unwrap();
+    assert_eq!(store.get("a/b").unwrap(), None);
+    assert_eq!(store.create("a/b", Bytes::from_static(b"one")).unwrap(), Created::New);
+    assert_eq!(store.create("a/b", Bytes::from_static(b"one")).unwrap(), Created::New);
+    let theirs = Created::Existed(Bytes::from_static(b"one"));
+    assert_eq!(store.create("a/b", Bytes::from_static(b"two")).unwrap(), theirs);
+    store.delete("a/b").unwrap();
+    store.delete("a/b").unwrap();
+    assert_eq!(store.list("").unwrap(), []);
+
+    let large = Bytes::from(vec![7; 20 << 20]);
+    store.put("large", large.clone()).unwrap();
+    assert_eq!(store.get("large").unwrap(), Some(large));
+    assert_eq!(store.get_within("large", 1000).unwrap_err().kind(), ErrorKind::Corrupt);
+    store.delete("large").unwrap();
+
+    let mut log = Log::read(&store).unwrap();
+    log.start(1, "aa", "0").unwrap();
+    let mut state = Vec::new();
+    for epoch in 1..=5 {
+        checkpoint(&store, &mut log, epoch, &mut state).unwrap();
+    }
+    let place = save(&store, &mut log, 1, 5, "weekly").unwrap();
+    let mut successor = Log::read(&store).unwrap();
+    assert_eq!(successor.start(1, "aa", "0").unwrap(), 2);
+    assert_eq!(log.append(1, skip(1)).unwrap_err().kind(), ErrorKind::Fenced);
+    let swept = sweep(&store, &mut successor, 2, 4_000_000_000_000_000, HOUR).unwrap();
+    assert_eq!((swept.records, swept.objects), (4, 3));
+    all_readable(&store);
+    let (_, manifest) = open_savepoint(&place, &Store::in_memory("orders")).unwrap();
+    assert_eq!(manifest.epoch, 5);
+
+    appenders(&Store::open(&location, "shared").unwrap(), 4, 10);
+}

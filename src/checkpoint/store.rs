@@ -67,7 +67,7 @@ impl Patience {
     const LOCAL: Patience =
         Patience { tries: 3, first: Duration::from_millis(20), longest: Duration::from_millis(100) };
     /// Nothing to wait for.
-    const MEMORY: Patience = Patience { tries: 12, first: Duration::ZERO, longest: Duration::ZERO };
+    const MEMORY: Patience = Patience { tries: 30, first: Duration::ZERO, longest: Duration::ZERO };
 
     /// Waits after try number `tried`, for a random part of twice as long as the last time.
     fn pause(&self, tried: u32) {
