@@ -21,6 +21,7 @@ mod progress;
 mod run;
 mod shape;
 mod shell;
+mod state;
 mod tables;
 
 use crate::connector::extensions::Extensions;
@@ -67,6 +68,8 @@ enum Command {
     Tables(tables::Arguments),
     /// List the functions that SQL may call
     Functions(tables::FunctionArguments),
+    /// List what a checkpoint store holds, or show what a checkpoint is made of
+    State(state::Arguments),
     /// Run a development broker: Kafka's protocol on loopback, for trying things out
     Broker(broker::Arguments),
     /// Measure this machine: rows a second, beside what a hand-written loop does
@@ -107,6 +110,7 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
         Command::Check(arguments) => explain::check(&arguments, extensions),
         Command::Tables(arguments) => tables::tables(&arguments, extensions),
         Command::Functions(arguments) => tables::functions(&arguments),
+        Command::State(arguments) => state::run(&arguments, extensions),
         Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
         Command::Man(arguments) => shape::man(Cli::command(), &arguments),
         Command::Broker(arguments) => broker::run(&arguments),

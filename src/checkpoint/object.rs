@@ -14,12 +14,15 @@ use crate::batch::{Batch, from_arrow};
 use crate::error::{Error, Result};
 use crate::state::Table;
 use crate::time::Epoch;
+use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
-use arrow::ipc::reader::StreamReader;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const MAGIC: &[u8; 8] = b"HWOBJECT";
 const VERSION: u32 = 1;
@@ -259,10 +262,24 @@ fn batches(packed: &[u8], plain: u64) -> Result<Vec<Batch>> {
     if bytes.len() as u64 != plain {
         return Err(Error::corrupt(format!("it has {} bytes or more and should have {plain}", bytes.len())));
     }
-    StreamReader::try_new(bytes.as_slice(), None).map_err(corrupt)?.collect::<Result<_, _>>().map_err(corrupt)
+    // arrow's decoder looks at most that is wrong, and panics at the rest
+    match catch_unwind(AssertUnwindSafe(|| read_ipc(bytes.into()))) {
+        Ok(read) => read.map_err(corrupt),
+        Err(_) => Err(Error::corrupt("its rows cannot be read")),
+    }
 }
 
-fn corrupt(error: arrow::error::ArrowError) -> Error {
+fn read_ipc(mut bytes: Buffer) -> Result<Vec<Batch>, ArrowError> {
+    let mut decoder = StreamDecoder::new();
+    let mut batches = Vec::new();
+    while let Some(batch) = decoder.decode(&mut bytes)? {
+        batches.push(batch);
+    }
+    decoder.finish()?;
+    Ok(batches)
+}
+
+fn corrupt(error: ArrowError) -> Error {
     Error::corrupt(format!("its rows cannot be read: {error}"))
 }
 
@@ -318,4 +335,104 @@ pub(super) fn checked(store: &Store, path: &str, size: u64, blake3: &str) -> Res
         return Ok(bytes);
     };
     Err(store.about(path, Error::corrupt(wrong)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::batch_of;
+    use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, ListArray, StringArray, StringViewArray};
+    use arrow::datatypes::{Int64Type, Schema};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use std::sync::Arc;
+
+    fn rows(from: i64) -> Batch {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter((from..from + 100).map(|n| (n % 7 > 0).then_some(n))));
+        let words = (0..100).map(|n| format!("a word that is not short {n}"));
+        let views: ArrayRef = Arc::new(StringViewArray::from_iter_values(words.clone()));
+        let bytes: ArrayRef = Arc::new(BinaryViewArray::from_iter_values(words.clone()));
+        let words: ArrayRef = Arc::new(StringArray::from_iter_values(words));
+        let list = (0..100).map(|n| Some((0..n % 3).map(Some).collect::<Vec<_>>()));
+        let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(list));
+        let columns = [("n", numbers), ("v", views), ("b", bytes), ("w", words), ("l", lists)];
+        Batch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    }
+
+    fn sections() -> Vec<Section> {
+        let nothing = batch_of(Arc::new(Schema::empty()), Vec::new(), 3).unwrap();
+        vec![
+            Section::State { step: "count".into(), table: Table::new("groups", rows(0), vec![0, 3]) },
+            Section::State { step: "count".into(), table: Table::new("none", rows(0).slice(0, 0), vec![]) },
+            Section::State { step: "rows".into(), table: Table::new("three", nothing, vec![]) },
+            Section::Output { step: "out".into(), shard: 3, records: vec![rows(1), rows(2).slice(10, 5)] },
+            Section::Output { step: "out".into(), shard: 4, records: vec![] },
+        ]
+    }
+
+    #[test]
+    fn sections_come_back_in_order_with_their_schemas() {
+        let back = decode(&encode(&sections()).unwrap()).unwrap();
+        assert_eq!(back.len(), 5);
+        for (one, other) in sections().iter().zip(&back) {
+            assert_eq!(one.info(), other.info());
+            assert_eq!(one.batches(), other.batches());
+            if let (Section::State { table: one, .. }, Section::State { table: other, .. }) = (one, other) {
+                assert_eq!(one.keys, other.keys);
+            }
+        }
+    }
+
+    #[test]
+    fn a_slice_is_stored_without_the_rest() {
+        let section = |rows: Batch| [Section::State { step: "s".into(), table: Table::new("t", rows, vec![]) }];
+        let slice = encode(&section(rows(0).slice(0, 1))).unwrap().len();
+        assert!(slice < 1500, "{slice} bytes");
+    }
+
+    /// Everything that a changed byte can hit is an error, also where the checksum was made to fit.
+    #[test]
+    fn hostile_bytes_are_an_error_and_never_a_panic() {
+        let seed = StdRng::from_os_rng().random::<u64>();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let bytes = encode(&sections()).unwrap();
+        let mut refused = 0;
+        for round in 0..4000 {
+            let mut changed = bytes[..bytes.len() - blake3::OUT_LEN].to_vec();
+            match round % 3 {
+                0 => changed.truncate(random.random_range(0..changed.len())),
+                1 => {
+                    let at = random.random_range(0..changed.len());
+                    changed[at] = random.random();
+                }
+                _ => {
+                    let at = random.random_range(0..changed.len());
+                    let fill = random.random_range(0..64).min(changed.len() - at);
+                    changed[at..at + fill].fill(random.random());
+                }
+            }
+            let sum = blake3::hash(&changed);
+            changed.extend_from_slice(sum.as_bytes());
+            refused += usize::from(decode(&changed.into()).is_err());
+        }
+        assert!(refused > 2000, "{refused} of 4000 were refused");
+        // and the rows themselves, before they are compressed
+        let plain = ipc(&[rows(0)]).unwrap();
+        for _ in 0..4000 {
+            let mut changed = plain.clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..changed.len());
+                changed[at] = random.random();
+            }
+            let packed = zstd::encode_all(changed.as_slice(), 1).unwrap();
+            let _ = batches(&packed, changed.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_section_that_unpacks_to_more_than_it_says_is_refused() {
+        let packed = zstd::encode_all([0; 1 << 20].as_slice(), 1).unwrap();
+        assert!(batches(&packed, 1000).is_err());
+        assert!(batches(&packed, u64::MAX).is_err());
+    }
 }

@@ -71,9 +71,16 @@ pub fn open_savepoint(place: &str, store: &Store) -> Result<(Store, Manifest)> {
     if is_name(place) && !std::path::Path::new(place).is_dir() {
         return Err(missing());
     }
-    let folder = Store::at(place, false).map_err(none)?;
-    let manifest = read(&folder)?.ok_or_else(missing)?;
-    Ok((folder, manifest))
+    savepoint_at(place).map_err(none)?.ok_or_else(missing)
+}
+
+/// The savepoint in the directory or at the URL `place`, if one is there.
+///
+/// # Errors
+/// `Invalid` if there is no such place; `Corrupt` if the savepoint is damaged.
+pub fn savepoint_at(place: &str) -> Result<Option<(Store, Manifest)>> {
+    let folder = Store::at(place, false)?;
+    Ok(read(&folder)?.map(|manifest| (folder, manifest)))
 }
 
 /// Copies what `manifest`, opened from the savepoint `folder`, names into `store`, for `generation` to go on from.

@@ -67,7 +67,7 @@ impl Patience {
     const LOCAL: Patience =
         Patience { tries: 3, first: Duration::from_millis(20), longest: Duration::from_millis(100) };
     /// Nothing to wait for.
-    const MEMORY: Patience = Patience { tries: 12, first: Duration::ZERO, longest: Duration::ZERO };
+    const MEMORY: Patience = Patience { tries: 30, first: Duration::ZERO, longest: Duration::ZERO };
 
     /// Waits after try number `tried`, for a random part of twice as long as the last time.
     fn pause(&self, tried: u32) {
@@ -382,4 +382,43 @@ pub(super) fn nonce() -> Result<String> {
     let mut bytes = [0; 8];
     OsRng.try_fill_bytes(&mut bytes).map_err(|error| Error::unavailable(format!("no random bytes: {error}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(location: &str) -> String {
+        let error = Store::open(location, "orders").expect_err(location);
+        format!("{error} ({})", error.advice().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_wrong_location_is_told_what_is_meant() {
+        assert!(refused("s4://bucket/here").contains("did you mean 's3://bucket/here'?"));
+        assert!(refused("s3:/bucket/here").contains("did you mean 's3://bucket/here'?"));
+        assert!(refused("file://host/here").contains("'file:///host/here'"));
+        assert!(refused("hdfs://name/here").contains("s3://, gs:// or az://"));
+        assert!(refused("s3:///here").contains("names no bucket"));
+        assert!(refused("s3://key:secret@bucket/here").contains("credentials come from the environment"));
+        assert!(refused("gs://bucket/../here").contains("'..' cannot stand in it"));
+        assert!(refused("").contains("it is empty"));
+    }
+
+    #[test]
+    fn a_bucket_is_opened_without_asking_it() {
+        let store = Store::open("s3://bucket/some/prefix", "orders").unwrap();
+        assert_eq!(store.location(), "s3://bucket/some/prefix/orders");
+        assert!(!store.is_local());
+    }
+
+    #[test]
+    fn only_paths_below_the_pipeline_are_taken() {
+        let store = Store::in_memory("orders");
+        for path in ["../other/log", "/etc/passwd", "a//b", "", "a/./b", "a b", "a/\u{e9}", "a\\b", "a/b/"] {
+            assert_eq!(store.get(path).expect_err(path).kind(), crate::error::ErrorKind::Corrupt);
+        }
+        assert!(store.get("g1/e2/worker-0.a=b").unwrap().is_none());
+        assert!(Store::open("/nowhere", "a/b").is_err());
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub trait Faults: Send + Sync {
     /// Asked before an operation: with a fault it is not done.
     fn before(&self, operation: Operation, path: &str) -> Option<Fault>;
-    /// Asked after an operation was done: with a fault its answer is lost.
+    /// Asked after an operation was done, or was refused by the store: with a fault its answer is lost.
     fn after(&self, _operation: Operation, _path: &str) -> Option<Fault> {
         None
     }
@@ -68,10 +68,10 @@ impl Faulty {
         if let Some(fault) = self.faults.before(operation, path) {
             return Err(fault.trouble(operation));
         }
-        let answer = inner()?;
+        let answer = inner();
         match self.faults.after(operation, path) {
             Some(fault) => Err(fault.trouble(operation)),
-            None => Ok(answer),
+            None => answer,
         }
     }
 }
