@@ -7,8 +7,8 @@
 
 use super::aggregate::Bounds;
 use super::panes::{Span, event_times};
-use super::session::open::{Item, Joined, OpenSessions};
 use super::segments::Segments;
+use super::session::open::{Item, Joined, OpenSessions};
 use super::session::{delta_of, drop_closed, span_of, take_back};
 use super::{Operator, Output};
 use crate::batch::{Batch, batch_of, from_arrow, take_rows};

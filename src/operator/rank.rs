@@ -202,8 +202,7 @@ impl Operator for Rank {
     fn restore(&mut self, saved: Delta) -> Result<()> {
         for table in saved {
             let rows = table.into_rows(TABLE, &self.input)?;
-            let (starts, ends) =
-                (event_times(rows.column(self.spec.start))?, event_times(rows.column(self.spec.end))?);
+            let (starts, ends) = (event_times(rows.column(self.spec.start))?, event_times(rows.column(self.spec.end))?);
             for (span, rows) in cut_by_span(&rows, &starts, &ends)? {
                 let mut window = self.open.remove(&span).unwrap_or_default();
                 self.add(&mut window.all, rows)?;
