@@ -68,6 +68,7 @@ fn partials_of(span: Span, drained: Drained, windowed: bool, schema: &SchemaRef)
 fn cut_partials(spec: &Aggregation, partials: Batch) -> Result<Vec<(Span, Batch)>> {
     match spec.windowed() {
         true => cut_by_span(&partials, &event_times(partials.column(0))?, &event_times(partials.column(1))?),
+        false if partials.num_rows() == 0 => Ok(Vec::new()),
         false => Ok(vec![(Span::ALL, partials)]),
     }
 }

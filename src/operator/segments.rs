@@ -91,6 +91,9 @@ impl Segments {
 
     /// As [`Segments::put`], but no change.
     pub fn restore(&mut self, numbers: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
         let most = numbers.iter().max().map_or(0, |most| *most as usize + 1);
         self.places.resize(self.places.len().max(most), NOWHERE);
         self.live += numbers.iter().filter(|number| self.places[**number as usize] == NOWHERE).count();

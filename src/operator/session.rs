@@ -145,6 +145,10 @@ impl Gathered {
             }
         }
         let keys = std::mem::take(&mut self.keys);
+        if parts.is_empty() {
+            // all are late; of no groups some accumulators have no states
+            return Ok(Summed { parts, keys: Vec::new(), states: Vec::new() });
+        }
         let witnesses: Vec<(usize, usize)> = witnesses.into_iter().flatten().collect();
         let key = |column: usize| {
             let columns: Vec<&dyn Array> = keys.iter().map(|columns| columns[column].as_ref()).collect();
@@ -187,6 +191,9 @@ impl Operator for PreSessions {
         let joined = self.open.join(std::mem::take(&mut self.gathered.items));
         let none = |_: &mut dyn Iterator<Item = usize>| Err(Error::internal("an earlier epoch's session"));
         let Summed { parts, keys, states } = self.gathered.sum(&joined, none, &mut 0)?;
+        if parts.is_empty() {
+            return Ok(());
+        }
         let spans: Vec<Span> = parts.iter().map(|part| joined.parts[*part].span).collect();
         let bounds = Bounds::Each(&spans);
         let columns = [bounds.starts(spans.len()), bounds.ends(spans.len())].into_iter().chain(keys).chain(states);

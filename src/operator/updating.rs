@@ -69,6 +69,9 @@ impl UpdatingAggregate {
     /// The table of some keys and the states of their `numbers`.
     fn table(&self, keys: &[ArrayRef], numbers: impl ExactSizeIterator<Item = usize>) -> Result<Delta> {
         let rows = numbers.len();
+        if rows == 0 {
+            return Ok(Delta::default());
+        }
         let columns = keys.iter().cloned().chain(self.states.get(numbers)?).collect();
         let schema = self.spec.partial_schema()?;
         let states = batch_of(Arc::clone(&schema), columns, rows)?;
@@ -145,9 +148,6 @@ impl Operator for UpdatingAggregate {
     fn delta(&mut self) -> Result<Delta> {
         let keys = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
         let numbers = self.states.take_changes();
-        if numbers.is_empty() {
-            return Ok(Delta::default());
-        }
         let keys = concat_batches(self.keys.schema(), &keys).map_err(from_arrow)?;
         self.table(keys.columns(), numbers.into_iter().map(|number| number as usize))
     }
