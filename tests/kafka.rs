@@ -15,7 +15,9 @@ use highwater::batch::Batch;
 use highwater::broker::{Broker, Config};
 use highwater::connector::builtin::CONNECTORS;
 use highwater::connector::kafka::{KafkaSink, KafkaSource};
-use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, SplitStart, Table};
+use highwater::connector::{
+    Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, SplitStart, Table,
+};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::time::SystemClock;
 use rdkafka::producer::{BaseProducer, Producer};
