@@ -312,7 +312,10 @@ impl FileSource {
         let mut start = 0_u64;
         loop {
             let end = start.saturating_add(step).min(size);
-            pieces.push(piece(Part::Bytes { start, end, size }));
+            pieces.push(piece(match records {
+                Some(_) => Part::Bytes { start, end, size },
+                None => Part::Blocks { start, end, size },
+            }));
             if end == size {
                 return Ok(pieces);
             }
@@ -417,8 +420,11 @@ impl Source for FileSource {
                             let file = Handle::followed(&path, identity, begin, &files);
                             (0, Input::File(Blocks::followed(file, &context.clock, &buffer)))
                         }
-                        Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
+                        Part::Bytes { start, end, size } => {
                             (start, Input::File(Blocks::new(handle(size), end, &buffer)))
+                        }
+                        Part::Blocks { .. } | Part::Groups { .. } => {
+                            return Err(Error::internal(format!("'{name}' has no lines")));
                         }
                     };
                     let sieve = Sieve::new(format.decoder(&self.inner, &self.inner_columns)?, self.on_bad);
@@ -427,9 +433,9 @@ impl Source for FileSource {
                 }
                 FileFormat::Parquet(_) | FileFormat::Avro(_) => {
                     let (share, size) = match part {
-                        Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
+                        Part::Blocks { start, end, size } => (Share::Bytes(start..end), size),
                         Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
-                        Part::Stream | Part::Packed { .. } | Part::Followed => {
+                        _ => {
                             return Err(Error::internal(format!("'{name}' has no rows")));
                         }
                     };

@@ -11,8 +11,8 @@ use std::io;
 /// The position of a split that has ended, whatever it had: its file need not be there any more.
 pub(super) const END: u64 = u64::MAX;
 
-/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size`,
-/// `:followed` or `:pipe`, and but for a pipe which file it was: ` #number-born`.
+/// A split's name, parsed: the path, then `:start-end/size` for lines, `:blocks start-end/size`, `:groups start-end/size`,
+/// `:gzip/size`, `:zstd/size`, `:followed` or `:pipe`, and but for a pipe which file it was: ` #number-born`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
     pub path: String,
@@ -24,11 +24,13 @@ pub(super) struct Piece {
 /// What a split has of a file that had `size` bytes when it was listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// These bytes.
+    /// The lines of these bytes. Positions are bytes of the file.
     Bytes { start: u64, end: u64, size: u64 },
+    /// The blocks of rows of these bytes. Positions are rows of the part, here and with row groups.
+    Blocks { start: u64, end: u64, size: u64 },
     /// These row groups.
     Groups { start: u64, end: u64, size: u64 },
-    /// All, which is compressed.
+    /// All, which is compressed. Positions are bytes of its text.
     Packed { packing: Packing, size: u64 },
     /// All, and what is appended, as long as it is this file.
     Followed,
@@ -49,6 +51,7 @@ impl Piece {
             Part::Packed { packing: Packing::Zstd, size } => format!("zstd/{size}"),
             Part::Packed { size, .. } => format!("gzip/{size}"),
             Part::Bytes { start, end, size } => format!("{start}-{end}/{size}"),
+            Part::Blocks { start, end, size } => format!("blocks {start}-{end}/{size}"),
             Part::Groups { start, end, size } => format!("groups {start}-{end}/{size}"),
         };
         match self.identity {
@@ -79,7 +82,9 @@ impl Piece {
             Some(position) => match self.part {
                 Part::Bytes { .. } | Part::Followed => format!("it was read up to byte {position}"),
                 Part::Packed { .. } => format!("it was read up to byte {position} of its text"),
-                Part::Groups { .. } | Part::Stream => format!("{position} rows of this part of it were read"),
+                Part::Blocks { .. } | Part::Groups { .. } | Part::Stream => {
+                    format!("{position} rows of this part of it were read")
+                }
             },
         };
         if self.part == Part::Stream {
@@ -95,7 +100,8 @@ impl Piece {
             return Some(format!("another file is in its place; {read}"));
         }
         let had = match self.part {
-            Part::Bytes { size, .. } | Part::Groups { size, .. } | Part::Packed { size, .. } => size,
+            Part::Bytes { size, .. } | Part::Blocks { size, .. } => size,
+            Part::Groups { size, .. } | Part::Packed { size, .. } => size,
             Part::Followed => position.unwrap_or(0),
             Part::Stream => 0,
         };
@@ -151,8 +157,8 @@ impl Part {
             "followed" => return Some(Part::Followed),
             _ => {}
         }
-        let groups = text.strip_prefix("groups ");
-        let (range, size) = groups.unwrap_or(text).split_once('/')?;
+        let (kind, rest) = text.split_once(' ').unwrap_or(("", text));
+        let (range, size) = rest.split_once('/')?;
         let size = size.parse().ok()?;
         let packing = match range {
             "gzip" => Some(Packing::Gzip),
@@ -160,13 +166,15 @@ impl Part {
             _ => None,
         };
         if let Some(packing) = packing {
-            return groups.is_none().then_some(Part::Packed { packing, size });
+            return kind.is_empty().then_some(Part::Packed { packing, size });
         }
         let (start, end) = range.split_once('-')?;
         let (start, end) = (start.parse().ok()?, end.parse().ok()?);
-        Some(match groups {
-            Some(_) => Part::Groups { start, end, size },
-            None => Part::Bytes { start, end, size },
+        Some(match kind {
+            "" => Part::Bytes { start, end, size },
+            "blocks" => Part::Blocks { start, end, size },
+            "groups" => Part::Groups { start, end, size },
+            _ => return None,
         })
     }
 }
@@ -180,6 +188,7 @@ mod tests {
         let identity = Some(Identity(17, 1_700_000_000_000_000_001));
         let parts = [
             Part::Bytes { start: 0, end: 5, size: 9 },
+            Part::Blocks { start: 1, end: 2, size: 9 },
             Part::Groups { start: 1, end: 2, size: 9 },
             Part::Packed { packing: Packing::Gzip, size: 3 },
             Part::Packed { packing: Packing::Zstd, size: 3 },
