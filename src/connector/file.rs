@@ -9,12 +9,14 @@
 //! ```text
 //! FileSource ── splits: files, cut ──▶ names (Piece) ── open ──▶ LinesSplit (records)  or  RowsSplit (Parquet, Avro)
 //! FileSink ── FileShard ──▶ Part: hidden until it is complete
+//!          └─ FileStager ──▶ rows in checkpoints ──▶ FilePublisher: files of whole checkpoints, once
 //! ```
 
 mod handle;
 mod lines;
 mod partition;
 mod piece;
+mod publish;
 mod rows;
 mod sink;
 mod stream;
