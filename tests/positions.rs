@@ -391,3 +391,35 @@ fn a_compressed_file_that_has_less_than_was_read_of_it_is_refused() {
     assert!(matches!(split.poll(9).unwrap(), Polled::Rows { rows, .. } if lines(&rows) == ["3", "4"]));
     assert!(split.place(1).ends_with("b.zst\", line 4"), "{}", split.place(1));
 }
+
+#[test]
+fn what_was_read_of_a_large_compressed_file_is_passed_over_a_little_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let all: Vec<String> = (0..200_000).map(|n| format!("line {n} of a long text")).collect();
+    let packed = zstd::encode_all(all.join("\n").as_bytes(), 1).unwrap();
+    let (source, start) = begun(&directory.path().join("long.zst"), &packed, &[]);
+    let mut split = open(&*source, start.clone());
+    // two lines were read before
+    let mut found = 2;
+    while found < 150_000 {
+        match split.poll(4000).unwrap() {
+            Polled::Rows { rows, .. } => found += rows.num_rows(),
+            other => panic!("{other:?}"),
+        }
+    }
+    let position = Some(split.position());
+    let mut split = open(&*source, SplitStart { position, ..start });
+    let (mut waits, mut rest) = (0, Vec::new());
+    loop {
+        match split.poll(5000).unwrap() {
+            Polled::Rows { rows, .. } => rest.extend(lines(&rows)),
+            Polled::Pending => {
+                waits += 1;
+                assert_eq!((split.position(), split.caught_up()), (position.unwrap(), false));
+            }
+            Polled::Ended => break,
+        }
+    }
+    assert!(waits >= 3, "4 MB are more than a few milliseconds");
+    assert_eq!(rest, all[found..]);
+}

@@ -211,12 +211,11 @@ impl FilePublisher {
         }
         let markers = self.markers()?;
         let own = |marker: &&MarkerName| marker.incarnation == self.shard.incarnation;
-        match markers
-            .iter()
-            .filter(own)
-            .filter(|marker| marker.shard == self.shard.shard)
-            .max_by_key(|marker| marker.epoch)
-        {
+        let newest = markers.iter().filter(own).filter(|marker| marker.shard == self.shard.shard);
+        let newest = newest.max_by_key(|marker| marker.epoch);
+        // What no marker lists is owed to nobody.
+        self.owing = newest.is_some();
+        match newest {
             Some(newest) => {
                 let marker = read_marker(&newest.path)?;
                 if (&marker.pipeline, &marker.table) != (&self.shard.pipeline, &self.shard.table) {
@@ -230,6 +229,7 @@ impl FilePublisher {
                 find_temporaries(&self.desk, &mut temporaries)?;
                 self.settle(&marker, &temporaries)?;
                 (self.published, self.begun) = (Some(newest.epoch), marker.begun);
+                self.forget_before(newest.epoch)?;
             }
             None if markers.iter().any(|marker| own(&marker)) => {}
             None if self.sink.rolling.is_none() => {
@@ -362,6 +362,11 @@ impl FilePublisher {
         self.settle(&marker, &temporaries)?;
         self.owing = false;
         (self.published, self.since, self.full, self.begun) = (Some(epoch), None, false, marker.begun);
+        self.forget_before(epoch)
+    }
+
+    /// Removes the markers of this shard that are older than that of `epoch`.
+    fn forget_before(&self, epoch: Epoch) -> Result<()> {
         for old in self.markers()? {
             let own = old.incarnation == self.shard.incarnation && old.shard == self.shard.shard;
             if own && old.epoch < epoch {

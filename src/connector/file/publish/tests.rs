@@ -207,7 +207,7 @@ const INCARNATION: &str = "00000000000000ab";
 
 #[test]
 fn a_publisher_that_stops_anywhere_is_followed_by_one_that_goes_on() {
-    for_seeds(150, |random| {
+    for_seeds(50, |random| {
         let case = Case::random(random);
         loop {
             let crashes = random.random_bool(0.85);
@@ -250,7 +250,7 @@ fn a_publisher_that_stops_anywhere_is_followed_by_one_that_goes_on() {
 
 #[test]
 fn a_publisher_that_was_overtaken_anywhere_changes_nothing_more() {
-    for_seeds(120, |random| {
+    for_seeds(50, |random| {
         let case = std::rc::Rc::new(Case::random(random));
         let mut old = case.publisher(&name(INCARNATION, 0)).unwrap();
         let when = random.random_range(0..25);
