@@ -343,7 +343,7 @@ fn a_followed_file_is_read_on_or_from_what_is_there_now() {
     let error = said(directory.path(), &resume(false).unwrap_err());
     assert_eq!(error, format!("file \"DIR/log\": another file is in its place; it was read up to byte 4 / {help}"));
     let accepted = resume(true).unwrap();
-    assert_eq!(source.discover(&[accepted.name.clone()], &context()).unwrap(), Vec::<String>::new());
+    assert_eq!(source.discover(std::slice::from_ref(&accepted.name), &context()).unwrap(), Vec::<String>::new());
     assert_eq!(next(accepted), ["other", "lines"]);
     fs::remove_file(&path).unwrap();
     assert!(resume(false).unwrap_err().to_string().ends_with("it is gone; it was read up to byte 4"));
@@ -407,15 +407,15 @@ fn what_was_read_of_a_large_compressed_file_is_passed_over_a_little_at_a_time() 
             other => panic!("{other:?}"),
         }
     }
-    let position = Some(split.position());
-    let mut split = open(&*source, SplitStart { position, ..start });
+    let position = split.position();
+    let mut split = open(&*source, SplitStart { position: Some(position), ..start });
     let (mut waits, mut rest) = (0, Vec::new());
     loop {
         match split.poll(5000).unwrap() {
             Polled::Rows { rows, .. } => rest.extend(lines(&rows)),
             Polled::Pending => {
                 waits += 1;
-                assert_eq!((split.position(), split.caught_up()), (position.unwrap(), false));
+                assert_eq!((split.position(), split.caught_up()), (position, false));
             }
             Polled::Ended => break,
         }

@@ -191,8 +191,16 @@ impl FilePublisher {
             owing: true,
             broken: false,
         };
-        publisher.take_over().map_err(|error| publisher.explained(error))?;
-        Ok(publisher)
+        match publisher.take_over().map_err(|error| publisher.explained(error)) {
+            Ok(()) => Ok(publisher),
+            Err(error) => {
+                let ledger = publisher.ledger.clone();
+                drop(publisher);
+                // Unless it has something: who is refused leaves nothing.
+                let _ = fs::remove_dir(ledger);
+                Err(error)
+            }
+        }
     }
 
     fn take_over(&mut self) -> Result<()> {

@@ -519,3 +519,23 @@ fn what_cannot_be_written_is_refused_before_it_is_kept() {
         assert_eq!(staged.is_err(), written.is_err(), "{format}: both refuse it, or neither does");
     }
 }
+
+#[test]
+fn who_is_refused_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name_of, path) in [("out", "out"), ("parts", "parts/")] {
+        let path = folder.path().join(path);
+        match name_of {
+            "out" => fs::write(&path, "mine").unwrap(),
+            _ => {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("part-0-0.jsonl"), "mine").unwrap();
+            }
+        }
+        let sink = FileSink::new(&table(&path, &[("format", "json")])).unwrap();
+        let refused = FilePublisher::new(&sink, &name(INCARNATION, 0), Arc::new(SystemClock::default()), 1);
+        assert!(refused.err().expect("it is there").to_string().ends_with("it exists already"));
+    }
+    assert_eq!(hidden(folder.path()), ["out", "parts"]);
+    assert_eq!(hidden(&folder.path().join("parts")), ["part-0-0.jsonl"]);
+}
