@@ -22,6 +22,7 @@ mod partitioner;
 mod progress;
 mod publish;
 mod record;
+mod resume;
 mod settings;
 mod sink;
 mod source;
