@@ -43,8 +43,7 @@ impl Server {
             // A name that is refused is reported with the others below.
             let _ = coordinator.create_topic(&self.topics, name, self.config.default_partitions);
         }
-        let uuids: Vec<[u8; 16]> =
-            names.iter().map(|name| coordinator.topic_uuid(name).unwrap_or_default()).collect();
+        let uuids: Vec<[u8; 16]> = names.iter().map(|name| coordinator.topic_uuid(name).unwrap_or_default()).collect();
         drop(coordinator);
         if version >= 3 {
             out.i32(0);

@@ -160,7 +160,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("request.required.acks", "a row counts as written when all in-sync replicas have it"),
     ("enable.idempotence", "without it a lost answer would double rows"),
     ("max.in.flight*", "more than five requests at once would lose the order"),
-    ("transactional.id", "it is made of the names of pipeline, table and worker, which finds an open transaction again"),
+    (
+        "transactional.id",
+        "it is made of the names of pipeline, table and worker, which finds an open transaction again",
+    ),
     ("partitioner", "say 'sink.partitioner'"),
 ];
 

@@ -5,8 +5,9 @@
 //! publish: begin ─▶ records … marker ─▶ drained ─▶ commit  ─▶ …          one or more times for a checkpoint
 //! ```
 //! A marker says how many records of its checkpoint are out, so a checkpoint that was published in part goes on at the right one.
-//! After any error, and after a commit so slow that librdkafka may have sent it twice, it is not known how it went: the publisher
-//! does nothing more, and a new one finds out. Committing into a topic that is gone succeeds, so ids are asked for again and again.
+//! After any error, and after a commit that librdkafka may have sent twice (it was slow, or a connection was lost meanwhile), it is
+//! not known how it went: a second one that is late would end the next transaction. The publisher does nothing more, and a new
+//! one, with another epoch at the broker, finds out. Committing into a topic that is gone succeeds, so ids are asked for again and again.
 
 use super::client::{Line, QUESTION_WAIT, refused};
 use super::ids::{TopicId, topic_ids};
@@ -218,7 +219,9 @@ impl TopicPublisher {
         }
         match open {
             None => Ok(()),
-            Some(open) => self.commit(open, Marker { epoch, chunk, rows_done: seen, last: true, topic_id: String::new() }),
+            Some(open) => {
+                self.commit(open, Marker { epoch, chunk, rows_done: seen, last: true, topic_id: String::new() })
+            }
         }
     }
 
@@ -259,7 +262,8 @@ impl TopicPublisher {
     fn commit(&mut self, open: Open, mut marker: Marker) -> Result<()> {
         marker.topic_id.clone_from(&self.written_id);
         let value = serde_json::to_vec(&marker).map_err(|error| Error::internal(error.to_string()))?;
-        let record = BaseRecord::to(&self.progress).partition(self.partition).key(self.key.as_bytes()).payload(&value[..]);
+        let record =
+            BaseRecord::to(&self.progress).partition(self.partition).key(self.key.as_bytes()).payload(&value[..]);
         self.hand_over(record)?;
         // what is on its way makes commit_transaction wait for 100 ms at least
         while self.producer.flush(Duration::ZERO).is_err() {
@@ -268,11 +272,11 @@ impl TopicPublisher {
         }
         self.hear()?;
         fail::point("publish.flushed")?;
-        let start = self.clock.monotonic();
+        let (start, errors) = (self.clock.monotonic(), self.errors());
         self.producer.commit_transaction(self.commit_wait).map_err(|error| self.failure(error))?;
         let took = self.clock.monotonic() - start;
-        if took > self.commit_wait {
-            let error = format!("a commit took {took:.1?}, so it may have been sent twice");
+        if took > self.commit_wait || self.errors() > errors {
+            let error = format!("a commit took {took:.1?} and may have been sent twice");
             return Err(Error::unavailable(error).within(self.place()));
         }
         fail::point("publish.committed")?;
@@ -310,13 +314,17 @@ impl TopicPublisher {
         Ok(())
     }
 
+    /// How often something went wrong by now that may have made librdkafka ask again.
+    fn errors(&self) -> u64 {
+        (0..8).for_each(|_| self.producer.poll(Duration::ZERO));
+        self.producer.context().watch.errors()
+    }
+
     /// The first thing that went wrong with a record, if any did.
     fn hear(&self) -> Result<()> {
         let deliveries = self.producer.context();
         match deliveries.failed() {
-            Some((code, partition)) => {
-                Err(self.failure(KafkaError::MessageProduction(code)).within(format!("partition {partition}")))
-            }
+            Some((code, _)) => Err(self.failure(KafkaError::MessageProduction(code))),
             None => deliveries.watch.check(),
         }
     }

@@ -23,7 +23,9 @@ pub(super) fn resumed(mut splits: Vec<SplitStart>, accept_gap: bool, asking: &As
     for (split, start) in splits.iter().enumerate() {
         let share = Share::named(&start.name)?;
         let offset = match start.position {
-            Some(position) => i64::try_from(position).map_err(|_| Error::internal("an offset that Kafka cannot have"))?,
+            Some(position) => {
+                i64::try_from(position).map_err(|_| Error::internal("an offset that Kafka cannot have"))?
+            }
             None => share.start,
         };
         // what is read to its end needs nothing any more
@@ -86,8 +88,9 @@ pub(super) fn recreated() -> Error {
 }
 
 fn gone() -> Error {
-    Error::unavailable("it was read before, and is gone")
-        .help("restore it; or, to read a new one of this name, remove the pipeline's checkpoints or rename the pipeline")
+    Error::unavailable("it was read before, and is gone").help(
+        "restore it; or, to read a new one of this name, remove the pipeline's checkpoints or rename the pipeline",
+    )
 }
 
 #[cfg(test)]

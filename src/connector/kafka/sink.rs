@@ -188,9 +188,12 @@ impl Staging for KafkaSink {
         let topic = settings.and_then(|settings| settings.get("max.message.bytes")?.parse().ok());
         let batch_bytes = config.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000_000);
         if let Some(most) = topic.filter(|most| *most < batch_bytes) {
-            let error = format!("it takes batches of {most} bytes at most, and this client makes some of {batch_bytes}");
+            let error =
+                format!("it takes batches of {most} bytes at most, and this client makes some of {batch_bytes}");
             let error = Error::invalid(error).within(format!("topic \"{}\"", self.topic));
-            return Err(error.help(format!("add 'properties.batch.size' = '{most}', or raise the topic's max.message.bytes")));
+            return Err(
+                error.help(format!("add 'properties.batch.size' = '{most}', or raise the topic's max.message.bytes"))
+            );
         }
         Ok(Box::new(TopicStager {
             topic: self.topic.clone(),

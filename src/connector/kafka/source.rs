@@ -334,7 +334,8 @@ impl Source for KafkaSource {
                 return Ok(Vec::new());
             }
             let starts = known_offsets(&asking.look_up(topic, &partitions, Offset::Beginning)?)?;
-            let share = |(partition, start)| Share { topic: topic.to_owned(), partition, start, end: None, id: id.clone() };
+            let share =
+                |(partition, start)| Share { topic: topic.to_owned(), partition, start, end: None, id: id.clone() };
             Ok(partitions.into_iter().zip(starts).map(share).collect())
         };
         names(self.each_topic(context, new)?)

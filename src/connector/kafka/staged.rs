@@ -120,7 +120,11 @@ impl<'a> Staged<'a> {
     pub(super) fn of(batch: &'a Batch) -> Result<Self> {
         let schema = schema();
         let fits = batch.num_columns() == schema.fields().len()
-            && batch.columns().iter().zip(schema.fields()).all(|(column, field)| column.data_type() == field.data_type());
+            && batch
+                .columns()
+                .iter()
+                .zip(schema.fields())
+                .all(|(column, field)| column.data_type() == field.data_type());
         if !fits {
             return Err(Error::internal(format!("these are no final records of a topic: {:?}", batch.schema())));
         }
