@@ -22,6 +22,7 @@
 //! | room | what it knows |
 //! |---|---|
 //! | [`error`] | what went wrong, where, and what to do next |
+//! | [`fail`] | deaths on purpose, for tests |
 //! | [`time`] | epochs, watermarks, reports; the only clock |
 //! | [`batch`] | Arrow batches, key groups, the wire form |
 //! | [`expr`] | compiled expressions and aggregates: DataFusion's, with `sql` the only room that names it |
@@ -84,6 +85,7 @@ pub mod cli;
 pub mod connector;
 pub mod error;
 pub mod expr;
+pub mod fail;
 pub mod format;
 pub mod graph;
 pub mod operator;
