@@ -13,12 +13,13 @@ use crate::error::Result;
 use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
 use crate::operator::join::Join;
 use crate::operator::late::late_rows;
+use crate::operator::lookup::Lookup;
 use crate::operator::rank::Rank;
 use crate::operator::session::{PreSessions, SessionAggregate};
 use crate::operator::transform::{Transforms, with_weight};
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::{Confluence, OneInput, Operator};
-use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, Route, StepId};
+use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, StepId};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
 use std::cell::Cell;
@@ -152,9 +153,13 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             }
             Action::Join(spec) => {
                 let schemas = [0, 1].map(|n| carried(&local.plan, step.inputs[n].from));
-                let operator = Join::new(Arc::clone(spec), schemas.clone(), Arc::clone(&step.schema));
+                let (spec, output, inputs) = (Arc::clone(spec), Arc::clone(&step.schema), schemas.clone());
+                let operator: Box<dyn Confluence> = match spec.meeting {
+                    Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, inputs, output)),
+                    Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, inputs, output)),
+                };
                 let inputs = schemas.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
-                Some(staged_step(id, inputs, &reports, Box::new(operator), local))
+                Some(staged_step(id, inputs, &reports, operator, local))
             }
             Action::Sink(definition) => {
                 let from = step.inputs[0].from;
@@ -187,7 +192,7 @@ fn staged_step<'scope>(
     local: &Local,
 ) -> Rows<'scope> {
     let scope = inputs[0].0.scope();
-    let sources = local.plan.sources_of(id);
+    let sources = local.plan.heeds(id);
     let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
     let lateness = local.plan.steps[id].lateness;
     let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers(), lateness);
