@@ -146,7 +146,9 @@ fn every_operator_in_rust_is_that_of_a_graph() {
             ["left_side", "right_side"],
             join(JoinKind::Left, "left_side.id = right_side.id", [("id", "left_side.id"), ("payer", "right_side.who")]),
         )
-        .sink("pairs_out", "pairs", Table::of("print"));
+        .sink("pairs_out", "pairs", Table::of("print"))
+        .step("unpaid", ["left_side", "right_side"], join(JoinKind::Anti, "left_side.id = right_side.id", []))
+        .sink("unpaid_out", "unpaid", Table::of("print"));
     let yaml = format!(
         "pipeline: {{ name: all }}{TWO_TABLES}
 steps:
@@ -169,17 +171,19 @@ steps:
     kind: left
     on: left_side.id = right_side.id
     columns: {{ id: left_side.id, payer: right_side.who }}
+  - {{ name: unpaid, op: join, from: [left_side, right_side], kind: anti, on: left_side.id = right_side.id }}
 sinks:
   - {{ name: best_out, from: best, connector: print }}
   - {{ name: once_out, from: once, connector: print, columns: {{ id: BIGINT }} }}
   - {{ name: visits_out, from: once_each, connector: print }}
   - {{ name: pairs_out, from: pairs, connector: print }}
+  - {{ name: unpaid_out, from: unpaid, connector: print }}
 "
     );
     let plan = pipeline.plan(&Extensions::new()).unwrap();
     let explained = plan.explain_text();
     check_same(plan, in_yaml(&yaml));
-    for expected in ["union", "first 3 rows", "windows that grow", "sessions", "left join", "distinct"] {
+    for expected in ["union", "first 3 rows", "windows that grow", "sessions", "left join", "anti join", "distinct"] {
         assert!(explained.contains(expected), "no {expected} in\n{explained}");
     }
 }

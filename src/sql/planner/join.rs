@@ -139,14 +139,14 @@ impl Planner<'_> {
         let kind = joining.kind;
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut roles = Vec::new();
-        for side in 0..2 {
+        for (side, of_side) in streams.iter().enumerate() {
             // rows without a partner on this side have NULL there
             let optional = kind.gives_pairs() && kind.gives_unmatched(1 - side);
             for &row in &joining.sides[side].output {
-                let field = streams[side].rows.fields()[row].as_ref().clone();
+                let field = of_side.rows.fields()[row].as_ref().clone();
                 let nullable = field.is_nullable() || optional;
                 fields.push(Arc::new(field.with_nullable(nullable)));
-                roles.push(if optional { Role::None } else { role(side, streams[side].roles[row]) });
+                roles.push(if optional { Role::None } else { role(side, of_side.roles[row]) });
             }
         }
         let mut name = kind.name().to_owned();
