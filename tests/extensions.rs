@@ -267,6 +267,30 @@ fn a_program_with_parts_of_its_own_has_the_whole_command_line() {
 }
 
 #[test]
+fn a_program_lists_and_tries_its_own_parts() {
+    let (code, out, err) = run(&["functions", "initials"]);
+    assert!(code == Some(0) && out.contains("initials(STRING) STRING"), "{out}{err}");
+    let (code, out, err) = run(&["functions", "totals", "--format", "json"]);
+    assert!(code == Some(0) && out.contains("\"kind\": \"operator\""), "{out}{err}");
+    let (code, out, err) = run(&["tables", "examples/extensions/totals.yaml"]);
+    let headlines: Vec<&str> = out.lines().filter(|line| line.contains(" · ")).collect();
+    assert_eq!(
+        headlines,
+        [
+            "numbers · table, countdown · read · examples/extensions/totals.yaml:5:11",
+            "named · step · read · examples/extensions/totals.yaml:11:11",
+            "summed · step · read · examples/extensions/totals.yaml:18:11",
+            "sums · table, log · written · examples/extensions/totals.yaml:25:11",
+        ],
+        "{code:?}{err}"
+    );
+    let sql = "CREATE TABLE n (n BIGINT) WITH ('connector' = 'countdown', 'from' = '3'); SHOW FUNCTIONS LIKE 'initials'; \
+               SELECT initials('Ada Lovelace'), n FROM n;";
+    let (code, out, err) = run(&["sql", "--format", "json", "-c", sql]);
+    assert!(code == Some(0) && out.contains("initials(STRING)") && out.contains("\"AL\""), "{out}{err}");
+}
+
+#[test]
 fn mistakes_about_parts_of_a_program_are_answered_as_others_are() {
     let folder = tempfile::tempdir().unwrap();
     let good = std::fs::read_to_string(root().join("examples/extensions/totals.yaml")).unwrap();

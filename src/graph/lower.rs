@@ -25,6 +25,16 @@ pub(super) fn plan(
     connectors: &dyn Connectors,
     wrong: Vec<Error>,
 ) -> Result<Plan, Vec<Error>> {
+    relations(graph, text, connectors, wrong)?.plan(overrides).map_err(|error| vec![error])
+}
+
+/// What `graph` declares and inserts, or all that is wrong with it, `wrong` included.
+pub(super) fn relations<'a>(
+    graph: &'a Graph,
+    text: Text<'a>,
+    connectors: &'a dyn Connectors,
+    wrong: Vec<Error>,
+) -> Result<Relations<'a>, Vec<Error>> {
     let reads = graph.edges().fold(BTreeMap::new(), |mut reads: BTreeMap<String, usize>, name| {
         *reads.entry(called(text, name)).or_default() += 1;
         reads
@@ -43,10 +53,7 @@ pub(super) fn plan(
     graph.sinks.iter().for_each(|sink| lower.sink_table(sink));
     graph.sinks.iter().for_each(|sink| lower.sink(sink));
     let Lower { relations, wrong, .. } = lower;
-    match wrong.is_empty() {
-        true => relations.plan(overrides).map_err(|error| vec![error]),
-        false => Err(wrong),
-    }
+    if wrong.is_empty() { Ok(relations) } else { Err(wrong) }
 }
 
 /// What `name` is called in messages and when it is looked up.
