@@ -494,10 +494,10 @@ fn json_and_mermaid() {
     assert_eq!(json["steps"][2]["parallelism"], "all workers, by key");
     assert_eq!(json["steps"][3]["parallelism"], "one worker");
     let mermaid = "flowchart TD
-    s0([\"source lines<br/>append, all workers, by split\"])
-    s1[\"count by line, partial<br/>append, all workers\"]
-    s2[\"count by line<br/>final, all workers, by key, state by keys until the input ends\"]
-    s3[[\"sink counts<br/>final, one worker\"]]
+    s0([\"<b>source lines</b><br/>append<br/>all workers, by split\"])
+    s1[\"<b>count by line, partial</b><br/>append<br/>all workers\"]
+    s2[\"<b>count by line</b><br/>final<br/>all workers, by key<br/>state by keys until the input ends\"]
+    s3[[\"<b>sink counts</b><br/>final<br/>one worker\"]]
     s0 --> s1
     s1 -->|\"by key line\"| s2
     s2 -->|\"single\"| s3

@@ -252,13 +252,17 @@ impl Plan {
                 Action::Sink(_) => ("[[", "]]"),
                 _ => ("[", "]"),
             };
-            let mut label = escape(&step.name);
+            // short lines: long ones are broken where it happens to be
+            let mut lines = vec![format!("<b>{}</b>", escape(&step.name))];
             if !matches!(step.action, Action::Transform(_) | Action::Union) {
-                let state = Some(self.state_text(id)).filter(|state| state != "none");
-                let state = state.map(|state| format!(", state {state}")).unwrap_or_default();
-                let about = format!("{}, {}{state}", emit_text(step.emit), self.runs_on(id).text());
-                label.push_str(&format!("<br/>{}", escape(&about)));
+                lines.extend([emit_text(step.emit), self.runs_on(id).text()].map(escape));
+                lines.extend(
+                    Some(self.state_text(id))
+                        .filter(|state| state != "none")
+                        .map(|state| escape(&format!("state {state}"))),
+                );
             }
+            let label = lines.join("<br/>");
             writeln!(text, "    s{id}{open}\"{label}\"{close}").expect(INFALLIBLE);
         }
         for (id, step) in self.steps.iter().enumerate() {
