@@ -85,6 +85,10 @@ impl SampleShard {
 }
 
 impl Shard for SampleShard {
+    fn take_bytes(&mut self) -> u64 {
+        self.inner.take_bytes()
+    }
+
     fn write(&mut self, rows: Batch) -> Result<()> {
         let taken = rows.num_rows().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
         if taken > 0 {
