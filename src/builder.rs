@@ -371,13 +371,16 @@ pub fn dedup(order: &str) -> Operation {
     top_n(1, order)
 }
 
-/// The pairs of rows of two inputs in the same window for which `on` is true: `orders.id = payments.order_id`.
+/// The pairs of rows of two inputs for which `on` is true: `orders.id = payments.order_id`. They are of the same window; an input
+/// without windows is a table that ends, and is read whole first.
 pub fn join<const N: usize>(kind: JoinKind, on: &str, columns: [(&str, &str); N]) -> Operation {
     let kind = match kind {
         JoinKind::Inner => "inner",
         JoinKind::Left => "left",
         JoinKind::Right => "right",
         JoinKind::Full => "full",
+        JoinKind::Semi => "semi",
+        JoinKind::Anti => "anti",
     };
     Kind::Join { kind, on: on.to_owned(), columns: pairs(columns) }.into()
 }
@@ -393,6 +396,10 @@ pub enum JoinKind {
     Right,
     /// All.
     Full,
+    /// None, and of the pairs only the first input's rows leave, each once. Without columns they are those of that input.
+    Semi,
+    /// Only rows of the first input leave, those that are in no pair. Without columns they are those of that input.
+    Anti,
 }
 
 /// An operator of the program's own, by name; [`Operation::by`] says which rows come to the same worker.

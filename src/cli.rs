@@ -64,7 +64,7 @@ enum Command {
     Check(explain::CheckArguments),
     /// A shell: declare tables, see the rows of a SELECT as they come
     Sql(shell::Arguments),
-    /// List the tables and views of a pipeline, with their columns
+    /// List the tables, views and steps of a pipeline, with their columns
     Tables(tables::Arguments),
     /// List the functions that SQL may call
     Functions(tables::FunctionArguments),
@@ -104,12 +104,12 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
     }
     let result = match cli.command {
         Command::Init(arguments) => init::run(&arguments),
-        Command::Sql(arguments) => return shell::run(&arguments),
+        Command::Sql(arguments) => return shell::run(&arguments, extensions),
         Command::Run(arguments) => run::run(arguments, extensions),
         Command::Explain(arguments) => explain::explain(&arguments, extensions),
         Command::Check(arguments) => explain::check(&arguments, extensions),
         Command::Tables(arguments) => tables::tables(&arguments, extensions),
-        Command::Functions(arguments) => tables::functions(&arguments),
+        Command::Functions(arguments) => tables::functions(&arguments, extensions),
         Command::State(arguments) => state::run(&arguments, extensions),
         Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
         Command::Man(arguments) => shape::man(Cli::command(), &arguments),

@@ -15,9 +15,9 @@ mod yaml;
 use crate::connector::Connectors;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::sql::Text;
 use crate::sql::phrase::Phrase;
 use crate::sql::relations::{EndingWords, Table};
+use crate::sql::{Relation, Text};
 
 /// A pipeline as a graph.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +96,16 @@ pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connect
     let mut wrong = Vec::new();
     let graph = read::graph(text, &mut wrong);
     lower::plan(&graph, text, overrides, connectors, wrong)
+}
+
+/// What the definition in `text` has rows of: its sources, steps and sinks, each after what it reads.
+///
+/// # Errors
+/// As [`plan`]; of the connectors' own checks only those of single options are made.
+pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation>, Vec<Error>> {
+    let mut wrong = Vec::new();
+    let graph = read::graph(text, &mut wrong);
+    Ok(lower::relations(&graph, text, connectors, wrong)?.list())
 }
 
 /// The plan of a graph that a program has made; `text` is what its phrases stand in.

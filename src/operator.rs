@@ -10,6 +10,7 @@ mod custom;
 pub mod join;
 pub mod late;
 pub mod layers;
+pub mod lookup;
 pub mod panes;
 pub mod pile;
 pub mod rank;

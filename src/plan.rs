@@ -9,7 +9,7 @@ mod joining;
 mod ranking;
 
 pub use explain::type_name;
-pub use joining::{JoinCondition, JoinKind, JoinSide, Joining};
+pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
@@ -173,7 +173,7 @@ pub enum Action {
     Aggregate(Arc<Aggregation>),
     /// The first rows of each key in each window, which come by key.
     Rank(Arc<Ranking>),
-    /// The rows of two inputs window by window, which come by key.
+    /// The rows of two inputs, which come by key.
     Join(Arc<Joining>),
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
@@ -476,6 +476,16 @@ impl Plan {
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// The sources whose reports step `id` goes by: those that it depends on, but for a join with a table only the table's.
+    pub fn heeds(&self, id: StepId) -> Vec<StepId> {
+        match &self.steps[id].action {
+            Action::Join(join) if let Meeting::WithTable { table } = join.meeting => {
+                self.sources_of(self.steps[id].inputs[table].from)
+            }
+            _ => self.sources_of(id),
+        }
     }
 
     /// Refuses a plan that cannot run: a dangling edge, a sink that cannot carry its input's changes, a tick in rows over

@@ -28,7 +28,7 @@ mod unnest;
 mod windows;
 
 pub use console::{Limit, Request, request, statement_end};
-pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, functions, relations};
+pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, functions, relations};
 pub use place::Text;
 pub use settings::SETTINGS;
 

@@ -168,8 +168,10 @@ fn a_first_pipeline_is_the_same_as_a_graph() {
         });
         assert_eq!(plans[0], plans[1], "{arguments:?}");
     }
-    let (code, _, err) = call(folder.path(), &["tables", "p.yaml"]);
-    assert!(code == 2 && err.contains("it has no tables and views"), "{err}");
+    let listed = good(folder.path(), &["tables", "p.yaml"]);
+    assert!(listed.contains(" · table, kafka · read · p.yaml:"), "{listed}");
+    let (code, _, err) = call(folder.path(), &["sql", "p.yaml", "-c", "SHOW TABLES"]);
+    assert!(code == 2 && err.contains("highwater tables lists its sources"), "{err}");
 }
 
 #[test]

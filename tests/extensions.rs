@@ -146,7 +146,9 @@ fn every_operator_in_rust_is_that_of_a_graph() {
             ["left_side", "right_side"],
             join(JoinKind::Left, "left_side.id = right_side.id", [("id", "left_side.id"), ("payer", "right_side.who")]),
         )
-        .sink("pairs_out", "pairs", Table::of("print"));
+        .sink("pairs_out", "pairs", Table::of("print"))
+        .step("unpaid", ["left_side", "right_side"], join(JoinKind::Anti, "left_side.id = right_side.id", []))
+        .sink("unpaid_out", "unpaid", Table::of("print"));
     let yaml = format!(
         "pipeline: {{ name: all }}{TWO_TABLES}
 steps:
@@ -169,17 +171,19 @@ steps:
     kind: left
     on: left_side.id = right_side.id
     columns: {{ id: left_side.id, payer: right_side.who }}
+  - {{ name: unpaid, op: join, from: [left_side, right_side], kind: anti, on: left_side.id = right_side.id }}
 sinks:
   - {{ name: best_out, from: best, connector: print }}
   - {{ name: once_out, from: once, connector: print, columns: {{ id: BIGINT }} }}
   - {{ name: visits_out, from: once_each, connector: print }}
   - {{ name: pairs_out, from: pairs, connector: print }}
+  - {{ name: unpaid_out, from: unpaid, connector: print }}
 "
     );
     let plan = pipeline.plan(&Extensions::new()).unwrap();
     let explained = plan.explain_text();
     check_same(plan, in_yaml(&yaml));
-    for expected in ["union", "first 3 rows", "windows that grow", "sessions", "left join", "distinct"] {
+    for expected in ["union", "first 3 rows", "windows that grow", "sessions", "left join", "anti join", "distinct"] {
         assert!(explained.contains(expected), "no {expected} in\n{explained}");
     }
 }
@@ -260,6 +264,30 @@ fn a_program_with_parts_of_its_own_has_the_whole_command_line() {
         plan.contains("totals by who") && plan.contains("initials(") && plan.contains("connector countdown"),
         "{plan}"
     );
+}
+
+#[test]
+fn a_program_lists_and_tries_its_own_parts() {
+    let (code, out, err) = run(&["functions", "initials"]);
+    assert!(code == Some(0) && out.contains("initials(STRING) STRING"), "{out}{err}");
+    let (code, out, err) = run(&["functions", "totals", "--format", "json"]);
+    assert!(code == Some(0) && out.contains("\"kind\": \"operator\""), "{out}{err}");
+    let (code, out, err) = run(&["tables", "examples/extensions/totals.yaml"]);
+    let headlines: Vec<&str> = out.lines().filter(|line| line.contains(" · ")).collect();
+    assert_eq!(
+        headlines,
+        [
+            "numbers · table, countdown · read · examples/extensions/totals.yaml:5:11",
+            "named · step · read · examples/extensions/totals.yaml:11:11",
+            "summed · step · read · examples/extensions/totals.yaml:18:11",
+            "sums · table, log · written · examples/extensions/totals.yaml:25:11",
+        ],
+        "{code:?}{err}"
+    );
+    let sql = "CREATE TABLE n (n BIGINT) WITH ('connector' = 'countdown', 'from' = '3'); SHOW FUNCTIONS LIKE 'initials'; \
+               SELECT initials('Ada Lovelace'), n FROM n;";
+    let (code, out, err) = run(&["sql", "--format", "json", "-c", sql]);
+    assert!(code == Some(0) && out.contains("initials(STRING)") && out.contains("\"AL\""), "{out}{err}");
 }
 
 #[test]

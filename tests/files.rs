@@ -9,6 +9,9 @@ use highwater::connector::{
     Connectors, Context, OptionText, Options, Polled, SinkInput, Source, Split, SplitStart, Table,
 };
 use highwater::error::Result;
+use highwater::runtime::metrics::Role;
+use highwater::runtime::{self, Workers};
+use highwater::sql::{self, Text};
 use highwater::time::SystemClock;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -904,5 +907,26 @@ fn a_directory_is_followed_on_any_number_of_workers() {
         let said = fs::read_to_string(directory.path().join("stderr")).unwrap();
         let replaced = "file \"in/b\": another file was put in its place while it was followed";
         assert!(!status.success() && said.contains(replaced), "{status}: {said}");
+    }
+}
+
+#[test]
+fn the_bytes_of_a_sink_are_those_of_its_files() {
+    for (format, options) in [("json", ""), ("csv", ", 'compression' = 'gzip'"), ("parquet", ""), ("avro", "")] {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = format!("{}/", directory.path().join("out").display());
+        let text = format!(
+            "CREATE TABLE t (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.end' = '60000');
+             CREATE TABLE o (n BIGINT) WITH ('connector' = 'file', 'path' = '{folder}', 'format' = '{format}'{options});
+             INSERT INTO o SELECT n FROM t;"
+        );
+        let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Builtin::default()).unwrap();
+        let running = runtime::start(plan, Workers::Threads(2), None, Arc::new(SystemClock::default())).unwrap();
+        let (snapshot, result) = running.wait();
+        result.unwrap();
+        let sizes = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        let written = snapshot.steps.iter().find(|step| step.role == Role::Sink).unwrap().bytes;
+        assert_eq!(written, sizes.sum::<u64>(), "{format}");
+        assert!(written > 10_000, "{format}");
     }
 }

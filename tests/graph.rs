@@ -175,6 +175,55 @@ sinks:
 }
 
 #[test]
+fn joins_in_windows_and_with_a_table() {
+    let same_window = "a.window_start = b.window_start AND a.window_end = b.window_end";
+    let over = "TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' HOUR))";
+    for (kind, exists) in [("semi", "EXISTS"), ("anti", "NOT EXISTS")] {
+        let plan = check_twins(
+            &format!(
+                "{SQL_TABLES} CREATE TABLE o (at TIMESTAMP, who STRING) WITH ('connector' = 'print');
+                 CREATE VIEW a AS SELECT * FROM {over};
+                 CREATE VIEW b AS SELECT * FROM a WHERE price > 5;
+                 INSERT INTO o SELECT window_end, bidder FROM a
+                 WHERE {exists} (SELECT 1 FROM b WHERE {same_window} AND a.auction = b.auction);"
+            ),
+            &format!(
+                "sources:{BIDS}
+steps:
+  - {{ name: a, op: window, from: bids, time: ts, tumble: 1 hour }}
+  - {{ name: b, op: filter, from: a, where: price > 5 }}
+  - {{ name: c, op: join, kind: {kind}, from: [a, b], on: a.auction = b.auction }}
+  - {{ name: d, op: project, from: c, columns: {{ at: window_end, who: bidder }} }}
+sinks:
+  - {{ name: o, from: d, connector: print, columns: {{ at: TIMESTAMP, who: STRING }} }}
+"
+            ),
+        );
+        assert!(plan.contains(&format!("{kind} join by auction in windows")), "{plan}");
+    }
+    // the windows of the stream go on beside the table's columns
+    let plan = check_twins(
+        &format!(
+            "{SQL_TABLES} CREATE TABLE o (window_start TIMESTAMP, line STRING, n BIGINT) WITH ('connector' = 'print');
+             CREATE VIEW a AS SELECT * FROM {over};
+             CREATE VIEW c AS SELECT a.window_start, a.window_end, line FROM a LEFT JOIN lines ON a.bidder = lines.line;
+             INSERT INTO o SELECT window_start, line, count(*) FROM c GROUP BY window_start, window_end, line;"
+        ),
+        &format!(
+            "sources:{BIDS}{LINES}
+steps:
+  - {{ name: a, op: window, from: bids, time: ts, tumble: 1 hour }}
+  - {{ name: c, op: join, kind: left, from: [a, lines], on: a.bidder = lines.line, columns: {{ line: lines.line }} }}
+  - {{ name: n, op: aggregate, from: c, key: line, aggregates: {{ n: count(*) }} }}
+sinks:
+  - {{ name: o, from: n, connector: print, columns: {{ window_start: TIMESTAMP, line: STRING, n: BIGINT }} }}
+"
+        ),
+    );
+    assert!(plan.contains("left join by bidder with a table"), "{plan}");
+}
+
+#[test]
 fn a_step_that_two_read_is_planned_once() {
     let plan = from_yaml(&format!(
         "sources:{LINES}
@@ -327,6 +376,14 @@ fn mistakes_in_the_graph() {
     check_wrong(
         &with_step("op: union\nfrom: [bids, lines]"),
         &["20:18: 'bids' has a column 'auction', but 'lines' has none (inputs of a union…"],
+    );
+    check_wrong(
+        &with_step("op: join\nfrom: [bids, lines]\non: bidder = line"),
+        &["18:11: a join has no columns (name them: columns: { id: orders.id, … }; only kinds 'semi' and 'anti' have…"],
+    );
+    check_wrong(
+        &with_step("op: join\nkind: full\nfrom: [bids, lines]\non: bidder = line\ncolumns: { x: line }"),
+        &["22:9: rows of a table that ends can be looked up for a stream, but here they leave on their own (…"],
     );
     check_wrong(
         &with_step("op: union\nfrom: lines"),

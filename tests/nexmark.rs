@@ -195,6 +195,12 @@ fn q2_selects_auctions() {
 }
 
 #[test]
+fn q13_looks_auctions_up() {
+    let row = |b: Bid| format!("{} {} {} {} \"{}\"", b.auction, b.bidder, b.price, b.time, b.auction % 10_000);
+    check("q13", bids(&[]).into_iter().map(row).collect());
+}
+
+#[test]
 fn q14_calculates() {
     let bids = bids(&[("base-time", "2015-07-15T06:50:00Z"), ("first-event.rate", "1")]);
     // thousandths of a euro

@@ -19,8 +19,8 @@ use highwater::operator::transform::Transforms;
 use highwater::operator::updating::UpdatingAggregate;
 use highwater::operator::{Confluence, OneInput, Operator, Output};
 use highwater::plan::{
-    Action, Aggregation, Grouping, JoinKind, JoinSide, Joining, Lateness, Ranking, Route, SortColumn, Stage, Windows,
-    event_time_type,
+    Action, Aggregation, Grouping, JoinKind, JoinSide, Joining, Lateness, Meeting, Ranking, Route, SortColumn, Stage,
+    WindowBounds, Windows, event_time_type,
 };
 use highwater::state::{Delta, Table as Saved, groups_of};
 use highwater::time::Watermark;
@@ -197,10 +197,11 @@ impl Kind {
     }
 
     fn join(kind: JoinKind, keys: Vec<usize>) -> Self {
-        let side = |output: Vec<usize>| JoinSide { start: START, end: START + 1, keys: keys.clone(), output };
+        let side = |output: Vec<usize>| JoinSide { keys: keys.clone(), output };
         let sides = [side(vec![0, 1, START]), side(if kind.gives_pairs() { vec![1, 4] } else { Vec::new() })];
-        let routes = sides.clone().map(|side| Route::Key(side.route()));
-        let spec = Arc::new(Joining { kind, sides, condition: None });
+        let windows = [WindowBounds { start: START, end: START + 1 }; 2];
+        let spec = Arc::new(Joining { kind, meeting: Meeting::InWindows(windows), sides, condition: None });
+        let routes = [0, 1].map(|side| spec.route(side));
         let schema = wide_schema();
         let fields = spec.sides.iter().flat_map(|side| &side.output);
         let fields: Vec<Field> = fields.map(|&n| schema.field(n).clone().with_nullable(true)).collect();
@@ -208,7 +209,7 @@ impl Kind {
         Kind {
             name: format!("{kind:?} join by {keys:?}"),
             make: Box::new(move |_, _| {
-                Box::new(Join::new(Arc::clone(&spec), [wide_schema(), wide_schema()], Arc::clone(&output)))
+                Box::new(Join::new(Arc::clone(&spec), windows, [wide_schema(), wide_schema()], Arc::clone(&output)))
             }),
             input: wide_schema(),
             stages: Vec::new(),

@@ -473,6 +473,17 @@ WHERE bidder IN (SELECT upper(bidder) FROM TUMBLE(TABLE bids, DESCRIPTOR(ts), IN
 }
 
 #[test]
+fn rows_are_looked_up_in_a_table_that_ends() {
+    check_plan(
+        "lookup",
+        "CREATE VIEW named AS SELECT b.ts, b.auction, c.n FROM bids AS b
+LEFT JOIN (SELECT line, count(*) AS n FROM lines GROUP BY line) AS c ON b.bidder = c.line AND b.price > c.n;
+INSERT INTO by_window SELECT window_end, auction, sum(n) FROM TUMBLE(TABLE named, DESCRIPTOR(ts), INTERVAL '1' MINUTE)
+WHERE auction IN (SELECT k FROM (VALUES (1), (2)) AS v (k)) GROUP BY window_start, window_end, auction;",
+    );
+}
+
+#[test]
 fn json_and_mermaid() {
     let text = format!("{TABLES}INSERT INTO counts SELECT line, count(*) FROM lines GROUP BY line EMIT FINAL;");
     let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
@@ -483,10 +494,10 @@ fn json_and_mermaid() {
     assert_eq!(json["steps"][2]["parallelism"], "all workers, by key");
     assert_eq!(json["steps"][3]["parallelism"], "one worker");
     let mermaid = "flowchart TD
-    s0([\"source lines<br/>append, all workers, by split\"])
-    s1[\"count by line, partial<br/>append, all workers\"]
-    s2[\"count by line<br/>final, all workers, by key, state by keys until the input ends\"]
-    s3[[\"sink counts<br/>final, one worker\"]]
+    s0([\"<b>source lines</b><br/>append<br/>all workers, by split\"])
+    s1[\"<b>count by line, partial</b><br/>append<br/>all workers\"]
+    s2[\"<b>count by line</b><br/>final<br/>all workers, by key<br/>state by keys until the input ends\"]
+    s3[[\"<b>sink counts</b><br/>final<br/>one worker\"]]
     s0 --> s1
     s1 -->|\"by key line\"| s2
     s2 -->|\"single\"| s3
@@ -569,8 +580,21 @@ fn unknown_names_are_refused_with_near_ones() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let unbounded = "a join without windows is not yet supported: it would have to keep all rows of both sides";
-    check_error("SELECT 1 FROM bids JOIN lines ON bidder = line", "1:34", unbounded, "a.window_start = b.window_start");
-    check_error("SELECT 1 FROM bids, lines", "1:1", unbounded, "a.window_start = b.window_start");
+    check_error(
+        "SELECT 1 FROM bids JOIN latest ON bidder = word",
+        "1:35",
+        unbounded,
+        "a.window_start = b.window_start",
+    );
+    check_error("SELECT 1 FROM bids, latest", "1:1", unbounded, "or join a stream with a table that ends");
+    let alone = "rows of a table that ends can be looked up for a stream, but here they leave on their own";
+    check_error("SELECT 1 FROM lines LEFT JOIN bids ON line = bidder", "1:39", alone, "stream LEFT JOIN table");
+    check_error(
+        "SELECT 1 FROM lines FULL JOIN lines AS b ON lines.line = b.line",
+        "1:45",
+        alone,
+        "stream LEFT JOIN table",
+    );
     check_error(
         "SELECT 1 FROM tumble(bids, ts, INTERVAL '1' MINUTE) AS a
 JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.window_end = b.window_end",
@@ -581,6 +605,12 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
     check_error(
         "SELECT line FROM lines WHERE line IN (SELECT bidder FROM bids)",
         "1:30",
+        alone,
+        "stream WHERE key IN (SELECT … FROM table)",
+    );
+    check_error(
+        "SELECT word FROM latest WHERE word IN (SELECT bidder FROM bids)",
+        "1:31",
         unbounded,
         "x IN (SELECT y FROM b WHERE a.window_start = b.window_start",
     );

@@ -22,7 +22,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 /// The queries and their files.
-const QUERIES: [(&str, &str); 11] = [
+const QUERIES: [(&str, &str); 12] = [
     ("q0", include_str!("../../pipelines/nexmark/q0.sql")),
     ("q1", include_str!("../../pipelines/nexmark/q1.sql")),
     ("q2", include_str!("../../pipelines/nexmark/q2.sql")),
@@ -31,6 +31,7 @@ const QUERIES: [(&str, &str); 11] = [
     ("q8", include_str!("../../pipelines/nexmark/q8.sql")),
     ("q11", include_str!("../../pipelines/nexmark/q11.sql")),
     ("q12", include_str!("../../pipelines/nexmark/q12.sql")),
+    ("q13", include_str!("../../pipelines/nexmark/q13.sql")),
     ("q14", include_str!("../../pipelines/nexmark/q14.sql")),
     ("q21", include_str!("../../pipelines/nexmark/q21.sql")),
     ("q22", include_str!("../../pipelines/nexmark/q22.sql")),

@@ -59,16 +59,19 @@ impl Definition {
         let text = read(&self.file)?;
         let text = sql::Text { name: &name, sql: &text };
         match graph::is_graph(&name) {
-            true => graph::plan(text, &self.set, connectors).map_err(|wrong| {
-                Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused without a reason"))
-            }),
+            true => graph::plan(text, &self.set, connectors).map_err(all),
             false => sql::plan(text, &self.set, connectors),
         }
     }
 }
 
+/// All that is wrong with a graph.
+pub fn all(wrong: Vec<Error>) -> Error {
+    Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused without a reason"))
+}
+
 /// The text of a definition.
-fn read(file: &Path) -> Result<String> {
+pub fn read(file: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| Error::invalid(format!("{}: {error}", file.display()));
     if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).map_err(unreadable)
@@ -77,11 +80,11 @@ fn read(file: &Path) -> Result<String> {
     }
 }
 
-/// The text of a definition that has tables and views.
+/// The text of a definition in SQL.
 pub fn read_sql(file: &Path) -> Result<String> {
     match graph::is_graph(&file.display().to_string()) {
-        true => Err(Error::invalid(format!("{} is an operator graph: it has no tables and views", file.display()))
-            .help("highwater explain shows its sources, steps and sinks")),
+        true => Err(Error::invalid(format!("{} is an operator graph, and the shell speaks SQL", file.display()))
+            .help("highwater tables lists its sources, steps and sinks, highwater explain shows its plan")),
         false => read(file),
     }
 }

@@ -11,7 +11,7 @@ use super::progress::{Progress, REFRESH, count, duration};
 use super::say;
 use super::tables::{describe, fitting, function_table, table};
 use crate::broker::{self, Broker};
-use crate::connector::builtin::Builtin;
+use crate::connector::extensions::Extensions;
 use crate::error::{Error, Result, nearest};
 use crate::plan::Plan;
 use crate::runtime::{self, Workers};
@@ -96,8 +96,8 @@ Statements end with a semicolon and may have several lines.
   \\q                                      leave (or Ctrl-D)";
 
 /// Reads statements and does what they say. The exit code is that of the first mistake, if nobody sat there to see it.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    match converse(arguments) {
+pub fn run(arguments: &Arguments, extensions: &Extensions) -> ExitCode {
+    match converse(arguments, extensions) {
         Ok(code) => code,
         Err(error) => {
             super::complain(&error);
@@ -106,14 +106,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn converse(arguments: &Arguments) -> Result<ExitCode> {
+fn converse(arguments: &Arguments, extensions: &Extensions) -> Result<ExitCode> {
     let interactive = arguments.command.is_empty() && std::io::stdin().is_terminal();
     let name = match arguments.command.is_empty() {
         false => "command",
         true if interactive => "shell",
         true => "stdin",
     };
-    let mut shell = Shell::new(name, interactive, arguments)?;
+    let mut shell = Shell::new(name, interactive, arguments, extensions)?;
     if let Some(file) = &arguments.file {
         shell.load(file)?;
     }
@@ -157,7 +157,7 @@ struct Shell {
     /// Where the statement starts that is not done.
     pending: usize,
     declared: Vec<Declared>,
-    connectors: Builtin,
+    connectors: Extensions,
     format: Format,
     workers: usize,
     /// The broker that `embedded` stands for, once a table has asked for it; its topics live as long as the shell.
@@ -174,7 +174,7 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(name: &'static str, interactive: bool, arguments: &Arguments) -> Result<Shell> {
+    fn new(name: &'static str, interactive: bool, arguments: &Arguments, extensions: &Extensions) -> Result<Shell> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let idle = Arc::new(AtomicBool::new(true));
         flag::register_conditional_default(SIGINT, Arc::clone(&idle))
@@ -186,7 +186,7 @@ impl Shell {
             text: String::new(),
             pending: 0,
             declared: Vec::new(),
-            connectors: Builtin::default(),
+            connectors: extensions.clone(),
             format: arguments.format,
             workers: arguments.workers.into(),
             broker: None,
@@ -220,7 +220,7 @@ impl Shell {
     fn prompt(&mut self) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         say(format!("Highwater {version}. Statements end with a semicolon; \\? helps, \\q leaves."))?;
-        let mut prompt = Prompt::new()?;
+        let mut prompt = Prompt::new(&self.connectors)?;
         while !self.left {
             prompt.know(&self.relations(self.pending)?);
             let Some(typed) = prompt.read()? else { break };
@@ -334,7 +334,7 @@ impl Shell {
                 let mut list = table(["name", "kind", "connector", "columns"]);
                 for relation in &relations {
                     let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-                    let kind = if relation.view { "view" } else { "table" };
+                    let kind = relation.kind.name();
                     let connector = relation.connector.as_deref().unwrap_or_default();
                     list.add_row([&relation.name, kind, connector, &columns.join(", ")]);
                 }
@@ -343,7 +343,7 @@ impl Shell {
                     false => say(list.trim_fmt())?,
                 }
             }
-            Request::ShowFunctions(pattern) => say(function_table(&fitting(pattern.as_deref())?))?,
+            Request::ShowFunctions(pattern) => say(function_table(&fitting(pattern.as_deref(), &self.connectors)?))?,
             Request::Drop(name) => self.drop_relation(&name, at.start)?,
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! `highwater tables` and `highwater functions`: what there is to name in a query.
 
-use super::explain::{Definition, read_sql};
+use super::explain::{Definition, all, read};
 use super::say;
 use crate::connector::Connectors;
 use crate::error::{Error, Result, nearest};
+use crate::graph;
 use crate::sql::{self, FunctionInfo, Relation, Text};
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -39,11 +40,15 @@ enum Format {
     Json,
 }
 
-/// Lists the tables and views of a definition.
+/// Lists the tables and views of a definition, or a graph's sources, steps and sinks.
 pub fn tables(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     let name = arguments.definition.file.display().to_string();
-    let text = read_sql(&arguments.definition.file)?;
-    let relations = sql::relations(Text { name: &name, sql: &text }, connectors)?;
+    let text = read(&arguments.definition.file)?;
+    let text = Text { name: &name, sql: &text };
+    let relations = match graph::is_graph(&name) {
+        true => graph::relations(text, connectors).map_err(all)?,
+        false => sql::relations(text, connectors)?,
+    };
     match arguments.format {
         Format::Json => say(format!("{:#}", Value::from_iter(relations.iter().map(relation_json)))),
         Format::Text if relations.is_empty() => say(format!("{name} declares no tables")),
@@ -68,7 +73,7 @@ pub fn describe(relation: &Relation) -> String {
 fn headline(relation: &Relation) -> String {
     let mut parts = vec![match &relation.connector {
         Some(connector) => format!("{} · table, {connector}", relation.name),
-        None => format!("{} · view", relation.name),
+        None => format!("{} · {}", relation.name, relation.kind.name()),
     }];
     parts.extend(match (relation.read, relation.written) {
         (true, true) => Some("read and written".to_owned()),
@@ -96,7 +101,7 @@ fn relation_json(relation: &Relation) -> Value {
     });
     json!({
         "name": relation.name,
-        "kind": if relation.view { "view" } else { "table" },
+        "kind": relation.kind.name(),
         "connector": relation.connector,
         "columns": columns.collect::<Vec<_>>(),
         "primary_key": relation.primary_key,
@@ -108,8 +113,8 @@ fn relation_json(relation: &Relation) -> Value {
 }
 
 /// Lists the functions whose name fits.
-pub fn functions(arguments: &FunctionArguments) -> Result<()> {
-    let found = fitting(arguments.pattern.as_deref())?;
+pub fn functions(arguments: &FunctionArguments, connectors: &dyn Connectors) -> Result<()> {
+    let found = fitting(arguments.pattern.as_deref(), connectors)?;
     match arguments.format {
         Format::Json => {
             let function = |function: &FunctionInfo| {
@@ -131,8 +136,8 @@ pub fn functions(arguments: &FunctionArguments) -> Result<()> {
 ///
 /// # Errors
 /// `Invalid` if there is none.
-pub fn fitting(pattern: Option<&str>) -> Result<Vec<FunctionInfo>> {
-    let all = sql::functions();
+pub fn fitting(pattern: Option<&str>, connectors: &dyn Connectors) -> Result<Vec<FunctionInfo>> {
+    let all = sql::functions(connectors);
     let Some(pattern) = pattern else { return Ok(all) };
     let small = pattern.to_lowercase();
     let whole = small.contains('*').then(|| glob::Pattern::new(&small));

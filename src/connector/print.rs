@@ -77,7 +77,7 @@ impl Sink for PrintSink {
 
     fn open(&self, _shard: usize, _shards: usize, _context: &Context) -> Result<Box<dyn Shard>> {
         let output = Output::start(io::stdout())?;
-        Ok(Box::new(PrintShard { printer: Printer::new(self)?, rows: Vec::new(), text: Vec::new(), output }))
+        Ok(Box::new(PrintShard { printer: Printer::new(self)?, rows: Vec::new(), text: Vec::new(), bytes: 0, output }))
     }
 
     fn changes(&self) -> Changes {
@@ -91,6 +91,8 @@ struct PrintShard {
     rows: Vec<Batch>,
     /// Shown, not yet taken by the thread.
     text: Vec<u8>,
+    /// Shown since someone asked.
+    bytes: u64,
     output: Output,
 }
 
@@ -100,7 +102,9 @@ impl PrintShard {
             let rows = concat_batches(&first.schema(), &self.rows)
                 .map_err(|error| Error::internal(format!("batches of one sink differ: {error}")))?;
             self.rows.clear();
+            let before = self.text.len();
             self.printer.print(&rows, &mut self.text)?;
+            self.bytes += (self.text.len() - before) as u64;
         }
         Ok(())
     }
@@ -121,6 +125,10 @@ impl Shard for PrintShard {
     fn finish(&mut self) -> Result<()> {
         self.show()?;
         self.output.write(std::mem::take(&mut self.text))
+    }
+
+    fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
     }
 }
 

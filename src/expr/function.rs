@@ -55,6 +55,16 @@ impl ScalarFunction {
         &self.name
     }
 
+    /// The types of its arguments.
+    pub fn arguments(&self) -> &[DataType] {
+        &self.arguments
+    }
+
+    /// The type of what it gives.
+    pub fn returns(&self) -> &DataType {
+        &self.returns
+    }
+
     /// The function as the planner takes it.
     pub(crate) fn planned(&self) -> ScalarUDF {
         ScalarUDF::from(self.clone())

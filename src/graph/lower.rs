@@ -25,6 +25,16 @@ pub(super) fn plan(
     connectors: &dyn Connectors,
     wrong: Vec<Error>,
 ) -> Result<Plan, Vec<Error>> {
+    relations(graph, text, connectors, wrong)?.plan(overrides).map_err(|error| vec![error])
+}
+
+/// What `graph` declares and inserts, or all that is wrong with it, `wrong` included.
+pub(super) fn relations<'a>(
+    graph: &'a Graph,
+    text: Text<'a>,
+    connectors: &'a dyn Connectors,
+    wrong: Vec<Error>,
+) -> Result<Relations<'a>, Vec<Error>> {
     let reads = graph.edges().fold(BTreeMap::new(), |mut reads: BTreeMap<String, usize>, name| {
         *reads.entry(called(text, name)).or_default() += 1;
         reads
@@ -43,10 +53,7 @@ pub(super) fn plan(
     graph.sinks.iter().for_each(|sink| lower.sink_table(sink));
     graph.sinks.iter().for_each(|sink| lower.sink(sink));
     let Lower { relations, wrong, .. } = lower;
-    match wrong.is_empty() {
-        true => relations.plan(overrides).map_err(|error| vec![error]),
-        false => Err(wrong),
-    }
+    if wrong.is_empty() { Ok(relations) } else { Err(wrong) }
 }
 
 /// What `name` is called in messages and when it is looked up.
@@ -377,41 +384,70 @@ impl<'a> Lower<'a> {
         inner(sentence, &kept).say(") WHERE").name(&number).say("<=").expression(rows)
     }
 
-    /// Pairs are of one window: nobody has to say so. The window of a pair is that of the side whose rows all stay.
+    /// Pairs are of one window where both inputs have windows: nobody has to say so. The window of a pair is that of the side whose rows
+    /// all stay, or of the only side that has one.
     fn join(&self, step: &Step, kind: &str, on: &Phrase, columns: &Values) -> Result<Sentence<'a>> {
         let at = step.name.start();
         let [left, right] = step.from.as_slice() else { return Err(Error::internal("a join reads two inputs")) };
-        for side in [left, right] {
+        let has_windows = |side: &Phrase| {
             let columns = self.columns(side);
-            if !WINDOW_COLUMNS[..2].iter().all(|bound| columns.iter().any(|column| column == bound)) {
-                let error = Error::invalid(format!(
-                    "'{}' has no windows, so a join would keep its rows for ever",
-                    called(self.text, side)
-                ));
-                return Err(self.text.wrong(error.help("put a step with op: window before it"), side));
-            }
+            WINDOW_COLUMNS[..2].iter().all(|bound| columns.iter().any(|column| column == bound))
+        };
+        let windows = [has_windows(left), has_windows(right)];
+        let equated = match windows {
+            [true, true] => &WINDOW_COLUMNS[..2],
+            _ => &[],
+        };
+        let same_window = |sentence: Sentence<'a>| {
+            equated.iter().fold(sentence, |sentence, bound| {
+                sentence.name(left).say(&format!(".{bound} =")).name(right).say(&format!(".{bound} AND"))
+            })
+        };
+        let exists = match kind {
+            "semi" => Some("WHERE EXISTS"),
+            "anti" => Some("WHERE NOT EXISTS"),
+            _ => None,
+        };
+        if columns.is_empty() && exists.is_none() {
+            let error = Error::invalid("a join has no columns");
+            let help = "name them: columns: { id: orders.id, … }; only kinds 'semi' and 'anti' have those of their first input";
+            return Err(self.text.wrong(error.help(help), &step.name));
         }
-        let whole = if kind == "right" { right } else { left };
+        let whole = match (kind, windows) {
+            ("right", [_, true]) | ("inner" | "left" | "full", [false, true]) => Some(right),
+            (_, [true, _]) => Some(left),
+            _ => None,
+        };
         let named: BTreeSet<String> = columns.iter().map(|(name, _)| called(self.text, name)).collect();
-        let bounds = WINDOW_COLUMNS[..2].iter().filter(|bound| !named.contains(**bound));
+        let bounds = WINDOW_COLUMNS[..2].iter().filter(|bound| !columns.is_empty() && !named.contains(**bound));
         let mut sentence = Sentence::new(self.text, at).say("SELECT");
         for bound in bounds {
-            sentence = match kind {
-                "full" => sentence
+            sentence = match (kind, whole) {
+                ("full", _) if windows == [true, true] => sentence
                     .say("coalesce(")
                     .name(left)
                     .say(&format!(".{bound},"))
                     .name(right)
                     .say(&format!(".{bound}) AS {bound},")),
-                _ => sentence.name(whole).say(&format!(".{bound},")),
+                (_, Some(whole)) => sentence.name(whole).say(&format!(".{bound},")),
+                (_, None) => sentence,
             };
         }
-        let sentence =
-            values(sentence, &[], columns).say("FROM").name(left).say(&format!("{kind} JOIN")).name(right).say("ON");
-        let sentence = WINDOW_COLUMNS[..2].iter().fold(sentence, |sentence, bound| {
-            sentence.name(left).say(&format!(".{bound} =")).name(right).say(&format!(".{bound} AND"))
-        });
-        Ok(sentence.say("(").expression(on).say(")"))
+        let sentence = match columns.is_empty() {
+            true => sentence.say("*"),
+            false => values(sentence, &[], columns),
+        };
+        let sentence = sentence.say("FROM").name(left);
+        Ok(match exists {
+            Some(exists) => {
+                let sentence = sentence.say(exists).say("(SELECT 1 FROM").name(right).say("WHERE");
+                same_window(sentence).say("(").expression(on).say("))")
+            }
+            None => {
+                let sentence = sentence.say(&format!("{kind} JOIN")).name(right).say("ON");
+                same_window(sentence).say("(").expression(on).say(")")
+            }
+        })
     }
 
     /// The columns of the first input, which the others must have too.

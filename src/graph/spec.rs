@@ -117,7 +117,7 @@ pub(super) const SINK: Object = object(
 const VALUES: Shape = Shape::Either(&Shape::Names, &Shape::Map(&Shape::Expression));
 
 /// What a join may be.
-pub(super) const JOINS: [&str; 4] = ["inner", "left", "right", "full"];
+pub(super) const JOINS: [&str; 6] = ["inner", "left", "right", "full", "semi", "anti"];
 
 /// The operators.
 pub(super) const STEPS: &[Object] = &[
@@ -200,11 +200,20 @@ pub(super) const STEPS: &[Object] = &[
     ),
     object(
         "join",
-        "The pairs of rows of two inputs in the same window",
+        "The pairs of rows of two inputs in the same window, or of a stream and a table that ends",
         &[
-            may("kind", Shape::Choice(&JOINS), "which rows without a partner stay; `inner`, the default: none"),
+            may(
+                "kind",
+                Shape::Choice(&JOINS),
+                "which rows without a partner stay; `inner`, the default: none; `semi` and `anti`: only rows of the first input leave, \
+                 those in a pair or in none",
+            ),
             must("on", Shape::Expression, "what is true of a pair, such as `orders.id = payments.order_id`"),
-            must("columns", Shape::Map(&Shape::Expression), "the columns, beside window_start and window_end"),
+            may(
+                "columns",
+                Shape::Map(&Shape::Expression),
+                "the columns, beside window_start and window_end; `semi` and `anti` may leave them out and give those of the first input",
+            ),
         ],
     ),
     object(

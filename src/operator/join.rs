@@ -12,7 +12,7 @@ use crate::batch::keys::hash_keys;
 use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::Groups;
-use crate::plan::{JoinKind, JoinSide, Joining};
+use crate::plan::{JoinKind, Joining, Route, WindowBounds};
 use crate::state::{self, Delta};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Slices that are worked off before what they gave must move on.
-const SLICES: usize = 16;
+pub(super) const SLICES: usize = 16;
 
 /// What the tables of a delta are called, one for each input.
 const TABLES: [&str; 2] = ["left", "right"];
@@ -31,6 +31,7 @@ const TABLES: [&str; 2] = ["left", "right"];
 /// The operator.
 pub struct Join {
     spec: Arc<Joining>,
+    windows: [WindowBounds; 2],
     inputs: [SchemaRef; 2],
     schema: SchemaRef,
     open: BTreeMap<Span, [Pile; 2]>,
@@ -45,10 +46,11 @@ pub struct Join {
 }
 
 impl Join {
-    /// The operator of `spec` over rows of `inputs`; what it gives has the columns of `schema`.
-    pub fn new(spec: Arc<Joining>, inputs: [SchemaRef; 2], schema: SchemaRef) -> Self {
+    /// The operator of `spec` over rows of `inputs` in their `windows`; what it gives has the columns of `schema`.
+    pub fn new(spec: Arc<Joining>, windows: [WindowBounds; 2], inputs: [SchemaRef; 2], schema: SchemaRef) -> Self {
         Join {
             spec,
+            windows,
             inputs,
             schema,
             open: BTreeMap::new(),
@@ -62,14 +64,17 @@ impl Join {
 
     /// The rows of input `port`, cut by window.
     fn cut(&self, port: usize, rows: &Batch) -> Result<Vec<(Span, Batch)>> {
-        let JoinSide { start, end, .. } = self.spec.sides[port];
+        let WindowBounds { start, end } = self.windows[port];
         cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?)
     }
 
     /// Rows of each input as a delta.
     fn delta_of(&self, batches: [Vec<Batch>; 2]) -> Result<Delta> {
         let table = |port: usize| {
-            let keys = self.spec.sides[port].route();
+            let keys = match self.spec.route(port) {
+                Route::Key(columns) => columns,
+                Route::Forward | Route::Single => Vec::new(),
+            };
             state::Table::of_batches(TABLES[port], &self.inputs[port], &batches[port], keys)
         };
         Ok([table(0)?, table(1)?].into_iter().flatten().collect())
@@ -163,8 +168,8 @@ impl Confluence for Join {
     }
 }
 
-/// One closed window on its way out.
-struct Matching {
+/// Rows that go along a table of others, on their way out: one closed window, or all that meets a table.
+pub(super) struct Matching {
     spec: Arc<Joining>,
     inputs: [SchemaRef; 2],
     schema: SchemaRef,
@@ -212,7 +217,7 @@ struct Pairs {
 }
 
 impl Matching {
-    /// None if nothing can leave.
+    /// A closed window; none if nothing can leave.
     fn new(
         spec: &Arc<Joining>,
         inputs: &[SchemaRef; 2],
@@ -230,20 +235,43 @@ impl Matching {
         if tabled == 1 {
             std::mem::swap(&mut table, &mut probes);
         }
-        Ok(Some(Matching {
-            table: Table::new(table.into_batches()?, &inputs[tabled], &spec.sides[tabled].keys)?,
-            probes: probes.into_batches()?.into(),
+        let mut matching = Matching::with(spec, inputs, schema, tabled, table)?;
+        matching.probes = probes.into_batches()?.into();
+        Ok(Some(matching))
+    }
+
+    /// Input `tabled` is a table of `rows`; what goes along it is still to come.
+    pub(super) fn with(
+        spec: &Arc<Joining>,
+        inputs: &[SchemaRef; 2],
+        schema: &SchemaRef,
+        tabled: usize,
+        rows: Pile,
+    ) -> Result<Matching> {
+        Ok(Matching {
+            table: Table::new(rows.into_batches()?, &inputs[tabled], &spec.sides[tabled].keys)?,
+            probes: VecDeque::new(),
             spec: Arc::clone(spec),
             inputs: inputs.clone(),
             schema: Arc::clone(schema),
             tabled,
             probe: None,
             leftover: 0,
-        }))
+        })
     }
 
-    /// Works off at most one batch of pairs; false when the window is done.
-    fn work(&mut self, out: &mut Output) -> Result<bool> {
+    /// The rows of the table, which is empty afterwards.
+    pub(super) fn take_table(&mut self) -> Vec<Batch> {
+        std::mem::take(&mut self.table.batches)
+    }
+
+    /// Lets `rows` go along the table after those that still do.
+    pub(super) fn add(&mut self, rows: impl IntoIterator<Item = Batch>) {
+        self.probes.extend(rows);
+    }
+
+    /// Works off at most one batch of pairs; false when all that was there is done.
+    pub(super) fn work(&mut self, out: &mut Output) -> Result<bool> {
         let probing = 1 - self.tabled;
         if let Some(mut probe) = self.probe.take() {
             let pairs = self.next_pairs(&mut probe);
@@ -431,7 +459,7 @@ fn numbers_of(groups: &mut Groups, columns: &[ArrayRef], rows: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::event_time_type;
+    use crate::plan::{JoinSide, Meeting, event_time_type};
     use arrow::array::{Int64Array, TimestampMicrosecondArray};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
@@ -448,10 +476,13 @@ mod tests {
     }
 
     fn join(kind: JoinKind, keys: Vec<usize>) -> Join {
-        let side = || JoinSide { start: 0, end: 1, keys: keys.clone(), output: vec![2] };
+        let side = || JoinSide { keys: keys.clone(), output: vec![2] };
+        let windows = [WindowBounds { start: 0, end: 1 }; 2];
         let number = |name: &str| Field::new(name, DataType::Int64, true);
         let output = Arc::new(Schema::new(vec![number("a"), number("b")]));
-        Join::new(Arc::new(Joining { kind, sides: [side(), side()], condition: None }), [schema(), schema()], output)
+        let meeting = Meeting::InWindows(windows);
+        let spec = Joining { kind, meeting, sides: [side(), side()], condition: None };
+        Join::new(Arc::new(spec), windows, [schema(), schema()], output)
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Plan, Ranking, Route, Stage, Step, StepId, Tick,
-    Transform, describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, Stage, Step, StepId,
+    Tick, Transform, describe_sessions, describe_windows,
 };
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
@@ -170,7 +170,18 @@ impl Plan {
                 Grouping::Updating => "by keys".into(),
             },
             Action::Custom(_) => "its own".into(),
-            Action::Join(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+            Action::Join(join) => match join.meeting {
+                Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Meeting::WithTable { table } => {
+                    let tables = self.sources_of(self.steps[id].inputs[table].from).into_iter();
+                    let tables = tables.filter_map(|source| match &self.steps[source].action {
+                        Action::Source(source) => Some(source.table.as_str()),
+                        _ => None,
+                    });
+                    let tables = tables.collect::<Vec<_>>().join(", ");
+                    format!("by rows of {tables}, and those that wait for its end")
+                }
+            },
             Action::Rank(ranking) => {
                 let by = self.window_bound(id);
                 match ranking.limit {
@@ -241,13 +252,17 @@ impl Plan {
                 Action::Sink(_) => ("[[", "]]"),
                 _ => ("[", "]"),
             };
-            let mut label = escape(&step.name);
+            // short lines: long ones are broken where it happens to be
+            let mut lines = vec![format!("<b>{}</b>", escape(&step.name))];
             if !matches!(step.action, Action::Transform(_) | Action::Union) {
-                let state = Some(self.state_text(id)).filter(|state| state != "none");
-                let state = state.map(|state| format!(", state {state}")).unwrap_or_default();
-                let about = format!("{}, {}{state}", emit_text(step.emit), self.runs_on(id).text());
-                label.push_str(&format!("<br/>{}", escape(&about)));
+                lines.extend([emit_text(step.emit), self.runs_on(id).text()].map(escape));
+                lines.extend(
+                    Some(self.state_text(id))
+                        .filter(|state| state != "none")
+                        .map(|state| escape(&format!("state {state}"))),
+                );
             }
+            let label = lines.join("<br/>");
             writeln!(text, "    s{id}{open}\"{label}\"{close}").expect(INFALLIBLE);
         }
         for (id, step) in self.steps.iter().enumerate() {
@@ -402,11 +417,19 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
         lines.push(format!("on {}", keys.join(" AND ")));
     }
     lines.extend(join.condition.iter().map(|condition| format!("where {}", condition.holds)));
-    let windows = |side: usize| format!("{}, {}", name(side, join.sides[side].start), name(side, join.sides[side].end));
-    let (left, right) = (windows(0), windows(1));
-    lines.push(format!("in the windows of {left}"));
-    if left != right {
-        lines.push(format!("which are those of {right}"));
+    match join.meeting {
+        Meeting::InWindows(bounds) => {
+            let windows = |side: usize| format!("{}, {}", name(side, bounds[side].start), name(side, bounds[side].end));
+            let (left, right) = (windows(0), windows(1));
+            lines.push(format!("in the windows of {left}"));
+            if left != right {
+                lines.push(format!("which are those of {right}"));
+            }
+        }
+        Meeting::WithTable { table } => {
+            let which = if table == 0 { "first" } else { "second" };
+            lines.push(format!("after all rows of its {which} input"));
+        }
     }
     lines
 }

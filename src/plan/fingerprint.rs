@@ -102,7 +102,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Custom(operator) => writeln!(out, "  operator {:?}", operator.name()),
         Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
         Action::Join(join) => {
-            writeln!(out, "  {:?} {:?}", join.kind, join.sides)?;
+            writeln!(out, "  {:?} {:?} {:?}", join.kind, join.meeting, join.sides)?;
             join.condition
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))

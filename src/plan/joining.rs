@@ -1,18 +1,41 @@
-//! Joining the rows of two inputs window by window.
+//! Joining the rows of two inputs: window by window, or with a table that ends.
 
+use super::Route;
 use crate::expr::Expr;
 use arrow::datatypes::SchemaRef;
 
-/// `a JOIN b ON a.window_start = b.window_start AND a.window_end = b.window_end AND …`: each window's rows of the first input with those
-/// of the second, once the window has closed.
+/// `a JOIN b ON …`: rows of the first input beside rows of the second.
 #[derive(Debug, Clone)]
 pub struct Joining {
     /// Which rows leave.
     pub kind: JoinKind,
+    /// Which rows meet.
+    pub meeting: Meeting,
     /// What the first and the second input give.
     pub sides: [JoinSide; 2],
     /// What pairs must meet beyond equal keys.
     pub condition: Option<JoinCondition>,
+}
+
+/// Which rows of two inputs meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// Those of the same window, once it has closed.
+    InWindows([WindowBounds; 2]),
+    /// Those of one input with all rows of the other, a table that ends; they wait for its end.
+    WithTable {
+        /// Which input the table is. Its rows that are in no pair do not leave.
+        table: usize,
+    },
+}
+
+/// Where an input's windows are: columns of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowBounds {
+    /// The column with the start.
+    pub start: usize,
+    /// The column with the end.
+    pub end: usize,
 }
 
 /// Which rows leave a join.
@@ -35,10 +58,6 @@ pub enum JoinKind {
 /// One input of a join; columns are places in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinSide {
-    /// The column with the window's start.
-    pub start: usize,
-    /// The column with the window's end.
-    pub end: usize,
     /// The columns that equal the other side's, in order. A row with NULL in one is in no pair.
     pub keys: Vec<usize>,
     /// The columns that leave: those of the first input, then those of the second.
@@ -85,9 +104,13 @@ impl JoinKind {
     }
 }
 
-impl JoinSide {
-    /// The columns that the exchange goes by: the keys, or the window if there are none.
-    pub fn route(&self) -> Vec<usize> {
-        if self.keys.is_empty() { vec![self.start, self.end] } else { self.keys.clone() }
+impl Joining {
+    /// How rows of input `side` find their partners' worker: by the keys, else by the window, else all go to one.
+    pub fn route(&self, side: usize) -> Route {
+        match (self.sides[side].keys.as_slice(), &self.meeting) {
+            ([], Meeting::InWindows(windows)) => Route::Key(vec![windows[side].start, windows[side].end]),
+            ([], Meeting::WithTable { .. }) => Route::Single,
+            (keys, _) => Route::Key(keys.to_vec()),
+        }
     }
 }

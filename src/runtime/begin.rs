@@ -221,7 +221,12 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         }
     }
     let fingerprint = blake3::Hash::from_bytes(plan.fingerprint()).to_hex().to_string();
-    let generation = log.start(workers as u32, &fingerprint, env!("CARGO_PKG_VERSION")).map_err(within)?;
+    let version = env!("CARGO_PKG_VERSION");
+    let generation = match wishes.from {
+        From::Checkpoint(epoch) => log.start_from(workers as u32, &fingerprint, version, Some(epoch)),
+        _ => log.start(workers as u32, &fingerprint, version),
+    };
+    let generation = generation.map_err(within)?;
     let incarnation = incarnation(&log)?;
     let mut first = log.last_epoch().map_or(0, |epoch| epoch + 1);
     let mut manifest = None;

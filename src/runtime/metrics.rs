@@ -53,6 +53,7 @@ pub struct StepCells {
     batches_in: AtomicU64,
     batches_out: AtomicU64,
     read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
     exchanged_bytes: AtomicU64,
     errors: AtomicU64,
     late_rows: AtomicU64,
@@ -93,6 +94,7 @@ impl StepCells {
             batches_in: zero(),
             batches_out: zero(),
             read_bytes: zero(),
+            written_bytes: zero(),
             exchanged_bytes: zero(),
             errors: zero(),
             late_rows: zero(),
@@ -119,6 +121,11 @@ impl StepCells {
     pub(super) fn read(&self, bytes: usize, bad_records: usize) {
         self.read_bytes.fetch_add(bytes as u64, Relaxed);
         self.bad_records.fetch_add(bad_records as u64, Relaxed);
+    }
+
+    /// So much was written to the outside.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.written_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// So much of the step's input was encoded for another process.
@@ -163,14 +170,9 @@ impl StepCells {
     /// What can be summed over workers and processes.
     fn additive(&self, role: Role) -> [u64; ADDITIVE] {
         let rows = if role == Role::Source { &self.rows_out } else { &self.rows_in };
+        let bytes = if role == Role::Sink { &self.written_bytes } else { &self.read_bytes };
         let read = |cell: &AtomicU64| cell.load(Relaxed);
-        [
-            read(rows),
-            read(&self.read_bytes),
-            read(&self.late_rows),
-            self.lag().unwrap_or_default(),
-            read(&self.bad_records),
-        ]
+        [read(rows), read(bytes), read(&self.late_rows), self.lag().unwrap_or_default(), read(&self.bad_records)]
     }
 }
 
@@ -318,7 +320,7 @@ pub struct StepSnapshot {
     pub role: Role,
     /// Rows read by a source, given to a sink, or taken in by anything else.
     pub rows: u64,
-    /// Bytes read, by sources.
+    /// Bytes read by a source, or written by a sink that knows.
     pub bytes: u64,
     /// Rows that came after their window had closed.
     pub late_rows: u64,

@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
 use crate::operator::join::Join;
 use crate::operator::late::late_rows;
+use crate::operator::lookup::Lookup;
 use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::{Confluence, OneInput, Operator};
-use crate::plan::{Action, Aggregation, Emit, Grouping, Plan, StepId};
+use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, Step, StepId};
 use crate::state::{Delta, groups_of};
 use crate::time::{Epoch, Watermark};
 use arrow::datatypes::SchemaRef;
@@ -66,8 +67,12 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         }
         Action::Join(spec) => {
             let inputs = [input(0), input(1)];
-            let operator = Join::new(Arc::clone(spec), inputs.clone(), Arc::clone(&step.schema));
-            Ok(Some(Made { operator: Box::new(operator), inputs: inputs.to_vec() }))
+            let (spec, output, of_inputs) = (Arc::clone(spec), Arc::clone(&step.schema), inputs.clone());
+            let operator: Box<dyn Confluence> = match spec.meeting {
+                Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, of_inputs, output)),
+                Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, of_inputs, output)),
+            };
+            Ok(Some(Made { operator, inputs: inputs.to_vec() }))
         }
         Action::Source(_)
         | Action::DeadLetters
@@ -103,6 +108,7 @@ pub fn merges_rows_directly(plan: &Plan, id: StepId, workers: usize) -> bool {
 /// # Errors
 /// [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) for an object that is not as it was written.
 pub fn kept_in(
+    plan: &Plan,
     checkpoints: &Checkpoints,
     objects: &[ObjectRef],
     own: &Range<usize>,
@@ -111,7 +117,10 @@ pub fn kept_in(
     for (object, parts) in parts_of(objects, own) {
         let mut of_object: BTreeMap<String, Delta> = BTreeMap::new();
         for section in object::read(&checkpoints.store, object)? {
-            let Section::State { step, table } = section else { continue };
+            let Section::State { step, mut table } = section else { continue };
+            if goes_to_one(plan, &step) {
+                table.keys.clear();
+            }
             let delta = of_object.entry(step).or_default();
             for groups in &parts {
                 let share = table.share(groups)?;
@@ -125,6 +134,12 @@ pub fn kept_in(
         }
     }
     Ok(kept)
+}
+
+/// True if all rows of `step` go to worker 0, whatever keys its operator knows.
+fn goes_to_one(plan: &Plan, step: &str) -> bool {
+    let single = |step: &Step| step.inputs.iter().all(|input| input.route == Route::Single);
+    plan.steps.iter().any(|of| of.name == step && single(of))
 }
 
 /// Gives `operator` back what was kept of it up to `mark`.
@@ -144,7 +159,7 @@ pub fn fold(
     epoch: Epoch,
 ) -> Result<Option<ObjectRef>> {
     let groups = groups_of(worker, workers);
-    let mut kept = kept_in(checkpoints, objects, &groups)?;
+    let mut kept = kept_in(plan, checkpoints, objects, &groups)?;
     let mut sections = Vec::new();
     for (id, step) in plan.steps.iter().enumerate() {
         let Some(deltas) = kept.remove(&step.name) else { continue };

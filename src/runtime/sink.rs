@@ -79,7 +79,9 @@ pub fn sink<'scope>(
                     }
                     refuse_null(&rows, &schema)?;
                     site.cells.takes(rows.num_rows());
-                    shard.write(rows)
+                    shard.write(rows)?;
+                    site.cells.wrote(shard.take_bytes());
+                    Ok(())
                 };
                 if let Err(error) = write() {
                     shard = None;
@@ -95,7 +97,12 @@ pub fn sink<'scope>(
                 return;
             }
             // without new rows, too: something may be due by its age
-            match shard.as_mut().map_or(Ok(true), |shard| shard.flush()) {
+            let flushed = shard.as_mut().map_or(Ok(true), |shard| {
+                let flushed = shard.flush();
+                site.cells.wrote(shard.take_bytes());
+                flushed
+            });
+            match flushed {
                 Ok(true) => {}
                 Ok(false) => return activator.activate_after(NAP),
                 Err(error) => {
@@ -110,7 +117,7 @@ pub fn sink<'scope>(
             match next {
                 Some(next) => capability.downgrade(&next),
                 None => {
-                    if let Err(error) = shard.take().map_or(Ok(()), |mut shard| shard.finish()) {
+                    if let Err(error) = finish(shard.take(), &site) {
                         fail(error);
                     }
                     held = None;
@@ -119,6 +126,14 @@ pub fn sink<'scope>(
         }
     });
     done
+}
+
+/// Completes the output of `shard`.
+fn finish(shard: Option<Box<dyn Shard>>, site: &Site) -> Result<()> {
+    let Some(mut shard) = shard else { return Ok(()) };
+    let finished = shard.finish();
+    site.cells.wrote(shard.take_bytes());
+    finished
 }
 
 /// True if the output's reader has gone.

@@ -140,7 +140,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut kept = match &local.checkpoints {
         Some(checkpoints) => {
             let own = groups_of(scope.index(), scope.peers());
-            kept_in(checkpoints, &checkpoints.beginning.state(), &own)?
+            kept_in(&local.plan, checkpoints, &checkpoints.beginning.state(), &own)?
         }
         None => BTreeMap::new(),
     };
@@ -295,7 +295,7 @@ fn staged_step<'scope>(
     local: &Local,
 ) -> Staged<'scope> {
     let scope = inputs[0].0.scope();
-    let sources = local.plan.sources_of(id);
+    let sources = local.plan.heeds(id);
     let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
     let lateness = local.plan.steps[id].lateness;
     let followed: Vec<u32> = sources.iter().map(|&source| source as u32).collect();

@@ -1,6 +1,6 @@
 //! What a text declares and which functions there are, for people who ask.
 
-use super::ddl::ColumnKind;
+use super::ddl::{ColumnKind, CreateTable};
 use super::statements::{self, Kind};
 use super::{Catalog, Session, Text, normal, refuse};
 use crate::connector::{CONNECTOR, Connectors};
@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 pub struct Relation {
     /// Its name.
     pub name: String,
-    /// True for CREATE VIEW.
-    pub view: bool,
+    /// What declares it.
+    pub kind: RelationKind,
     /// The connector of a table.
     pub connector: Option<String>,
     /// Its columns, in order.
@@ -33,6 +33,28 @@ pub struct Relation {
     pub written: bool,
     /// `file:line:column` of its declaration.
     pub place: String,
+}
+
+/// What declares something that has rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// CREATE TABLE; a source or a sink of a graph.
+    Table,
+    /// CREATE VIEW.
+    View,
+    /// A step of a graph.
+    Step,
+}
+
+impl RelationKind {
+    /// `table`, `view` or `step`.
+    pub fn name(self) -> &'static str {
+        match self {
+            RelationKind::Table => "table",
+            RelationKind::View => "view",
+            RelationKind::Step => "step",
+        }
+    }
 }
 
 /// A column of a table or view.
@@ -65,51 +87,19 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
             Kind::Set { .. } | Kind::Explain(_) => {}
             Kind::Wrong(error, _) => return Err(error),
             Kind::CreateTable(table) => {
-                let name = normal(&table.name);
-                let watermark = table.watermark.as_ref().map(|mark| format!("{} AS {}", mark.column, mark.value));
-                let primary_key = table.primary_key.iter().map(normal).collect();
-                let origins: Vec<_> = table.columns.iter().map(|c| (computed(&c.kind), metadata(&c.kind))).collect();
+                let facts = Facts::of(&table);
                 session.create_table(*table, connectors)?;
-                if relations.iter().any(|relation| relation.name == name) {
-                    continue; // IF NOT EXISTS
+                if !relations.iter().any(|relation| relation.name == facts.name) {
+                    relations.push(facts.relation(&session, text.place(statement.start)));
                 }
-                let schema = &session.catalog.tables[&name].schema;
-                let mut columns = columns(schema);
-                for (column, (computed, metadata)) in columns.iter_mut().zip(origins) {
-                    (column.computed, column.metadata) = (computed, metadata);
-                }
-                let connector = session.definitions[&name].options.text(&CONNECTOR).map(str::to_owned);
-                let place = text.place(statement.start);
-                let (read, written) = (false, false);
-                relations.push(Relation {
-                    name,
-                    view: false,
-                    connector,
-                    columns,
-                    watermark,
-                    primary_key,
-                    read,
-                    written,
-                    place,
-                });
             }
             Kind::CreateView(view) => {
                 let name = normal(&view.name);
                 session.create_view(view, statement.start)?;
-                if relations.iter().any(|relation| relation.name == name) {
-                    continue; // IF NOT EXISTS
+                // IF NOT EXISTS
+                if !relations.iter().any(|relation| relation.name == name) {
+                    relations.push(view_relation(&session, name, RelationKind::View, text.place(statement.start)));
                 }
-                relations.push(Relation {
-                    view: true,
-                    connector: None,
-                    columns: columns(&session.catalog.views[&name].schema),
-                    watermark: None,
-                    primary_key: Vec::new(),
-                    read: false,
-                    written: false,
-                    place: text.place(statement.start),
-                    name,
-                });
             }
             Kind::Insert(insert) => {
                 written.extend(insert.table.as_ref().map(normal));
@@ -118,11 +108,70 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
             }
         }
     }
-    for relation in &mut relations {
+    note_uses(&mut relations, &session, &written);
+    Ok(relations)
+}
+
+/// Says of each whether it is read, and whether it is one of those `written`.
+pub(super) fn note_uses(relations: &mut [Relation], session: &Session, written: &BTreeSet<String>) {
+    for relation in relations {
         relation.read = session.reads.contains_key(&relation.name);
         relation.written = written.contains(&relation.name);
     }
-    Ok(relations)
+}
+
+/// What a table's declaration says beyond its columns' types.
+pub(super) struct Facts {
+    name: String,
+    watermark: Option<String>,
+    primary_key: Vec<String>,
+    /// For each column what is computed, or what it is of the metadata.
+    origins: Vec<(Option<String>, Option<String>)>,
+}
+
+impl Facts {
+    pub fn of(table: &CreateTable) -> Self {
+        Facts {
+            name: normal(&table.name),
+            watermark: table.watermark.as_ref().map(|mark| format!("{} AS {}", mark.column, mark.value)),
+            primary_key: table.primary_key.iter().map(normal).collect(),
+            origins: table.columns.iter().map(|c| (computed(&c.kind), metadata(&c.kind))).collect(),
+        }
+    }
+
+    /// The table, which `session` has by now, declared at `place`.
+    pub fn relation(self, session: &Session, place: String) -> Relation {
+        let mut columns = columns(&session.catalog.tables[&self.name].schema);
+        for (column, (computed, metadata)) in columns.iter_mut().zip(self.origins) {
+            (column.computed, column.metadata) = (computed, metadata);
+        }
+        Relation {
+            kind: RelationKind::Table,
+            connector: session.definitions[&self.name].options.text(&CONNECTOR).map(str::to_owned),
+            name: self.name,
+            columns,
+            watermark: self.watermark,
+            primary_key: self.primary_key,
+            read: false,
+            written: false,
+            place,
+        }
+    }
+}
+
+/// The view `name` of `session`, declared at `place`.
+pub(super) fn view_relation(session: &Session, name: String, kind: RelationKind, place: String) -> Relation {
+    Relation {
+        kind,
+        connector: None,
+        columns: columns(&session.catalog.views[&name].schema),
+        watermark: None,
+        primary_key: Vec::new(),
+        read: false,
+        written: false,
+        place,
+        name,
+    }
 }
 
 fn computed(kind: &ColumnKind) -> Option<String> {
@@ -178,26 +227,48 @@ pub enum FunctionKind {
     Scalar,
     /// Before OVER.
     Over,
+    /// In FROM: an operator that the program brings along.
+    Operator,
 }
 
 impl FunctionKind {
-    /// `window`, `aggregate`, `scalar` or `over`.
+    /// `window`, `aggregate`, `scalar`, `over` or `operator`.
     pub fn name(self) -> &'static str {
         match self {
             FunctionKind::Window => "window",
             FunctionKind::Aggregate => "aggregate",
             FunctionKind::Scalar => "scalar",
             FunctionKind::Over => "over",
+            FunctionKind::Operator => "operator",
         }
     }
 }
 
-/// Every function, by kind and name.
-pub fn functions() -> Vec<FunctionInfo> {
+/// Every function, by kind and name; of those that the program brings along, what it says.
+pub fn functions(connectors: &dyn Connectors) -> Vec<FunctionInfo> {
     let catalog = Catalog::new();
-    let mut functions: Vec<FunctionInfo> = TABLE_FUNCTIONS
+    let own = |kind, name: &str, signature: String, about: &str| FunctionInfo {
+        name: name.to_owned(),
+        kind,
+        signature,
+        about: about.to_owned(),
+        aliases: Vec::new(),
+    };
+    let mut functions: Vec<FunctionInfo> = Vec::new();
+    for function in connectors.functions() {
+        let arguments = function.arguments().iter().map(type_name).collect::<Vec<_>>().join(", ");
+        let call = format!("{}({arguments}) {}", function.name(), type_name(function.returns()));
+        functions.push(own(FunctionKind::Scalar, function.name(), call, OF_THE_PROGRAM));
+    }
+    for operator in connectors.operators() {
+        let name = operator.name();
+        let call = format!("TABLE({name}(TABLE t [PARTITION BY key, …]))");
+        functions.push(own(FunctionKind::Operator, name, call, OF_THE_PROGRAM));
+    }
+    let listed = TABLE_FUNCTIONS
         .iter()
         .chain(&OURS)
+        .filter(|(_, name, ..)| functions.iter().all(|function| function.name != *name))
         .map(|(kind, name, signature, about)| FunctionInfo {
             name: (*name).to_owned(),
             kind: *kind,
@@ -205,7 +276,8 @@ pub fn functions() -> Vec<FunctionInfo> {
             about: (*about).to_owned(),
             aliases: Vec::new(),
         })
-        .collect();
+        .collect::<Vec<_>>();
+    functions.extend(listed);
     let mut add = |kind, name: &str, aliases: &[String], documentation: Option<&Documentation>| {
         if functions.iter().any(|known| known.name == name) || !callable(name, &catalog) {
             return;
@@ -232,6 +304,9 @@ pub fn functions() -> Vec<FunctionInfo> {
     functions.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     functions
 }
+
+/// What is said of a function that nobody here has written.
+const OF_THE_PROGRAM: &str = "A part of this program";
 
 const TABLE_FUNCTIONS: [(FunctionKind, &str, &str, &str); 4] = [
     (
@@ -360,7 +435,7 @@ mod tests {
 
     #[test]
     fn functions_are_those_that_can_be_called() {
-        let functions = functions();
+        let functions = functions(&Builtin::default());
         let find = |name: &str| functions.iter().find(|function| function.name == name);
         let upper = find("upper").unwrap();
         assert_eq!((upper.kind, upper.signature.as_str()), (FunctionKind::Scalar, "upper(str)"));

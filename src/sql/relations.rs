@@ -4,11 +4,12 @@
 //! is planned as the same statements in SQL are, so it is the same plan.
 
 use super::ddl::{ColumnKind, ColumnText, CreateTable, parse_element};
+use super::describe::{Facts, Relation, RelationKind, note_uses, view_relation};
 use super::phrase::{Phrase, Sentence};
 use super::place::Text;
 use super::planner::Query;
 use super::statements::{CreateView, DIALECT, EmitClause, Ending, Failure, Insert, rewrite};
-use super::{Session, settings};
+use super::{Session, normal, settings};
 use crate::connector::{Connectors, OptionText};
 use crate::error::{Error, Result, nearest};
 use crate::plan::Plan;
@@ -17,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use sqlparser::ast::Ident;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What [`Relations::insert`] may be told about when rows leave.
 const EMITS: [(&str, EmitClause); 3] =
@@ -61,12 +62,20 @@ pub struct Relations<'a> {
     session: Session<'a>,
     connectors: &'a dyn Connectors,
     queries: Vec<Query>,
+    declared: Vec<Relation>,
+    written: BTreeSet<String>,
 }
 
 impl<'a> Relations<'a> {
     /// None yet. `reads` says how many times each is going to be read: what is read twice is planned once for all.
     pub fn new(text: Text<'a>, reads: BTreeMap<String, usize>, connectors: &'a dyn Connectors) -> Self {
-        Relations { session: Session::with_reads(text, reads, connectors), connectors, queries: Vec::new() }
+        Relations {
+            session: Session::with_reads(text, reads, connectors),
+            connectors,
+            queries: Vec::new(),
+            declared: Vec::new(),
+            written: BTreeSet::new(),
+        }
     }
 
     /// Changes setting `setting`, as `SET` does; `name` is what the definition calls it.
@@ -136,10 +145,13 @@ impl<'a> Relations<'a> {
         for (name, value) in &parts.options {
             table.options.insert(name.text().to_owned(), option(text, name, value));
         }
-        match wrong.is_empty() {
-            true => self.session.create_table(table, self.connectors).map_err(|error| vec![error]),
-            false => Err(wrong),
+        if !wrong.is_empty() {
+            return Err(wrong);
         }
+        let facts = Facts::of(&table);
+        self.session.create_table(table, self.connectors).map_err(|error| vec![error])?;
+        self.declared.push(facts.relation(&self.session, text.place(parts.name.start().into())));
+        Ok(())
     }
 
     /// Names a query.
@@ -152,7 +164,11 @@ impl<'a> Relations<'a> {
             query,
             if_not_exists: false,
         };
-        self.session.create_view(view, name.start().into()).map_err(one)
+        let (called, start) = (normal(&view.name), name.start().into());
+        self.session.create_view(view, start).map_err(one)?;
+        let place = self.session.text.place(start);
+        self.declared.push(view_relation(&self.session, called, RelationKind::Step, place));
+        Ok(())
     }
 
     /// Lets `query`'s rows go into `columns` of `table`, all of them if there are none. `ending` says when: see docs/graph.md.
@@ -173,8 +189,15 @@ impl<'a> Relations<'a> {
             query,
             ending: ending.read(text).map_err(one)?,
         };
+        self.written.extend(insert.table.as_ref().map(normal));
         self.queries.push(self.session.insert(insert, 0).map_err(one)?);
         Ok(())
+    }
+
+    /// All that was declared, in order.
+    pub fn list(mut self) -> Vec<Relation> {
+        note_uses(&mut self.declared, &self.session, &self.written);
+        self.declared
     }
 
     /// The plan of all inserts, with `overrides` as `--set key=value` gives them.

@@ -1,7 +1,6 @@
 //! The shell's line: history, completion, statements of several lines.
 
 use crate::connector::Connectors;
-use crate::connector::builtin::Builtin;
 use crate::error::{Error, Result};
 use crate::sql::{self, Relation};
 use rustyline::completion::{Completer, Pair};
@@ -40,11 +39,11 @@ pub struct Prompt {
 
 impl Prompt {
     /// With the history of earlier shells, if there is one.
-    pub fn new() -> Result<Prompt> {
+    pub fn new(connectors: &dyn Connectors) -> Result<Prompt> {
         let config = Config::builder().history_ignore_space(true).max_history_size(HISTORY_MAX).map_err(failed)?;
         let mut editor = Editor::with_config(config.build()).map_err(failed)?;
-        let functions = sql::functions().into_iter().map(|function| format!("{}(", function.name)).collect();
-        editor.set_helper(Some(Words { functions, relations: Vec::new(), quoted: quoted() }));
+        let functions = sql::functions(connectors).into_iter().map(|function| format!("{}(", function.name)).collect();
+        editor.set_helper(Some(Words { functions, relations: Vec::new(), quoted: quoted(connectors) }));
         let history = history_file();
         if let Some(file) = &history {
             // none yet, or one that cannot be read: it begins anew
@@ -122,8 +121,7 @@ struct Words {
 }
 
 /// Of an option's name with a part to choose, what stands before that.
-fn quoted() -> Vec<String> {
-    let connectors = Builtin::default();
+fn quoted(connectors: &dyn Connectors) -> Vec<String> {
     let specs = connectors.specs().iter();
     let options = specs.flat_map(|spec| {
         std::iter::once(spec.name.to_owned()).chain(spec.declared().into_iter().map(|option| option.name.to_string()))

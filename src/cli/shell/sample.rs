@@ -1,12 +1,14 @@
 //! Where the rows of a shell's SELECT go: to the terminal, as many as are wanted.
 
 use crate::batch::Batch;
-use crate::connector::builtin::Builtin;
+use crate::connector::extensions::Extensions;
 use crate::connector::print::FORMAT;
 use crate::connector::{
     CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionText, Options, Shard, Sink, SinkInput, Source, Table,
 };
 use crate::error::{Error, Result};
+use crate::expr::ScalarFunction;
+use crate::operator::CustomOperator;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// The connectors of a SELECT: the program's own, but that what it prints is counted.
 pub struct Sample {
     /// The program's own.
-    pub connectors: Builtin,
+    pub connectors: Extensions,
     /// `table`, `changelog` or `json`; what suits the query if it is none.
     pub style: Option<&'static str>,
     /// After this many rows the query is stopped.
@@ -29,15 +31,23 @@ impl Connectors for Sample {
     }
 
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
-        self.connectors.source(table, columns)
+        Connectors::source(&self.connectors, table, columns)
     }
 
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         let style = self.style.map(|style| (FORMAT.name, style));
         let given = [(CONNECTOR.name, "print")].into_iter().chain(style);
         let options = Options::new(given.map(|(name, text)| (name.to_owned(), OptionText::from(text))));
-        let inner = self.connectors.sink(&Table { options, ..table.clone() }, input)?;
+        let inner = Connectors::sink(&self.connectors, &Table { options, ..table.clone() }, input)?;
         Ok(Arc::new(SampleSink { inner, limit: self.limit, shown: Arc::clone(&self.shown) }))
+    }
+
+    fn functions(&self) -> &[ScalarFunction] {
+        self.connectors.functions()
+    }
+
+    fn operators(&self) -> &[Arc<dyn CustomOperator>] {
+        self.connectors.operators()
     }
 }
 
@@ -75,6 +85,10 @@ impl SampleShard {
 }
 
 impl Shard for SampleShard {
+    fn take_bytes(&mut self) -> u64 {
+        self.inner.take_bytes()
+    }
+
     fn write(&mut self, rows: Batch) -> Result<()> {
         let taken = rows.num_rows().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
         if taken > 0 {

@@ -27,6 +27,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::NamedTempFile;
@@ -168,6 +169,7 @@ impl Sink for FileSink {
             open: HashMap::new(),
             writes: 0,
             completing: VecDeque::new(),
+            bytes: Arc::default(),
         };
         match self.single() {
             true => {
@@ -227,6 +229,8 @@ struct FileShard {
     writes: u64,
     /// Full parts on their way to be durable, the oldest first.
     completing: VecDeque<JoinHandle<Result<()>>>,
+    /// What its parts have handed to the operating system since someone asked.
+    bytes: Arc<AtomicU64>,
 }
 
 impl FileShard {
@@ -244,7 +248,8 @@ impl FileShard {
         };
         *number += 1;
         let writer = self.sink.format.writer(&self.sink.schema, self.sink.packing)?;
-        let part = Part::create(path, &self.sink, writer, self.clock.monotonic())?;
+        let bytes = Arc::clone(&self.bytes);
+        let part = Part::create(path, &self.sink, writer, self.clock.monotonic(), bytes)?;
         self.open.insert(directory.to_owned(), part);
         Ok(())
     }
@@ -320,6 +325,10 @@ fn completed(thread: JoinHandle<Result<()>>) -> Result<()> {
 }
 
 impl Shard for FileShard {
+    fn take_bytes(&mut self) -> u64 {
+        self.bytes.swap(0, Relaxed)
+    }
+
     fn write(&mut self, rows: Batch) -> Result<()> {
         let dealt = self.sink.partition.deal(&rows, &self.sink.table)?;
         dealt.iter().try_for_each(|(directory, rows)| self.write_part(directory, rows))
@@ -358,10 +367,18 @@ struct Part {
     writer: Box<dyn WriteFile>,
     /// Bytes of the writer that the operating system has not got.
     buffer: Vec<u8>,
+    /// The shard's count of those that it has.
+    bytes: Arc<AtomicU64>,
 }
 
 impl Part {
-    fn create(path: PathBuf, sink: &FileSink, writer: Box<dyn WriteFile>, since: Duration) -> Result<Part> {
+    fn create(
+        path: PathBuf,
+        sink: &FileSink,
+        writer: Box<dyn WriteFile>,
+        since: Duration,
+        bytes: Arc<AtomicU64>,
+    ) -> Result<Part> {
         let name = path.file_name().ok_or_else(|| Error::invalid("it has no name").within(place(&path)))?;
         let file = tempfile::Builder::new()
             .prefix(&format!(".{}.", name.to_string_lossy()))
@@ -371,7 +388,7 @@ impl Part {
             .tempfile_in(directory(&path))
             .map_err(|error| unwritable(&path, error))?;
         let root = sink.path.clone();
-        Ok(Part { path, root, overwrite: sink.overwrite, since, written: 0, file, writer, buffer: Vec::new() })
+        Ok(Part { path, root, overwrite: sink.overwrite, since, written: 0, file, writer, buffer: Vec::new(), bytes })
     }
 
     fn write(&mut self, rows: &Batch) -> Result<()> {
@@ -385,6 +402,7 @@ impl Part {
 
     fn hand_over(&mut self) -> Result<()> {
         self.file.write_all(&self.buffer).map_err(|error| unwritable(&self.path, error))?;
+        self.bytes.fetch_add(self.buffer.len() as u64, Relaxed);
         self.buffer.clear();
         Ok(())
     }
@@ -394,6 +412,7 @@ impl Part {
         self.hand_over()?;
         let end = self.writer.finish().map_err(|error| error.within(place(&self.path)))?;
         self.file.write_all(&end).map_err(|error| unwritable(&self.path, error))?;
+        self.bytes.fetch_add(end.len() as u64, Relaxed);
         self.file.as_file().sync_all().map_err(|error| unwritable(&self.path, error))?;
         let named = match self.overwrite {
             true => self.file.persist(&self.path),

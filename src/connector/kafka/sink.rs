@@ -160,6 +160,7 @@ impl Sink for KafkaSink {
             writer: self.layout.writer()?,
             waiting: VecDeque::new(),
             written: 0,
+            bytes: 0,
             clock: Arc::clone(&context.clock),
         }))
     }
@@ -234,6 +235,8 @@ struct KafkaShard {
     /// What librdkafka's queue had no room for, in order.
     waiting: VecDeque<Outgoing>,
     written: u64,
+    /// Keys and values that librdkafka has taken since someone asked.
+    bytes: u64,
     clock: Arc<dyn Clock>,
 }
 
@@ -256,11 +259,14 @@ impl KafkaShard {
                 record.key = outgoing.records.key(row);
                 record.timestamp = outgoing.records.timestamp(row);
                 record.headers = outgoing.records.headers(row);
+                let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
                 match self.producer.send(record) {
-                    Ok(()) => outgoing.taken += 1,
+                    Ok(()) => {
+                        outgoing.taken += 1;
+                        self.bytes += bytes as u64;
+                    }
                     Err((KafkaError::MessageProduction(Code::QueueFull), _)) => return Ok(()),
-                    Err((error, record)) => {
-                        let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
+                    Err((error, _)) => {
                         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                         return Err(self.failure(code, partition, Some(bytes)).caused_by(error));
                     }
@@ -313,6 +319,10 @@ impl KafkaShard {
 }
 
 impl Shard for KafkaShard {
+    fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     fn write(&mut self, rows: Batch) -> Result<()> {
         self.hear()?;
         let outgoing = self.outgoing(&rows).map_err(|error| error.within(format!("topic \"{}\"", self.topic)))?;

@@ -36,7 +36,7 @@ const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Sink];
 const TAKING: &[Role] = &[Role::Inner, Role::Sink];
 const GIVING: &[Role] = &[Role::Source, Role::Inner];
 
-const STEPS: [Series; 13] = [
+const STEPS: [Series; 14] = [
     Series {
         name: "step_rows_in",
         about: "Rows that the step took in",
@@ -66,6 +66,12 @@ const STEPS: [Series; 13] = [
         about: "Bytes that a source read, as they are outside",
         of: &[Role::Source],
         read: Read::Count(|cells| &cells.read_bytes),
+    },
+    Series {
+        name: "step_written_bytes",
+        about: "Bytes that a sink wrote, as they are outside, where the connector knows",
+        of: &[Role::Sink],
+        read: Read::Count(|cells| &cells.written_bytes),
     },
     Series {
         name: "step_exchanged_bytes",

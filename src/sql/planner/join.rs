@@ -1,10 +1,10 @@
-//! `JOIN`, `IN` and `EXISTS` to a join in windows.
+//! `JOIN`, `IN` and `EXISTS` to a join in windows, or with a table that ends.
 
 use super::rank::place_of;
-use super::{Bound, Place, Planner, Role, Stream, assign_windows, compile};
+use super::{Bound, Needs, Place, Planner, Role, Stream, assign_windows, collect_needs, compile};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
-use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Route};
+use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, WindowBounds};
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion_common::{DFSchema, JoinType, NullEquality, TableReference};
 use datafusion_expr::Expr as Logical;
@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 /// What a join without windows is answered with, and IN or EXISTS without them.
 const WINDOWS: &str = "join what windows hold: … FROM a JOIN b ON a.window_start = b.window_start AND a.window_end = b.window_end AND …, \
-                       where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY with windows";
+                       where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY with windows; or join a stream with a table \
+                       that ends and has no watermark";
 const WINDOWS_INSIDE: &str = "look into the same window: … FROM a WHERE x IN (SELECT y FROM b WHERE a.window_start = b.window_start AND \
                               a.window_end = b.window_end), where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY \
-                              with windows";
+                              with windows; or look into a table that ends and has no watermark";
 
 impl Planner<'_> {
     pub(super) fn join(&mut self, join: &Join, last: bool) -> Result<Stream> {
@@ -45,29 +46,40 @@ impl Planner<'_> {
             plans.reverse();
             on.iter_mut().for_each(|pair| pair.reverse());
         }
-        let mut streams = [self.lower(plans[0], last)?, self.lower(plans[1], last)?];
+        // which side is a table that is read whole: the second one, if both may be
+        let tables: Vec<usize> = [1, 0].into_iter().filter(|side| self.is_table(plans[*side], last)).collect();
+        let table = tables.iter().find(|table| !leaves_rest(kind, **table)).or(tables.first()).copied();
+        let lasts = [0, 1].map(|side| last || (table == Some(side) && self.speaks_last(plans[side])));
+        let mut streams = [self.lower(plans[0], lasts[0])?, self.lower(plans[1], lasts[1])?];
         if streams.iter().any(|stream| stream.emit == Emit::Updating) {
             return Err(Error::invalid("a join of results that change is not yet supported").help(WINDOWS));
         }
         streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
-        let Some(windows) = windows_of(&streams, &plans, &on) else {
-            let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
-            self.blame = conditions.into_iter().find_map(place_of);
-            return Err(Error::invalid(
-                "a join without windows is not yet supported: it would have to keep all rows of both sides",
-            )
-            .help(if kind.gives_pairs() { WINDOWS } else { WINDOWS_INSIDE }));
+        let windows = windows_of(&streams, &plans, &on);
+        let meets = match (windows, table) {
+            (Some(windows), _) => Meets::InWindows(windows),
+            (None, Some(table)) if !leaves_rest(kind, table) => Meets::WithTable(table),
+            (None, table) => {
+                let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
+                self.blame = conditions.into_iter().find_map(place_of);
+                return Err(refused(kind, table.is_some()));
+            }
         };
-        for (stream, id) in streams.iter_mut().zip(windows) {
-            stream.compact_but(&stream.bounds_of(id).into_iter().flatten().collect());
+        for (side, stream) in streams.iter_mut().enumerate() {
+            stream.compact_but(&match meets {
+                Meets::InWindows(ids) => stream.bounds_of(ids[side]).into_iter().flatten().collect(),
+                Meets::WithTable(_) => BTreeSet::new(),
+            });
         }
         let mut keys = [Vec::new(), Vec::new()];
         for (side, keys) in keys.iter_mut().enumerate() {
             let values: Vec<&Logical> = on.iter().map(|pair| pair[side]).collect();
             *keys = streams[side].with_values(&values, plans[side].schema())?;
         }
-        let of_windows =
-            |pair: usize| (0..2).all(|side| streams[side].window_of(keys[side][pair]) == Some(windows[side]));
+        let of_windows = |pair: usize| match meets {
+            Meets::InWindows(ids) => (0..2).all(|side| streams[side].window_of(keys[side][pair]) == Some(ids[side])),
+            Meets::WithTable(_) => false,
+        };
         let different: Vec<usize> = (0..on.len()).filter(|pair| !of_windows(*pair)).collect();
         for &pair in &different {
             let [left, right] = [0, 1].map(|side| streams[side].rows.field(keys[side][pair]).data_type().clone());
@@ -75,11 +87,10 @@ impl Planner<'_> {
                 return Err(Error::internal(format!("a join of {left} with {right}")));
             }
         }
-        let sides = [0, 1].map(|side| {
-            let [start, end] = streams[side].bounds_of(windows[side]).map(|bound| bound.expect("it was there above"));
+        let mut sides = [0, 1].map(|side| {
             let keys = different.iter().map(|pair| keys[side][*pair]).collect();
             let output = if kind.gives_pairs() || side == 0 { streams[side].row_places() } else { Vec::new() };
-            JoinSide { start, end, keys, output }
+            JoinSide { keys, output }
         });
         let condition = match &join.filter {
             Some(filter) => Some(condition(filter, &streams, &plans)?),
@@ -88,26 +99,54 @@ impl Planner<'_> {
         for stream in &mut streams {
             self.materialise(stream)?;
         }
-        self.add_branches(&mut streams);
-        Ok(self.join_step(&streams, Joining { kind, sides, condition }, windows))
+        Ok(match meets {
+            Meets::InWindows(ids) => {
+                let meeting = Meeting::InWindows([0, 1].map(|side| {
+                    let [start, end] = streams[side].bounds_of(ids[side]);
+                    let known = "the join equates both bounds";
+                    WindowBounds { start: start.expect(known), end: end.expect(known) }
+                }));
+                self.add_branches(&mut streams);
+                self.windows += 1;
+                let id = self.windows;
+                self.join_step(&streams, Joining { kind, meeting, sides, condition }, |side, role| match role {
+                    Role::Window(of, bound) if of == ids[side] => Role::Window(id, bound),
+                    _ => Role::None,
+                })
+            }
+            Meets::WithTable(table) => {
+                let meeting = Meeting::WithTable { table };
+                let looking = 1 - table;
+                let place = streams[looking].place;
+                sides[looking].output.extend(place);
+                let place = place.map(|_| sides[..=looking].iter().map(|side| side.output.len()).sum::<usize>() - 1);
+                let mut stream =
+                    self.join_step(&streams, Joining { kind, meeting, sides, condition }, |side, role| match side {
+                        // the watermark is none until the table has ended, so what waited for that is not late
+                        _ if side != table => role,
+                        _ => Role::None,
+                    });
+                stream.late = std::mem::take(&mut streams[looking].late);
+                stream.place = place;
+                stream.columns.retain(|column| Some(*column) != place.map(Place::Row));
+                stream
+            }
+        })
     }
 
-    fn join_step(&mut self, streams: &[Stream; 2], joining: Joining, windows: [usize; 2]) -> Stream {
+    /// Adds the step; `role` says what a column of an input is in the result.
+    fn join_step(&mut self, streams: &[Stream; 2], joining: Joining, role: impl Fn(usize, Role) -> Role) -> Stream {
         let kind = joining.kind;
-        self.windows += 1;
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut roles = Vec::new();
-        for side in 0..2 {
+        for (side, of_side) in streams.iter().enumerate() {
             // rows without a partner on this side have NULL there
             let optional = kind.gives_pairs() && kind.gives_unmatched(1 - side);
             for &row in &joining.sides[side].output {
-                let field = streams[side].rows.fields()[row].as_ref().clone();
+                let field = of_side.rows.fields()[row].as_ref().clone();
                 let nullable = field.is_nullable() || optional;
                 fields.push(Arc::new(field.with_nullable(nullable)));
-                roles.push(match streams[side].roles[row] {
-                    Role::Window(id, bound) if id == windows[side] && !optional => Role::Window(self.windows, bound),
-                    _ => Role::None,
-                });
+                roles.push(if optional { Role::None } else { role(side, of_side.roles[row]) });
             }
         }
         let mut name = kind.name().to_owned();
@@ -116,16 +155,65 @@ impl Planner<'_> {
         if !keys.is_empty() {
             name.push_str(&format!(" by {}", keys.join(", ")));
         }
-        name.push_str(" in windows of its inputs");
-        let inputs = streams.iter().zip(&joining.sides);
-        let inputs =
-            inputs.map(|(stream, side)| Input { from: stream.base, route: Route::Key(side.route()) }).collect();
+        name.push_str(match joining.meeting {
+            Meeting::InWindows(_) => " in windows of its inputs",
+            Meeting::WithTable { .. } => " with a table",
+        });
+        let inputs = streams.iter().enumerate();
+        let inputs = inputs.map(|(side, stream)| Input { from: stream.base, route: joining.route(side) }).collect();
         let rows = Arc::new(Schema::new(fields));
         let base = self.step(name, Action::Join(Arc::new(joining)), inputs, Arc::clone(&rows), Emit::Append);
         let mut stream = Stream::of_step(base, rows, Emit::Append);
         stream.roles = roles;
         stream
     }
+
+    /// True if the rows of `plan` end and have no event time: a join may wait for all of them.
+    fn is_table(&self, plan: &LogicalPlan, last: bool) -> bool {
+        let mut needs = Needs::new();
+        collect_needs(plan, &mut needs);
+        needs.into_keys().all(|name| {
+            self.readers.get(&(name, last)).is_some_and(|reader| self.ends_without_time(reader.stream.base))
+        })
+    }
+
+    fn ends_without_time(&self, id: StepId) -> bool {
+        match &self.steps[id].action {
+            Action::Source(source) => source.source.bounded() && source.time.is_none(),
+            _ => self.steps[id].inputs.iter().all(|input| self.ends_without_time(input.from)),
+        }
+    }
+
+    /// True if aggregates in `plan`, which ends, can wait for that.
+    fn speaks_last(&self, plan: &LogicalPlan) -> bool {
+        let mut needs = Needs::new();
+        collect_needs(plan, &mut needs);
+        needs.into_keys().all(|name| self.readers.contains_key(&(name, true)))
+    }
+}
+
+/// Which rows of two streams meet.
+#[derive(Clone, Copy)]
+enum Meets {
+    /// Those in windows with these numbers.
+    InWindows([usize; 2]),
+    /// Those of one side with all of this one.
+    WithTable(usize),
+}
+
+/// True if rows of side `table` leave that are in no pair: they would have to wait for the end of the other side.
+fn leaves_rest(kind: JoinKind, table: usize) -> bool {
+    kind.gives_unmatched(table) || (!kind.gives_pairs() && table == 0)
+}
+
+fn refused(kind: JoinKind, with_table: bool) -> Error {
+    if with_table {
+        return Error::invalid("rows of a table that ends can be looked up for a stream, but here they leave on their own")
+            .help("keep the stream's rows: stream JOIN table, stream LEFT JOIN table, or stream WHERE key IN (SELECT … FROM table)");
+    }
+    let error =
+        Error::invalid("a join without windows is not yet supported: it would have to keep all rows of both sides");
+    error.help(if kind.gives_pairs() { WINDOWS } else { WINDOWS_INSIDE })
 }
 
 /// The windows of both sides that the join equates.

@@ -6,7 +6,7 @@
 use super::{Pending, PendingWindows, Place, Planner, Stream, compile};
 use crate::error::{Error, Result};
 use crate::expr::{Expr, from_datafusion};
-use crate::plan::{Action, Emit, Input, Lateness, Route, Stage, StepId, Transform, event_time_type};
+use crate::plan::{Action, Emit, Input, Lateness, Meeting, Route, Stage, StepId, Transform, event_time_type};
 use crate::sql::windows::{LateColumn, LateInto, WindowAssign};
 use crate::time::Micros;
 use arrow::datatypes::{Field, FieldRef, Fields, Schema, SchemaRef};
@@ -133,7 +133,8 @@ impl Planner<'_> {
         let step = &self.steps[id];
         match &step.action {
             Action::Aggregate(aggregation) if aggregation.grouping.windowed() => true,
-            Action::Rank(_) | Action::Join(_) => true,
+            Action::Rank(_) => true,
+            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_)) => true,
             _ => step.inputs.iter().any(|input| self.waits_for_windows(input.from)),
         }
     }
