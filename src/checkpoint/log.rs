@@ -177,12 +177,14 @@ pub(super) struct Boundary {
 }
 
 /// An append whose answer did not come: it may be in the log.
+#[derive(Debug)]
 struct Unsure {
     nonce: String,
     record: Record,
 }
 
 /// The records of a pipeline, as far as they were read.
+#[derive(Debug)]
 pub struct Log {
     store: Store,
     records: Vec<(u64, Record)>,
@@ -311,7 +313,9 @@ impl Log {
         let number = self.appending(|log| {
             Ok(Record::Start {
                 incarnation: log.incarnation().unwrap_or(&minted).to_owned(),
-                generation: log.generation() + 1,
+                generation: log.generation().checked_add(1).ok_or_else(|| {
+                    log.store.about("log", Error::corrupt("it has a generation after which there is none"))
+                })?,
                 workers,
                 fingerprint: fingerprint.to_owned(),
                 // all records before it were read, or its number would be taken

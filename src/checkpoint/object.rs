@@ -222,7 +222,7 @@ pub fn decode(bytes: &Bytes) -> Result<Vec<Section>> {
 
 fn section(stored: Stored, packed: &[u8]) -> Result<Section> {
     let batches = batches(packed, stored.plain)?;
-    let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    let rows = batches.iter().fold(0_u64, |rows, batch| rows.saturating_add(batch.num_rows() as u64));
     if rows != stored.info.rows {
         return Err(Error::corrupt(format!("it has {rows} rows and should have {}", stored.info.rows)));
     }

@@ -178,8 +178,8 @@ fn ls(place: &Place, connectors: &dyn Connectors) -> Result<()> {
     for line in &lines {
         let (taken, objects, bytes) = match &line.manifest {
             Ok(manifest) => {
-                let bytes = manifest.state.iter().map(|object| object.bytes).sum();
-                (format_micros(manifest.created), manifest.state.len().to_string(), size(bytes))
+                let bytes = size(state_bytes(manifest));
+                (format_micros(manifest.created), manifest.state.len().to_string(), bytes)
             }
             Err(_) => ("?".into(), "?".into(), "?".into()),
         };
@@ -212,7 +212,7 @@ fn ls_json(store: &Store, log: &Log, lines: &[Line]) -> Value {
             "record": line.committed.number,
             "created_us": manifest.map(|manifest| manifest.created),
             "objects": manifest.map(|manifest| manifest.state.len()),
-            "state_bytes": manifest.map(|manifest| manifest.state.iter().map(|object| object.bytes).sum::<u64>()),
+            "state_bytes": manifest.map(state_bytes),
             "ended": line.committed.ended,
             "stopped": line.committed.stopped,
             "newest": line.newest,
@@ -307,8 +307,8 @@ fn sums(objects: &[ObjectRef], kind: SectionKind) -> BTreeMap<(String, String), 
     for object in objects {
         for section in object.sections.iter().filter(|section| section.kind == kind) {
             let sum = sums.entry((section.step.clone(), section.table.clone())).or_default();
-            sum.rows += section.rows;
-            sum.bytes += section.bytes;
+            sum.rows = sum.rows.saturating_add(section.rows);
+            sum.bytes = sum.bytes.saturating_add(section.bytes);
             sum.objects += 1;
             sum.groups.push(object.groups);
         }
@@ -451,6 +451,11 @@ fn show_json(store: &Store, manifest: &Manifest) -> Value {
         "objects": manifest.state,
         "outputs": manifest.outputs,
     })
+}
+
+/// The size of all objects that a checkpoint restores.
+fn state_bytes(manifest: &Manifest) -> u64 {
+    manifest.state.iter().fold(0, |sum, object| sum.saturating_add(object.bytes))
 }
 
 /// The first digits of a fingerprint, which tell plans apart.
