@@ -22,6 +22,8 @@ mod run;
 mod shape;
 mod shell;
 mod state;
+mod stop;
+mod supervise;
 mod tables;
 
 use crate::connector::extensions::Extensions;
@@ -58,6 +60,10 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
+    /// Stop a pipeline wherever it runs, with a last checkpoint
+    Stop(stop::StopArguments),
+    /// Keep a pipeline's newest checkpoint under a name
+    Savepoint(stop::SavepointArguments),
     /// Show the plan of a pipeline: its steps, keys, emit modes and state bounds
     Explain(explain::Arguments),
     /// Check a pipeline without running it
@@ -106,6 +112,8 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Sql(arguments) => return shell::run(&arguments, extensions),
         Command::Run(arguments) => run::run(arguments, extensions),
+        Command::Stop(arguments) => stop::stop(&arguments, extensions),
+        Command::Savepoint(arguments) => stop::save(&arguments, extensions),
         Command::Explain(arguments) => explain::explain(&arguments, extensions),
         Command::Check(arguments) => explain::check(&arguments, extensions),
         Command::Tables(arguments) => tables::tables(&arguments, extensions),

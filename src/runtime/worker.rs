@@ -104,6 +104,7 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         if beginning.finished {
             return drop_all(worker);
         }
+        local.fate.began(beginning.generation);
         local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
     }
     worker.dataflow::<Epoch, _, _>(|scope| {
