@@ -22,6 +22,7 @@
 //! | room | what it knows |
 //! |---|---|
 //! | [`error`] | what went wrong, where, and what to do next |
+//! | [`fail`] | deaths on purpose, for tests |
 //! | [`time`] | epochs, watermarks, reports; the only clock |
 //! | [`batch`] | Arrow batches, key groups, the wire form |
 //! | [`expr`] | compiled expressions and aggregates: DataFusion's, with `sql` the only room that names it |
@@ -33,6 +34,7 @@
 //! | [`sql`] | text to plan |
 //! | [`graph`] | an operator graph in YAML to plan |
 //! | [`builder`] | the same in Rust |
+//! | [`checkpoint`] | what outlives a run: objects, manifests, the pipeline's log, savepoints; the only room that names object_store |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
@@ -78,10 +80,12 @@ pub mod batch;
 pub mod bench;
 pub mod broker;
 pub mod builder;
+pub mod checkpoint;
 pub mod cli;
 pub mod connector;
 pub mod error;
 pub mod expr;
+pub mod fail;
 pub mod format;
 pub mod graph;
 pub mod operator;
