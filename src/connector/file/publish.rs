@@ -166,6 +166,8 @@ impl FilePublisher {
             .tempdir_in(&ledger)
             .map_err(|error| unwritable(&ledger, error))?
             .keep();
+        // By the name that everyone else knows it by, where the path is not from the root.
+        let desk = ledger.join(desk.file_name().unwrap_or_default());
         make_durable(&ledger, &root)?;
         let mut publisher = FilePublisher {
             sink: sink.clone(),

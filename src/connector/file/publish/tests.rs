@@ -145,7 +145,7 @@ struct Case {
 
 impl Case {
     fn random(random: &mut StdRng) -> Case {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in("target").unwrap();
         let single = random.random_bool(0.25);
         let mut options = vec![("format", *["json", "json", "csv", "parquet", "avro"].choose(random).unwrap())];
         if !single {
@@ -155,7 +155,13 @@ impl Case {
                 options.push(("sink.open-files.max", "2"));
             }
         }
-        let path = folder.path().join(if single { "out" } else { "out/" });
+        // Most paths of definitions are not from the root.
+        let here = std::env::current_dir().unwrap();
+        let root = match random.random() {
+            true => folder.path(),
+            false => folder.path().strip_prefix(&here).expect("it was made below"),
+        };
+        let path = root.join(if single { "out" } else { "out/" });
         let ledger = folder.path().join(if single { ".out.highwater" } else { "out/.highwater" });
         let (mut epoch, mut next) = (0, 0);
         let epochs = (0..random.random_range(1..12)).map(|_| {
