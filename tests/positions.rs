@@ -174,7 +174,7 @@ fn apart(found: Vec<String>) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn reading_goes_on_where_a_split_said_that_it_stood() {
-    for_seeds(120, |random| {
+    for_seeds(60, |random| {
         let directory = tempfile::tempdir().unwrap();
         let (path, format, options) = random_file(random, directory.path());
         let options: Vec<(&str, &str)> = options.iter().map(|(name, text)| (*name, text.as_str())).collect();

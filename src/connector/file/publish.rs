@@ -101,8 +101,6 @@ struct Marker {
     files: Vec<(String, String)>,
     /// Files of earlier runs that go, each with which file it was.
     remove: Vec<(String, u64, u128)>,
-    /// Files have appeared with this marker or one before, and those of earlier runs went.
-    begun: bool,
 }
 
 /// Publishes the rows of one shard.
@@ -125,8 +123,6 @@ pub(super) struct FilePublisher {
     published: Option<Epoch>,
     /// The last epoch whose records were taken.
     taken: Option<Epoch>,
-    /// Files have appeared: what is there is not of earlier runs.
-    begun: bool,
     /// One of the temporaries has its size.
     full: bool,
     /// True while the desk has what a marker lists, or may have.
@@ -170,6 +166,8 @@ impl FilePublisher {
             .tempdir_in(&ledger)
             .map_err(|error| unwritable(&ledger, error))?
             .keep();
+        // By the name that everyone else knows it by, where the path is not from the root.
+        let desk = ledger.join(desk.file_name().unwrap_or_default());
         make_durable(&ledger, &root)?;
         let mut publisher = FilePublisher {
             sink: sink.clone(),
@@ -186,7 +184,6 @@ impl FilePublisher {
             since: None,
             published: None,
             taken: None,
-            begun: false,
             full: false,
             owing: true,
             broken: false,
@@ -236,7 +233,7 @@ impl FilePublisher {
                 let mut temporaries = HashMap::new();
                 find_temporaries(&self.desk, &mut temporaries)?;
                 self.settle(&marker, &temporaries)?;
-                (self.published, self.begun) = (Some(newest.epoch), marker.begun);
+                self.published = Some(newest.epoch);
                 self.forget_before(newest.epoch)?;
             }
             None if markers.iter().any(|marker| own(&marker)) => {}
@@ -331,18 +328,17 @@ impl FilePublisher {
         Ok(())
     }
 
-    /// Publishes all that was taken up to `epoch`, and if `replace` removes what earlier runs have left.
-    fn commit(&mut self, epoch: Epoch, replace: bool) -> Result<()> {
+    /// Publishes all that was taken up to `epoch`; what earlier runs have left goes with the first time.
+    fn commit(&mut self, epoch: Epoch) -> Result<()> {
         let mut open: Vec<String> = self.drafts.keys().cloned().collect();
         open.sort();
         open.iter().try_for_each(|directory| self.close(directory))?;
-        let replace = replace && self.sink.overwrite && !self.begun;
-        let files = self.names(epoch);
+        // What is there after the first marker is not of earlier runs.
+        let replace = self.sink.overwrite && self.published.is_none();
         let marker = Marker {
             pipeline: self.shard.pipeline.clone(),
             table: self.shard.table.clone(),
-            begun: self.begun || replace || !files.is_empty(),
-            files,
+            files: self.names(epoch),
             remove: if replace { self.left_by_others()? } else { Vec::new() },
         };
         if !self.sink.overwrite {
@@ -369,7 +365,7 @@ impl FilePublisher {
         let temporaries = self.complete.drain(..).map(|(name, _)| (name.clone(), self.desk.join(name))).collect();
         self.settle(&marker, &temporaries)?;
         self.owing = false;
-        (self.published, self.since, self.full, self.begun) = (Some(epoch), None, false, marker.begun);
+        (self.published, self.since, self.full) = (Some(epoch), None, false);
         self.forget_before(epoch)
     }
 
@@ -522,8 +518,8 @@ impl Publisher for FilePublisher {
                 }
             }
             publisher.taken = Some(epoch);
-            match publisher.sink.rolling.is_some() && (publisher.is_empty() || publisher.is_full()) {
-                true => publisher.commit(epoch, !publisher.is_empty()),
+            match !publisher.is_empty() && publisher.is_full() {
+                true => publisher.commit(epoch),
                 false => Ok(()),
             }
         })
@@ -532,14 +528,14 @@ impl Publisher for FilePublisher {
     fn finish(&mut self, ended: bool) -> Result<()> {
         let epoch = self.taken.or(self.published).unwrap_or(0);
         self.whole(|publisher| match publisher.sink.rolling {
-            Some(_) if !publisher.is_empty() => publisher.commit(epoch, true),
-            Some(_) if ended && publisher.sink.overwrite && !publisher.begun => publisher.commit(epoch, true),
+            Some(_) if !publisher.is_empty() => publisher.commit(epoch),
+            Some(_) if ended && publisher.sink.overwrite && publisher.published.is_none() => publisher.commit(epoch),
             None if ended && publisher.published.is_none() => {
                 if publisher.is_empty() {
                     // Even of no rows there will be a file.
                     publisher.begin("")?;
                 }
-                publisher.commit(epoch, true)
+                publisher.commit(epoch)
             }
             _ => Ok(()),
         })
