@@ -211,8 +211,8 @@ pub trait Stager: Send {
 pub trait Publisher: Send {
     /// The last checkpoint whose records are all outside, as the outside knows it; none before the first.
     fn published(&self) -> Option<Epoch>;
-    /// Takes all records of checkpoint `epoch`, which is later than [`Publisher::published`] and than any that was given before. May
-    /// wait for an answer, and may keep records until more have come.
+    /// Takes all records of checkpoint `epoch`, perhaps none, which is later than [`Publisher::published`] and than any that was given
+    /// before. May wait for an answer, and may keep records until more have come.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) or [`ErrorKind::Fenced`](crate::error::ErrorKind::Fenced) if

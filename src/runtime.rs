@@ -13,6 +13,7 @@ mod committer;
 mod discovery;
 mod exchange;
 pub mod fate;
+mod gather;
 mod keeping;
 pub mod lane;
 mod marks;

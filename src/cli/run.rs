@@ -27,6 +27,9 @@ use std::time::Duration;
 /// How often the end of a run is looked for.
 pub const LOOK: Duration = Duration::from_millis(20);
 
+/// Signals that come so soon after the first one are the same wish.
+pub const ECHO: Duration = Duration::from_millis(500);
+
 /// How long children may take to end after their parent's workers have.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -240,18 +243,21 @@ fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>
     let quiet = matches!(part, Part::Child);
     let stopper = Arc::clone(&fate);
     let handle = signals.handle();
+    let listening = Arc::clone(clock);
     let listener = std::thread::spawn(move || {
         // a stop that another process asked for is no first signal
-        let mut asked = false;
+        let mut asked: Option<Duration> = None;
         for signal in signals.forever() {
             // Ctrl-C reaches the whole group; process 0 stops it for all
             if quiet && signal == SIGINT {
                 continue;
             }
-            if asked {
-                std::process::exit(130);
+            // one wish may come twice, from a person's terminal or a service manager and from the supervisor
+            match asked {
+                Some(since) if listening.monotonic().saturating_sub(since) < ECHO => continue,
+                Some(_) => std::process::exit(130),
+                None => asked = Some(listening.monotonic()),
             }
-            asked = true;
             stopper.stop();
             if !quiet {
                 tracing::info!("stopping: what was read is written first; a second signal ends at once");

@@ -3,7 +3,7 @@
 //! What a person has to mend ends it: a wrong definition, bad input, a damaged checkpoint, a newer generation elsewhere. What may
 //! pass, a death or an outside that does not answer, is tried again, at once and then after longer and longer waits.
 
-use super::run::{BROKER_ENV, LOOK};
+use super::run::{BROKER_ENV, ECHO, LOOK};
 use crate::checkpoint::log::Log;
 use crate::checkpoint::store::Store;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -81,7 +81,8 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
     let location = location.ok_or_else(|| Error::internal("there is nothing to go on from without checkpoints"))?;
     let store = Store::open(location, &plan.settings.name)?;
     let child = Arc::new(AtomicU32::new(0));
-    let signals = forward(&child)?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    let signals = forward(&child, &stopping, clock)?;
     let (mut wait, mut deaths) = (Duration::ZERO, 0);
     let begun = newest(&store);
     let mut before = begun;
@@ -94,6 +95,11 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
             End::ForGood(code) => {
                 signals.close();
                 std::process::exit(code);
+            }
+            End::Died { how, .. } if stopping.load(Ordering::SeqCst) => {
+                signals.close();
+                return Err(Error::unavailable(format!("while it was to stop {how}"))
+                    .help("what is committed is safe: run it again, and it goes on from the last checkpoint"));
             }
             End::Died { how, own_fault } => (how, own_fault),
         };
@@ -184,20 +190,29 @@ fn end_of(status: ExitStatus) -> End {
 }
 
 /// Hands signals on to the child.
-fn forward(child: &Arc<AtomicU32>) -> Result<signal_hook::iterator::Handle> {
+fn forward(
+    child: &Arc<AtomicU32>,
+    stopping: &Arc<AtomicBool>,
+    clock: &Arc<dyn Clock>,
+) -> Result<signal_hook::iterator::Handle> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
-    let (handle, child) = (signals.handle(), Arc::clone(child));
+    let (handle, child, clock) = (signals.handle(), Arc::clone(child), Arc::clone(clock));
+    let stopping = Arc::clone(stopping);
     thread::spawn(move || {
-        let mut asked = false;
+        let mut asked: Option<Duration> = None;
         for signal in signals.forever() {
+            if asked.is_some_and(|since| clock.monotonic().saturating_sub(since) < ECHO) {
+                continue;
+            }
+            stopping.store(true, Ordering::SeqCst);
             let id = child.load(Ordering::SeqCst);
             match (i32::try_from(id), Signal::try_from(signal)) {
                 // it has not been waited for, so the id is still its own
                 (Ok(id), Ok(signal)) if id > 0 => kill(Pid::from_raw(id), signal).unwrap_or_default(),
                 _ => std::process::exit(AT_ONCE),
             }
-            if std::mem::replace(&mut asked, true) {
+            if asked.replace(clock.monotonic()).is_some() {
                 std::process::exit(AT_ONCE);
             }
         }

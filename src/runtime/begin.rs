@@ -130,7 +130,8 @@ pub fn parts_of<'a>(objects: &'a [ObjectRef], own: &Range<usize>) -> Vec<(&'a Ob
     sorted.sort_by_key(|object| (object.epoch, !object.base));
     let mut parts = Vec::new();
     for object in &sorted {
-        let mut left = vec![own.start.max(object.groups.0)..own.end.min(object.groups.1)];
+        let whole = own.start.max(object.groups.0)..own.end.min(object.groups.1);
+        let mut left: Vec<Range<usize>> = std::iter::once(whole).collect();
         let hides = |base: &&&ObjectRef| {
             let later = base.epoch > object.epoch || (base.epoch == object.epoch && !object.base);
             base.base && later && base.path != object.path

@@ -4,6 +4,7 @@
 //! then on the checkpoint has happened. The news goes to all workers at the checkpoint's time.
 
 use super::begin::Checkpoints;
+use super::gather::{Gather, Gathered};
 use super::lane::Lane;
 use super::marks::Marks;
 use super::metronome::SplitNames;
@@ -75,7 +76,7 @@ pub fn committer<'scope>(
     }
     let local = local.clone();
     builder.build(move |_| {
-        let mut stash: BTreeMap<Epoch, (Capability<Epoch>, Vec<Report>, Vec<Ack>)> = BTreeMap::new();
+        let mut stash: Gather<Ack> = Gather::new();
         let mut pending: VecDeque<(Epoch, Capability<Epoch>, Duration)> = VecDeque::new();
         move |frontiers| {
             let Some((book, lane)) = tail.as_mut() else {
@@ -83,26 +84,16 @@ pub fn committer<'scope>(
                 reports.for_each(|_, _| {});
                 return;
             };
-            acks.for_each(|capability, batch| {
-                let epoch = *capability.least().expect("an acknowledgement has a time");
-                let entry = stash.entry(epoch);
-                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
-                stashed.2.extend(batch.drain(..).map(|(_, ack)| ack));
-            });
-            reports.for_each(|capability, batch| {
-                let epoch = *capability.least().expect("a report has a time");
-                let entry = stash.entry(epoch);
-                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
-                stashed.1.extend(batch.drain(..).map(|(_, report)| report));
+            acks.for_each(|message, batch| stash.of(&message).things.extend(batch.drain(..).map(|(_, ack)| ack)));
+            reports.for_each(|message, batch| {
+                stash.of(&message).reports.extend(batch.drain(..).map(|(_, report)| report));
             });
             if local.fate.failed() {
                 stash.clear();
                 pending.clear();
                 return;
             }
-            let least = frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
-            while let Some(entry) = stash.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
-                let (epoch, (capability, reports, acks)) = entry.remove_entry();
+            while let Some((epoch, Gathered { capability, reports, things: acks })) = stash.complete(frontiers) {
                 if let Some(job) = book.complete(epoch, reports, acks, local.context.clock.wall()) {
                     lane.give(job);
                     pending.push_back((epoch, capability, local.context.clock.monotonic()));
@@ -179,7 +170,7 @@ impl Keeper {
         };
         log.append(self.generation, record)?;
         self.commits += 1;
-        if self.commits % SWEEP_EVERY == 0 {
+        if self.commits.is_multiple_of(SWEEP_EVERY) {
             // what is left over costs room, not answers
             match sweep(&self.store, log, self.retain, self.clock.wall(), SWEEP_AGE) {
                 Ok(swept) => debug!(?swept, "swept"),

@@ -192,7 +192,7 @@ impl Rhythm {
         let due = match self.every {
             None => false,
             Some(Interval::Every(every)) => now.saturating_sub(self.last) >= every,
-            Some(Interval::Epochs(epochs)) => (epoch + 1) % epochs == 0,
+            Some(Interval::Epochs(epochs)) => (epoch + 1).is_multiple_of(epochs),
         };
         if !due || (under_way && matches!(self.every, Some(Interval::Every(_)))) {
             return false;

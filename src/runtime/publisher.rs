@@ -64,13 +64,14 @@ pub fn publisher<'scope>(
         // none while a job waits for another attempt
         let mut again: Option<(Job, Duration)> = None;
         let mut finishing = false;
-        let mut last_news: Option<Epoch> = None;
+        // the last checkpoint, and the last one that the publisher has heard of
+        let (mut newest, mut told): (Option<Epoch>, Option<Epoch>) = (None, None);
         lane.give(Job::Begin);
         move |frontiers| {
             news.for_each(|_, batch| {
                 for (_, epoch) in batch.drain(..) {
                     outbox.borrow_mut().committed(epoch);
-                    last_news = Some(epoch);
+                    newest = Some(epoch);
                 }
             });
             if held.is_none() {
@@ -113,7 +114,11 @@ pub fn publisher<'scope>(
                         lane.give(job);
                     }
                 } else if let Some(staged) = outbox.borrow_mut().next() {
+                    told = told.max(staged.object.as_ref().map(|object| object.epoch));
                     lane.give(Job::Publish(staged));
+                } else if told < newest {
+                    told = newest;
+                    lane.give(Job::Nothing(newest.unwrap_or_default()));
                 } else if frontiers[0].frontier().is_empty() && !finishing {
                     finishing = true;
                     lane.give(Job::Finish { ended: site.local.ended.get() });
@@ -131,6 +136,8 @@ enum Job {
     Begin,
     /// The records of one checkpoint.
     Publish(Staged),
+    /// A checkpoint without records: what was kept may be due.
+    Nothing(Epoch),
     /// What was kept.
     Finish { ended: bool },
 }
@@ -185,6 +192,11 @@ impl Desk {
                 let records = staged.records.clone();
                 give(publisher.as_mut(), &self.store, &self.step, self.name.shard, &object, records)?;
                 self.kept.push_back(object);
+            }
+            Job::Nothing(epoch) => {
+                if publisher.published().is_none_or(|published| published < *epoch) {
+                    publisher.publish(*epoch, &mut std::iter::empty())?;
+                }
             }
             Job::Finish { ended } => publisher.finish(*ended)?,
         }

@@ -300,7 +300,7 @@ impl Reader {
     /// True if the open epoch ends with a checkpoint where epochs end by their rows.
     fn checkpoint_by_rows(&self) -> bool {
         match self.local.checkpoint_interval() {
-            Some(Interval::Epochs(epochs)) => (self.epoch + 1) % epochs == 0,
+            Some(Interval::Epochs(epochs)) => (self.epoch + 1).is_multiple_of(epochs),
             _ => false,
         }
     }

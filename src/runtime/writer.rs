@@ -6,6 +6,7 @@
 
 use super::begin::Checkpoints;
 use super::exchange::Packet;
+use super::gather::{Gather, Gathered};
 use super::keeping::{Deposit, SharedOutbox};
 use super::lane::Lane;
 use super::marks::Marks;
@@ -17,7 +18,7 @@ use crate::checkpoint::store::Store;
 use crate::error::Result;
 use crate::plan::StepId;
 use crate::state::groups_of;
-use crate::time::{Epoch, Report, Watermark};
+use crate::time::{Epoch, Watermark};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -98,32 +99,22 @@ pub fn writer<'scope>(
     })?;
     let local = local.clone();
     builder.build(move |_| {
-        let mut stash: BTreeMap<Epoch, (Capability<Epoch>, Vec<Report>, Vec<Deposit>)> = BTreeMap::new();
+        let mut stash: Gather<Deposit> = Gather::new();
         let mut gathered: Vec<Section> = Vec::new();
         let mut known: BTreeMap<StepId, Watermark> = BTreeMap::new();
         let mut pending: VecDeque<Pending> = VecDeque::new();
         move |frontiers| {
-            reports.for_each(|capability, batch| {
-                let epoch = *capability.least().expect("a report has a time");
-                let entry = stash.entry(epoch);
-                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
-                stashed.1.extend(batch.drain(..).map(|(_, report)| report));
+            reports.for_each(|message, batch| {
+                stash.of(&message).reports.extend(batch.drain(..).map(|(_, report)| report));
             });
-            deposits.for_each(|capability, batch| {
-                let epoch = *capability.least().expect("a deposit has a time");
-                let entry = stash.entry(epoch);
-                let stashed = entry.or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new(), Vec::new()));
-                stashed.2.append(batch);
-            });
+            deposits.for_each(|message, batch| stash.of(&message).things.append(batch));
             done.for_each(|_, _| {});
             if local.fate.failed() {
                 stash.clear();
                 pending.clear();
                 return;
             }
-            let least = frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
-            while let Some(entry) = stash.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
-                let (epoch, (capability, reports, deposited)) = entry.remove_entry();
+            while let Some((epoch, Gathered { capability, reports, things: deposited })) = stash.complete(frontiers) {
                 marks.complete(reports);
                 if marks.over() {
                     local.ended.set(marks.reports().all(|report| report.ended));
