@@ -48,8 +48,8 @@ const INIT_TRY: Duration = Duration::from_secs(10);
 /// How old what is known of the topics' ids may be.
 const IDS_AGE: Duration = Duration::from_secs(3);
 
-/// A topic is gone if it is unknown so often; a broker that has just started may not know all.
-const MISSED: usize = 5;
+/// A topic is gone if it is unknown so often; one broker may know of a new topic before another does.
+const MISSED: usize = 10;
 
 /// How long to wait for room, answers, and before trying again.
 const BREATH: Duration = Duration::from_millis(1);
@@ -109,6 +109,8 @@ impl TopicPublisher {
                 ("transactional.id", &transactional_id),
                 ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
                 ("retry.backoff.ms", "10"),
+                // between checkpoints nobody takes them
+                ("statistics.interval.ms", "0"),
                 // what watermarks are: of a producer librdkafka asks for nothing else with it
                 ("isolation.level", "read_uncommitted"),
             ],
@@ -128,7 +130,14 @@ impl TopicPublisher {
         if marker.is_none() {
             sink.partitions(&line, context).map_err(place)?;
         }
-        let found = ids(&[&sink.topic, &progress])?;
+        let mut found = ids(&[&sink.topic, &progress])?;
+        for _ in 1..MISSED {
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            found = ids(&[&sink.topic, &progress])?;
+        }
         let lost = |topic: &str, reason: String| lost(topic, &reason);
         let [Some(written_id), Some(progress_id)] = &found[..] else {
             let missing = if found[0].is_none() { &sink.topic } else { &progress };
