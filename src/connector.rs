@@ -202,7 +202,7 @@ pub struct ShardName {
 }
 
 /// Makes records of rows.
-pub trait Stager {
+pub trait Stager: Send {
     /// The records of `rows`, in the order in which they are to be published.
     fn stage(&mut self, rows: Batch) -> Result<Batch>;
 }

@@ -34,6 +34,7 @@
 //! | [`sql`] | text to plan |
 //! | [`graph`] | an operator graph in YAML to plan |
 //! | [`builder`] | the same in Rust |
+//! | [`checkpoint`] | what outlives a run: objects, manifests, the pipeline's log, savepoints; the only room that names object_store |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
@@ -79,6 +80,7 @@ pub mod batch;
 pub mod bench;
 pub mod broker;
 pub mod builder;
+pub mod checkpoint;
 pub mod cli;
 pub mod connector;
 pub mod error;

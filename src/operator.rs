@@ -9,6 +9,7 @@ pub mod block;
 mod custom;
 pub mod join;
 pub mod late;
+pub mod layers;
 pub mod panes;
 pub mod pile;
 pub mod rank;

@@ -484,6 +484,10 @@ impl Plan {
         if self.sinks().next().is_none() {
             return Err(Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …"));
         }
+        if let (Tick::Rows(_), Some(Interval::Every(_))) = (self.settings.tick, self.settings.checkpoint_interval) {
+            return Err(Error::invalid("where epochs end by rows, checkpoints are so many epochs apart")
+                .help("SET 'checkpoint_interval' to a number such as '10 epochs'"));
+        }
         (0..self.steps.len()).try_for_each(|id| self.check_step(id))
     }
 

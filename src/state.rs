@@ -5,10 +5,13 @@
 //! worker's share. No table says which worker wrote it.
 
 use crate::batch::keys::{KEY_GROUPS, hash_keys};
-use crate::batch::{Batch, take_rows};
+use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::error::{Error, Result};
 use arrow::array::ArrayRef;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows of one kind. What they mean to the operator, an insertion or a removal, is in the name.
 #[derive(Debug, Clone)]
@@ -28,6 +31,31 @@ impl Table {
     /// A table of `rows` that find their worker by the columns `keys`.
     pub fn new(name: &str, rows: Batch, keys: Vec<usize>) -> Self {
         Table { name: name.to_owned(), rows, keys }
+    }
+
+    /// The table of the rows of `batches`, which have the columns of `schema`. None if there are no rows: such a table says nothing.
+    pub fn of_batches(name: &str, schema: &SchemaRef, batches: &[Batch], keys: Vec<usize>) -> Result<Option<Self>> {
+        if batches.iter().all(|batch| batch.num_rows() == 0) {
+            return Ok(None);
+        }
+        let rows = concat_batches(schema, batches).map_err(from_arrow)?;
+        Ok(Some(Table::new(name, rows, keys)))
+    }
+
+    /// The rows, if this is the table `name` with the columns of `schema`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if it is not: another definition, or another version, has written it.
+    pub fn into_rows(self, name: &str, schema: &SchemaRef) -> Result<Batch> {
+        let types = |schema: &SchemaRef| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
+        if self.name != name || types(&self.rows.schema()) != types(schema) {
+            let advice = "restore it with the definition and the version of Highwater that wrote it";
+            let found = format!("table \"{}\" with columns {:?}", self.name, types(&self.rows.schema()));
+            let wanted = format!("table \"{name}\" with columns {:?}", types(schema));
+            return Err(Error::invalid(format!("the saved state has {found}, not {wanted}")).help(advice));
+        }
+        let rows = self.rows.num_rows();
+        batch_of(Arc::clone(schema), self.rows.columns().to_vec(), rows)
     }
 
     /// The rows whose key groups lie in `groups`, in order.
@@ -76,6 +104,18 @@ mod tests {
                 assert!(groups.clone().all(|group| owner(group as u64, workers) == worker));
             }
             assert_eq!(next, KEY_GROUPS);
+        }
+    }
+
+    #[test]
+    fn rows_that_another_definition_wrote_are_refused() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+        let table = Table::new("rows", Batch::try_from_iter([("n", numbers)]).unwrap(), vec![0]);
+        let schema = table.rows.schema();
+        assert_eq!(table.clone().into_rows("rows", &schema).unwrap().num_rows(), 3);
+        for (name, schema) in [("open", schema), ("rows", Arc::new(arrow::datatypes::Schema::empty()))] {
+            let error = table.clone().into_rows(name, &schema).unwrap_err().to_string();
+            assert!(error.contains("has table \"rows\" with columns [Int64], not table"), "{error}");
         }
     }
 

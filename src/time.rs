@@ -62,6 +62,8 @@ pub struct SplitReport {
     pub split: u32,
     /// The next row to read: an offset in a topic, a byte or a row in a file.
     pub position: u64,
+    /// How many records of it are in the epoch, bad ones included where the table leaves them out.
+    pub rows: u64,
     /// The split's own promise about event time.
     pub watermark: Watermark,
     /// Left out of the source's minimum, because no data came for longer than the idle timeout.

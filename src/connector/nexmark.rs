@@ -283,7 +283,8 @@ impl fmt::Debug for NexmarkSplit {
 impl Split for NexmarkSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
         let shape = &self.generator.shape;
-        let next = self.cursor.position(shape);
+        // of the whole stream, not of this split: one that begins anew begins with the stream
+        let next = if self.cursor.passed() == 0 { 0 } else { self.cursor.position(shape) };
         let due = self.pace.as_mut().map_or(u64::MAX, |pace| pace.due(shape.rate, next));
         self.polled = self.cursor.next(shape, self.kind, rows_max.clamp(1, BATCH_ROWS), self.end.min(due));
         if self.polled.is_empty() {

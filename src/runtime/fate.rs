@@ -10,6 +10,7 @@ pub struct Fate {
     error: Mutex<Option<Error>>,
     failed: AtomicBool,
     stop: AtomicBool,
+    drain: AtomicBool,
 }
 
 impl Fate {
@@ -33,6 +34,17 @@ impl Fate {
     /// Asks for a clean stop: sources end their epoch, everything read is written, no window is closed early.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Asks for a stop as if the input had ended: every window closes.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// True once someone asked for that.
+    pub fn draining(&self) -> bool {
+        self.drain.load(Ordering::Acquire)
     }
 
     /// True once someone asked for a clean stop.
