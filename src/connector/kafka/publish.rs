@@ -262,8 +262,7 @@ impl TopicPublisher {
                 Err((KafkaError::MessageProduction(Code::QueueFull), refused)) => record = refused,
                 Err((error, _)) => return Err(self.failure(error)),
             }
-            self.producer.poll(BREATH);
-            self.hear()?;
+            self.breathe()?;
         }
     }
 
@@ -276,8 +275,7 @@ impl TopicPublisher {
         self.hand_over(record)?;
         // what is on its way makes commit_transaction wait for 100 ms at least
         while self.producer.flush(Duration::ZERO).is_err() {
-            self.producer.poll(BREATH);
-            self.hear()?;
+            self.breathe()?;
         }
         self.hear()?;
         fail::point("publish.flushed")?;
@@ -323,9 +321,20 @@ impl TopicPublisher {
         Ok(())
     }
 
+    /// Gives librdkafka time, and takes in what it has to say. A poll of so short a time would be spent spinning.
+    fn breathe(&self) -> Result<()> {
+        std::thread::sleep(BREATH);
+        self.serve();
+        self.hear()
+    }
+
+    fn serve(&self) {
+        (0..8).for_each(|_| self.producer.poll(Duration::ZERO));
+    }
+
     /// How often something went wrong by now that may have made librdkafka ask again.
     fn errors(&self) -> u64 {
-        (0..8).for_each(|_| self.producer.poll(Duration::ZERO));
+        self.serve();
         self.producer.context().watch.errors()
     }
 
