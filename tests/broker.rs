@@ -535,6 +535,59 @@ fn a_directory_keeps_everything_and_a_torn_tail_is_cut() {
     assert!(broker.create_topic("gone", 1).is_ok(), "it was deleted");
 }
 
+/// What Metadata 10 says is the id of topic `name`; asking creates nothing.
+fn topic_id(address: &str, name: &str) -> [u8; 16] {
+    let mut request = [3i16, 10].map(i16::to_be_bytes).concat(); // Metadata
+    request.extend([0, 0, 0, 7, 0xff, 0xff, 0]); // correlation, no client id, no tags
+    request.push(2); // one topic
+    request.extend([0; 16]);
+    request.push(name.len() as u8 + 1);
+    request.extend(name.as_bytes());
+    request.extend([0, 0, 0, 0, 0]); // tags, nothing to create, no operations, tags
+    let mut stream = TcpStream::connect(address).expect("the broker listens");
+    stream.write_all(&(request.len() as u32).to_be_bytes()).expect("sent");
+    stream.write_all(&request).expect("sent");
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).expect("an answer");
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).expect("an answer");
+    let at = answer.windows(name.len()).position(|part| part == name.as_bytes()).expect("the topic is described");
+    answer[at + name.len()..][..16].try_into().expect("sixteen bytes")
+}
+
+#[test]
+fn a_topics_id_is_its_own_and_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let stored = || Config { dir: Some(dir.path().into()), ..config() };
+    let broker = start(stored());
+    let address = broker.address();
+    broker.create_topic("first", 1).expect("a topic");
+    broker.create_topic("second", 1).expect("a topic");
+    let (first, second) = (topic_id(&address, "first"), topic_id(&address, "second"));
+    assert!(first != [0; 16] && first != second);
+    assert_eq!(topic_id(&address, "third"), [0; 16], "there is none");
+    let admin: AdminClient<DefaultClientContext> = client(&address, &[]).create().expect("a client");
+    let grown = block_on(admin.create_partitions(&[NewPartitions::new("first", 3)], &AdminOptions::new()));
+    grown.expect("an answer")[0].as_ref().expect("grown");
+    assert_eq!(topic_id(&address, "first"), first, "more partitions make no other topic of it");
+    drop(broker);
+
+    let broker = start(stored());
+    let address = broker.address();
+    assert_eq!([topic_id(&address, "first"), topic_id(&address, "second")], [first, second]);
+    let admin: AdminClient<DefaultClientContext> = client(&address, &[]).create().expect("a client");
+    block_on(admin.delete_topics(&["first"], &AdminOptions::new())).expect("an answer")[0].as_ref().expect("deleted");
+    broker.create_topic("first", 1).expect("a topic");
+    let again = topic_id(&address, "first");
+    assert!(again != first && again != second);
+    // another broker's first topic is another one, too
+    let (other, another) = (start(config()), start(config()));
+    for broker in [&other, &another] {
+        broker.create_topic("first", 1).expect("a topic");
+    }
+    assert_ne!(topic_id(&other.address(), "first"), topic_id(&another.address(), "first"));
+}
+
 /// Under a producer that writes and one that commits, the broker is killed several times and comes back.
 #[test]
 fn kills_of_the_broker_lose_and_double_nothing() {

@@ -101,6 +101,7 @@ fn suite(bootstrap: &str) {
             ("failures", publish::a_failure_spends_a_publisher_and_the_next_one_goes_on),
             ("zombies", publish::a_publisher_that_wakes_beside_its_successor_adds_nothing),
             ("hidden markers", publish::an_open_transaction_of_another_hides_no_marker),
+            ("killed pipeline", publish::a_pipeline_that_is_killed_writes_each_line_once),
             ("deleted output", publish::a_topic_that_is_deleted_is_noticed),
             ("recreated input", resume::a_topic_that_was_recreated_is_not_read_on),
             ("positions", resume::a_position_is_gone_on_from_or_refused),
@@ -109,10 +110,10 @@ fn suite(bootstrap: &str) {
     );
 }
 
-/// Runs each case within its limit, one after the other, and fails with all that failed.
+/// Runs each case within its limit, one after the other, and fails with all that failed. With `CASE=name` only that one.
 fn run(bootstrap: &str, cases: &[Case]) {
-    let mut failed = Vec::new();
-    for &(name, case) in cases {
+    let (mut failed, only) = (Vec::new(), std::env::var("CASE").ok());
+    for &(name, case) in cases.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
         let (start, bootstrap) = (Instant::now(), bootstrap.to_owned());
         let work = move || within(LIMIT, name, move || case(&bootstrap));
         let passed = std::panic::catch_unwind(work).is_ok();

@@ -187,7 +187,9 @@ impl Progress<'_> {
                 }
                 Some(Taken::Trouble { .. }) => {}
                 None => {
-                    let _ = consumer.poll(BREATH);
+                    // a poll of so short a time would be spent spinning
+                    std::thread::sleep(BREATH);
+                    let _ = consumer.poll(Duration::ZERO);
                     consumer.context().check()?;
                     position = position.max(queue.position().unwrap_or(low));
                 }

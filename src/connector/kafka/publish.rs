@@ -48,8 +48,8 @@ const INIT_TRY: Duration = Duration::from_secs(10);
 /// How old what is known of the topics' ids may be.
 const IDS_AGE: Duration = Duration::from_secs(3);
 
-/// A topic is gone if it is unknown so often; a broker that has just started may not know all.
-const MISSED: usize = 5;
+/// A topic is gone if it is unknown so often; one broker may know of a new topic before another does.
+const MISSED: usize = 10;
 
 /// How long to wait for room, answers, and before trying again.
 const BREATH: Duration = Duration::from_millis(1);
@@ -109,6 +109,8 @@ impl TopicPublisher {
                 ("transactional.id", &transactional_id),
                 ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
                 ("retry.backoff.ms", "10"),
+                // between checkpoints nobody takes them
+                ("statistics.interval.ms", "0"),
                 // what watermarks are: of a producer librdkafka asks for nothing else with it
                 ("isolation.level", "read_uncommitted"),
             ],
@@ -128,7 +130,14 @@ impl TopicPublisher {
         if marker.is_none() {
             sink.partitions(&line, context).map_err(place)?;
         }
-        let found = ids(&[&sink.topic, &progress])?;
+        let mut found = ids(&[&sink.topic, &progress])?;
+        for _ in 1..MISSED {
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            found = ids(&[&sink.topic, &progress])?;
+        }
         let lost = |topic: &str, reason: String| lost(topic, &reason);
         let [Some(written_id), Some(progress_id)] = &found[..] else {
             let missing = if found[0].is_none() { &sink.topic } else { &progress };
@@ -253,8 +262,7 @@ impl TopicPublisher {
                 Err((KafkaError::MessageProduction(Code::QueueFull), refused)) => record = refused,
                 Err((error, _)) => return Err(self.failure(error)),
             }
-            self.producer.poll(BREATH);
-            self.hear()?;
+            self.breathe()?;
         }
     }
 
@@ -267,8 +275,7 @@ impl TopicPublisher {
         self.hand_over(record)?;
         // what is on its way makes commit_transaction wait for 100 ms at least
         while self.producer.flush(Duration::ZERO).is_err() {
-            self.producer.poll(BREATH);
-            self.hear()?;
+            self.breathe()?;
         }
         self.hear()?;
         fail::point("publish.flushed")?;
@@ -314,9 +321,20 @@ impl TopicPublisher {
         Ok(())
     }
 
+    /// Gives librdkafka time, and takes in what it has to say. A poll of so short a time would be spent spinning.
+    fn breathe(&self) -> Result<()> {
+        std::thread::sleep(BREATH);
+        self.serve();
+        self.hear()
+    }
+
+    fn serve(&self) {
+        (0..8).for_each(|_| self.producer.poll(Duration::ZERO));
+    }
+
     /// How often something went wrong by now that may have made librdkafka ask again.
     fn errors(&self) -> u64 {
-        (0..8).for_each(|_| self.producer.poll(Duration::ZERO));
+        self.serve();
         self.producer.context().watch.errors()
     }
 
