@@ -10,6 +10,7 @@
 //! | 3 | the input holds something that the definition does not allow |
 //! | 4 | a service, a file or another process did not answer |
 //! | 5 | this process does not belong to the run: another plan, secret or generation |
+//! | 6 | stored checkpoints are damaged or incomplete |
 
 mod bench;
 mod broker;
@@ -20,6 +21,9 @@ mod progress;
 mod run;
 mod shape;
 mod shell;
+mod state;
+mod stop;
+mod supervise;
 mod tables;
 
 use crate::connector::extensions::Extensions;
@@ -56,6 +60,10 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
+    /// Stop a pipeline wherever it runs, with a last checkpoint
+    Stop(stop::StopArguments),
+    /// Keep a pipeline's newest checkpoint under a name
+    Savepoint(stop::SavepointArguments),
     /// Show the plan of a pipeline: its steps, keys, emit modes and state bounds
     Explain(explain::Arguments),
     /// Check a pipeline without running it
@@ -66,6 +74,8 @@ enum Command {
     Tables(tables::Arguments),
     /// List the functions that SQL may call
     Functions(tables::FunctionArguments),
+    /// List what a checkpoint store holds, or show what a checkpoint is made of
+    State(state::Arguments),
     /// Run a development broker: Kafka's protocol on loopback, for trying things out
     Broker(broker::Arguments),
     /// Measure this machine: rows a second, beside what a hand-written loop does
@@ -102,10 +112,13 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Sql(arguments) => return shell::run(&arguments, extensions),
         Command::Run(arguments) => run::run(arguments, extensions),
+        Command::Stop(arguments) => stop::stop(&arguments, extensions),
+        Command::Savepoint(arguments) => stop::save(&arguments, extensions),
         Command::Explain(arguments) => explain::explain(&arguments, extensions),
         Command::Check(arguments) => explain::check(&arguments, extensions),
         Command::Tables(arguments) => tables::tables(&arguments, extensions),
         Command::Functions(arguments) => tables::functions(&arguments, extensions),
+        Command::State(arguments) => state::run(&arguments, extensions),
         Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
         Command::Man(arguments) => shape::man(Cli::command(), &arguments),
         Command::Broker(arguments) => broker::run(&arguments),
@@ -146,6 +159,7 @@ fn exit_code(error: &Error) -> ExitCode {
         ErrorKind::Data => 3,
         ErrorKind::Unavailable => 4,
         ErrorKind::Fenced => 5,
+        ErrorKind::Corrupt => 6,
         ErrorKind::Internal => 1,
     })
 }

@@ -35,9 +35,10 @@ use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
 use crate::expr::ScalarFunction;
 use crate::operator::CustomOperator;
-use crate::time::Clock;
+use crate::time::{Clock, Epoch};
 use arrow::datatypes::SchemaRef;
 use bad::{Origin, Refused};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +72,33 @@ pub trait Source: Send + Sync {
     fn discover(&self, _known: &[String], _context: &Context) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
+    /// Looks whether splits that were read before can be read on where that ended, and gives them back. Called on worker 0 before
+    /// anything is opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if what should come next is gone, or if what is there is
+    /// another thing under the same name; the error says how much is missing. With `accept_gap` reading goes on after the gap instead.
+    fn resume(&self, splits: Vec<SplitStart>, _accept_gap: bool, _context: &Context) -> Result<Vec<SplitStart>> {
+        Ok(splits)
+    }
     /// Opens these shares, which one worker reads: those of the start, or new ones. Answers in their order.
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>>;
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>>;
+}
+
+/// A share of a source, and where to begin with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitStart {
+    /// Its name, as [`Source::splits`] or [`Source::discover`] gave it.
+    pub name: String,
+    /// What [`Split::position`] said after the last row that is not wanted again; none: where the name says.
+    pub position: Option<u64>,
+}
+
+impl SplitStart {
+    /// The whole share.
+    pub fn whole(name: impl Into<String>) -> Self {
+        SplitStart { name: name.into(), position: None }
+    }
 }
 
 /// A share of a source, read in order by one worker.
@@ -83,7 +109,7 @@ pub trait Split {
     /// [`ErrorKind::Data`](crate::error::ErrorKind::Data) for a bad record, with its place (topic, partition and offset, or
     /// file and line) and the reason; [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) when the source is gone for good.
     fn poll(&mut self, rows_max: usize) -> Result<Polled>;
-    /// The place of the row that will be read next, as the next run would have to be told: an offset, a line.
+    /// The place of the row that will be read next: an offset, a line. Opened there by [`SplitStart::position`], it gives the rows from that one on.
     fn position(&self) -> u64;
     /// Where row `row` of the last polled batch came from, for messages: `topic "words", partition 2, offset 17`.
     fn place(&self, row: usize) -> String;
@@ -138,6 +164,73 @@ pub trait Sink: Send + Sync {
     fn embedded(&self) -> bool {
         false
     }
+    /// How it is written exactly once; none if it cannot be.
+    fn staging(&self) -> Option<&dyn Staging> {
+        None
+    }
+}
+
+/// How a sink is written exactly once: its rows become final *records*, which are kept with the checkpoint of their epoch; once that is
+/// committed they are published, and what was published is known to the outside, so that a successor goes on behind it.
+///
+/// ```text
+/// rows ── Stager::stage ─▶ records ── checkpoint committed ─▶ Publisher::publish ─▶ outside, with a marker
+/// ```
+pub trait Staging: Send + Sync {
+    /// How that is done, for people: `transactions`, `files that appear whole`.
+    fn how(&self) -> &'static str;
+    /// The columns of its records, which hold all that the outside is told.
+    fn records(&self) -> SchemaRef;
+    /// What makes records of rows on worker `shard` of `shards`. What the outside would refuse is an error here.
+    fn stager(&self, shard: usize, shards: usize, context: &Context) -> Result<Box<dyn Stager>>;
+    /// What publishes the records of one shard. Afterwards whoever published for that shard before can do it no more, and what they left
+    /// unfinished is undone. Called on a thread that may wait.
+    fn publisher(&self, shard: &ShardName, context: &Context) -> Result<Box<dyn Publisher>>;
+}
+
+/// A share of a sink, by names that stay the same in every run of the pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShardName {
+    /// The pipeline, `[A-Za-z0-9_-]{1,64}`.
+    pub pipeline: String,
+    /// What tells it from another pipeline that was called the same before it: 16 hex digits, made with its first checkpoint.
+    pub incarnation: String,
+    /// The table.
+    pub table: String,
+    /// The share: the number of the worker whose rows they are.
+    pub shard: usize,
+}
+
+/// Makes records of rows.
+pub trait Stager: Send {
+    /// The records of `rows`, in the order in which they are to be published.
+    fn stage(&mut self, rows: Batch) -> Result<Batch>;
+}
+
+/// Publishes the records of committed checkpoints, in their order, each once.
+pub trait Publisher: Send {
+    /// The last checkpoint whose records are all outside, as the outside knows it; none before the first.
+    fn published(&self) -> Option<Epoch>;
+    /// Takes all records of checkpoint `epoch`, which is later than [`Publisher::published`] and than any that was given before. May
+    /// wait for an answer, and may keep records until more have come.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) or [`ErrorKind::Fenced`](crate::error::ErrorKind::Fenced) if
+    /// it is not known how it went, or if someone else publishes: a new publisher finds out. Any other ends the run.
+    fn publish(&mut self, epoch: Epoch, records: &mut dyn Iterator<Item = Result<Batch>>) -> Result<()>;
+    /// Publishes what was kept. `ended` is true if nothing will ever come again.
+    fn finish(&mut self, _ended: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a sink promises over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Rows are written as they come; after a restart those since the last checkpoint are written again.
+    AtLeastOnce,
+    /// Rows are written when their checkpoint is committed, and once.
+    ExactlyOnce,
 }
 
 /// What a sink can carry.
@@ -241,9 +334,17 @@ pub const MAX_FUTURE: OptionSpec = OptionSpec::reading(
     "how far ahead of the clock event time may be",
 );
 
+/// What a sink promises.
+pub const DELIVERY: OptionSpec = OptionSpec::writing(
+    "delivery",
+    Takes::Choice(&["at-least-once", "exactly-once"]),
+    Preset::None("`exactly-once` where the pipeline has a `checkpoint_store` and the connector can"),
+    "whether rows leave as they come, or when their checkpoint is committed and then once",
+);
+
 /// The options that every table has, whatever its connector.
 pub const TABLE_OPTIONS: &[&OptionSpec] =
-    &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &bad::ON_ERROR, &bad::MAX_SHARE];
+    &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &bad::ON_ERROR, &bad::MAX_SHARE, &DELIVERY];
 
 impl ConnectorSpec {
     /// A connector that can do nothing yet and has no options: for the rest of one with `..`.

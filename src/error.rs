@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Data,
     /// An outside service, file or peer did not answer. Look at it, then start again.
     Unavailable,
+    /// Stored bytes are not what was written. Stop, and overwrite nothing.
+    Corrupt,
     /// A newer run owns this pipeline, or a peer is not who it should be. Leave.
     Fenced,
     /// A bug in Highwater.
@@ -101,6 +103,11 @@ impl Error {
     /// An outside service, file or peer did not answer.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// Stored bytes are not what was written, or are gone.
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corrupt, message)
     }
 
     /// A bug in Highwater: something that the code rules out has happened.

@@ -301,10 +301,12 @@ impl Groups {
     /// All keys in group order; afterwards there are no groups.
     pub fn drain(&mut self) -> Result<Vec<ArrayRef>> {
         self.lone = 0;
-        match &mut self.values {
-            Some(values) => values.emit(EmitTo::All).map_err(from_datafusion),
-            None => Ok(Vec::new()),
-        }
+        let Some(values) = &mut self.values else { return Ok(Vec::new()) };
+        let count = values.len();
+        let keys = values.emit(EmitTo::All).map_err(from_datafusion)?;
+        // of keys with several columns the table of their hashes would stay
+        values.clear_shrink(count);
+        Ok(keys)
     }
 
     /// The columns of a key.

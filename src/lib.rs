@@ -22,16 +22,19 @@
 //! | room | what it knows |
 //! |---|---|
 //! | [`error`] | what went wrong, where, and what to do next |
+//! | [`fail`] | deaths on purpose, for tests |
 //! | [`time`] | epochs, watermarks, reports; the only clock |
 //! | [`batch`] | Arrow batches, key groups, the wire form |
 //! | [`expr`] | compiled expressions and aggregates: DataFusion's, with `sql` the only room that names it |
 //! | [`format`](mod@format) | bytes to batches and back: raw, JSON, CSV |
+//! | [`state`] | what operators remember, as rows: deltas and key groups |
 //! | [`operator`] | steps as plain state machines: no I/O, no clock, no number of workers |
 //! | [`connector`] | the outside: Kafka, files, generated rows, the terminal, memory |
 //! | [`plan`] | the pipeline, ready to be built; its check, its fingerprint, its explanation |
 //! | [`sql`] | text to plan |
 //! | [`graph`] | an operator graph in YAML to plan |
 //! | [`builder`] | the same in Rust |
+//! | [`checkpoint`] | what outlives a run: objects, manifests, the pipeline's log, savepoints; the only room that names object_store |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
@@ -77,14 +80,17 @@ pub mod batch;
 pub mod bench;
 pub mod broker;
 pub mod builder;
+pub mod checkpoint;
 pub mod cli;
 pub mod connector;
 pub mod error;
 pub mod expr;
+pub mod fail;
 pub mod format;
 pub mod graph;
 pub mod operator;
 pub mod plan;
 pub mod runtime;
 pub mod sql;
+pub mod state;
 pub mod time;

@@ -9,6 +9,7 @@ pub mod block;
 mod custom;
 pub mod join;
 pub mod late;
+pub mod layers;
 pub mod lookup;
 pub mod panes;
 pub mod pile;
@@ -22,6 +23,7 @@ pub use custom::CustomOperator;
 
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::state::Delta;
 use crate::time::{Epoch, Watermark};
 
 /// A step that runs on one worker, over that worker's share of the keys.
@@ -37,6 +39,31 @@ pub trait Operator: Send {
     /// Rows that came after their window had closed, since the last call.
     fn take_late_rows(&mut self) -> u64 {
         0
+    }
+
+    /// Begins to keep in mind what [`Operator::delta`] will have to give. Called before the first batch, if there are checkpoints.
+    fn track(&mut self) {}
+
+    /// What it has learnt since the last call, or since it began: together all deltas are its state, but for the watermark. Called
+    /// between two epochs. An operator that remembers nothing from one epoch for the next gives nothing.
+    fn delta(&mut self) -> Result<Delta> {
+        Ok(Delta::default())
+    }
+
+    /// Takes a delta back, or of each of its tables the rows of the keys that this worker owns. Called before the first batch, with
+    /// the deltas in their order.
+    fn restore(&mut self, _saved: Delta) -> Result<()> {
+        Ok(())
+    }
+
+    /// Learns that all deltas are taken back, and the watermark at the end of the last epoch in them: what it has closed is gone.
+    fn restored(&mut self, _mark: Watermark) -> Result<()> {
+        Ok(())
+    }
+
+    /// All of its state as one delta, after [`Operator::restored`]. Called once, at its end.
+    fn whole(&mut self) -> Result<Delta> {
+        Ok(Delta::default())
     }
 }
 
@@ -57,6 +84,21 @@ pub trait Confluence: Send {
 
     /// Rows that came after their window had closed, since the last call.
     fn take_late_rows(&mut self) -> u64;
+
+    /// As [`Operator::track`].
+    fn track(&mut self);
+
+    /// As [`Operator::delta`]; called when all is said of an epoch.
+    fn delta(&mut self) -> Result<Delta>;
+
+    /// As [`Operator::restore`].
+    fn restore(&mut self, saved: Delta) -> Result<()>;
+
+    /// As [`Operator::restored`].
+    fn restored(&mut self, mark: Watermark) -> Result<()>;
+
+    /// As [`Operator::whole`].
+    fn whole(&mut self) -> Result<Delta>;
 }
 
 /// An operator as what it is, too: a confluence of one input.
@@ -73,6 +115,26 @@ impl Confluence for OneInput {
 
     fn take_late_rows(&mut self) -> u64 {
         self.0.take_late_rows()
+    }
+
+    fn track(&mut self) {
+        self.0.track();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        self.0.delta()
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        self.0.restore(saved)
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        self.0.restored(mark)
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        self.0.whole()
     }
 }
 

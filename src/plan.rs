@@ -12,7 +12,7 @@ pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use ranking::{Ranking, SortColumn};
 
-use crate::connector::{Changes, Sink, Source};
+use crate::connector::{Changes, Delivery, Sink, Source};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr};
 use crate::format::sift::OnBad;
@@ -59,6 +59,21 @@ pub struct Settings {
     pub when_all_idle: WhenAllIdle,
     /// A timestamp further ahead of the wall clock than this is a bad record.
     pub max_future: Duration,
+    /// Where checkpoints are kept: a directory or a URL. None: there are none.
+    pub checkpoint_store: Option<String>,
+    /// How far apart they are. None: as suits the store.
+    pub checkpoint_interval: Option<Interval>,
+    /// How many are kept, besides savepoints.
+    pub checkpoint_retain: usize,
+}
+
+/// How far apart checkpoints are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interval {
+    /// This much time, kept by worker 0.
+    Every(Duration),
+    /// This many epochs.
+    Epochs(u64),
 }
 
 impl Default for Settings {
@@ -71,6 +86,9 @@ impl Default for Settings {
             idle_timeout: Some(Duration::from_secs(60)),
             when_all_idle: WhenAllIdle::Hold,
             max_future: Duration::from_secs(24 * 60 * 60),
+            checkpoint_store: None,
+            checkpoint_interval: None,
+            checkpoint_retain: 3,
         }
     }
 }
@@ -390,6 +408,8 @@ pub struct SinkStep {
     pub connector: String,
     /// The checked definition.
     pub sink: Arc<dyn Sink>,
+    /// What it promises.
+    pub delivery: Delivery,
 }
 
 impl Aggregation {
@@ -473,6 +493,10 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         if self.sinks().next().is_none() {
             return Err(Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …"));
+        }
+        if let (Tick::Rows(_), Some(Interval::Every(_))) = (self.settings.tick, self.settings.checkpoint_interval) {
+            return Err(Error::invalid("where epochs end by rows, checkpoints are so many epochs apart")
+                .help("SET 'checkpoint_interval' to a number such as '10 epochs'"));
         }
         (0..self.steps.len()).try_for_each(|id| self.check_step(id))
     }

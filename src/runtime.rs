@@ -8,25 +8,37 @@
 //! the bytes in epochs that the probe has not passed. A run ends in one of three ways, which [`fate::Fate`] tells apart: its
 //! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
+mod begin;
+mod committer;
 mod discovery;
 mod exchange;
 pub mod fate;
+mod keeping;
+pub mod lane;
 mod marks;
 pub mod mesh;
 pub mod metrics;
 mod metronome;
+mod operators;
+mod publisher;
 mod sink;
 mod source;
 pub mod spawn;
+mod staging;
 mod steps;
 pub mod usage;
 mod worker;
+mod writer;
 
+pub use begin::{From, Wishes};
+
+use crate::checkpoint::store::Store;
 use crate::connector::Context;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::time::Clock;
 use fate::Fate;
+use lane::Offload;
 use mesh::{Guard, Mesh, Peers};
 use metrics::{Metrics, Snapshot};
 use std::ops::Range;
@@ -75,7 +87,44 @@ struct Others {
 /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a plan that cannot run. What fails later is what
 /// [`Running::wait`] answers.
 pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, clock: Arc<dyn Clock>) -> Result<Running> {
+    start_with(plan, workers, Surroundings { embedded_broker, ..Surroundings::new(clock) })
+}
+
+/// What a run is given besides its plan.
+pub struct Surroundings {
+    /// The address that stands in for the broker called `embedded`.
+    pub embedded_broker: Option<String>,
+    /// The only clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where checkpoints are kept, instead of where the plan says.
+    pub store: Option<Store>,
+    /// Where it goes on.
+    pub wishes: Wishes,
+    /// Where work beside the workers is done.
+    pub offload: Offload,
+}
+
+impl Surroundings {
+    /// Nothing but the clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let (wishes, offload) = (Wishes::default(), Offload::default());
+        Surroundings { embedded_broker: None, clock, store: None, wishes, offload }
+    }
+}
+
+/// Starts `plan` with all that surrounds it.
+///
+/// # Errors
+/// As [`start`], and if the store of checkpoints cannot be opened.
+pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> Result<Running> {
     plan.check()?;
+    let Surroundings { embedded_broker, clock, store, wishes, offload } = surroundings;
+    let store = match (store, &plan.settings.checkpoint_store) {
+        (Some(store), _) => Some(store),
+        (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
+        (None, None) => None,
+    };
+    let keeping = store.map(|store| (store, wishes, offload));
     let fate = Arc::new(Fate::default());
     let (first, count) = match &workers {
         Workers::Threads(threads) => (0, *threads),
@@ -104,7 +153,7 @@ pub fn start(plan: Plan, workers: Workers, embedded_broker: Option<String>, cloc
     let plan = Arc::new(plan);
     let (shared_fate, shared_metrics) = (Arc::clone(&fate), Arc::clone(&metrics));
     let work = move |worker: &mut timely::worker::Worker| {
-        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics);
+        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, keeping.clone());
     };
     let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
         .map_err(Error::internal)?;
@@ -118,6 +167,7 @@ fn work(
     workers: &Range<usize>,
     fate: &Arc<Fate>,
     metrics: &Arc<Metrics>,
+    keeping: Option<(Store, Wishes, Offload)>,
 ) {
     let local = Local {
         plan: Arc::clone(plan),
@@ -128,9 +178,12 @@ fn work(
         full: Rc::default(),
         workers: workers.clone(),
         worker: worker.index(),
+        checkpoints: None,
+        committed: Rc::default(),
+        ended: Rc::default(),
     };
     // a panic is a bug; the other workers must hear of it instead of waiting for this one
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, keeping))) {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));

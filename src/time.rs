@@ -62,6 +62,8 @@ pub struct SplitReport {
     pub split: u32,
     /// The next row to read: an offset in a topic, a byte or a row in a file.
     pub position: u64,
+    /// How many records of it are in the epoch, bad ones included where the table leaves them out.
+    pub rows: u64,
     /// The split's own promise about event time.
     pub watermark: Watermark,
     /// Left out of the source's minimum, because no data came for longer than the idle timeout.
@@ -79,8 +81,14 @@ pub struct Report {
     pub splits: Vec<SplitReport>,
     /// The watermark that holds when every split of the source is idle.
     pub when_all_idle: Watermark,
+    /// What the clock said when the epoch began on this worker.
+    pub wall: Micros,
+    /// The epoch ends with a checkpoint. All reports of an epoch agree about it.
+    pub checkpoint: bool,
     /// No further report will come: every split of this worker has ended.
     pub ended: bool,
+    /// No further report will come in this run.
+    pub last: bool,
 }
 
 /// Where wall time and waiting time come from. The engine asks nothing else, so a test can hold the hands.

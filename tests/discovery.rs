@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray}
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
-use highwater::connector::{Context, Polled, Source, Split};
+use highwater::connector::{Context, Polled, Source, Split, SplitStart};
 use highwater::error::{Error, Result};
 use pipeline::{SECOND, SHAPES, assert_same, expected, run_with, sorted};
 use std::sync::Arc;
@@ -57,9 +57,9 @@ impl Source for Handle {
         }
     }
 
-    fn open(&self, splits: &[String], _: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], _: &Context) -> Result<Vec<Box<dyn Split>>> {
         self.0.opened.fetch_add(splits.len(), SeqCst);
-        let open = |name: &String| {
+        let open = |SplitStart { name, .. }: &SplitStart| {
             let number = name.parse().unwrap();
             Box::new(GrowingSplit { shared: Arc::clone(&self.0), number, step: 0, since: None }) as Box<dyn Split>
         };

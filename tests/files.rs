@@ -5,7 +5,9 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimestampMicrosecondT
 use highwater::batch::Batch;
 use highwater::connector::builtin::{Builtin, CONNECTORS};
 use highwater::connector::memory::{MemorySink, MemorySource};
-use highwater::connector::{Connectors, Context, OptionText, Options, Polled, SinkInput, Source, Split, Table};
+use highwater::connector::{
+    Connectors, Context, OptionText, Options, Polled, SinkInput, Source, Split, SplitStart, Table,
+};
 use highwater::error::Result;
 use highwater::runtime::metrics::Role;
 use highwater::runtime::{self, Workers};
@@ -21,6 +23,11 @@ use std::time::Duration;
 
 fn context() -> Context {
     Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 2 }
+}
+
+/// These splits from their start.
+fn starts(names: Vec<String>) -> Vec<SplitStart> {
+    names.into_iter().map(SplitStart::whole).collect()
 }
 
 /// A table with the columns `name type`, where a type is s(tring) or i(nteger), and options `name = value`.
@@ -73,7 +80,7 @@ fn drain(split: &mut dyn Split, rows_max: impl Fn() -> usize) -> Result<Vec<Batc
 fn read(source: &dyn Source, rows_max: impl Fn() -> usize) -> Result<Vec<String>> {
     let names = source.splits(&context())?;
     let mut rows = Vec::new();
-    for mut split in source.open(&names, &context())? {
+    for mut split in source.open(&starts(names), &context())? {
         for batch in drain(split.as_mut(), &rows_max)? {
             rows.extend(texts(&batch));
         }
@@ -128,7 +135,7 @@ fn the_splits_of_one_worker_can_be_polled_in_turns() {
     let path = directory.path().join("a.txt");
     fs::write(&path, lines.join("\n")).unwrap();
     let source = text_file(&path, &[("split.bytes", "40 KiB")]).unwrap();
-    let mut splits = source.open(&source.splits(&context()).unwrap(), &context()).unwrap();
+    let mut splits = source.open(&starts(source.splits(&context()).unwrap()), &context()).unwrap();
     assert_eq!(splits.len(), 6);
     let mut found = Vec::new();
     while !splits.is_empty() {
@@ -189,7 +196,7 @@ fn a_bad_record_is_named_by_its_line_or_in_a_later_split_by_its_byte() {
     let opened = text_file(&path, &[]).unwrap();
     let names = opened.splits(&context()).unwrap();
     fs::write(&path, "short").unwrap();
-    let error = drain(opened.open(&names, &context()).unwrap()[0].as_mut(), || 10).unwrap_err();
+    let error = drain(opened.open(&starts(names), &context()).unwrap()[0].as_mut(), || 10).unwrap_err();
     assert!(error.to_string().ends_with("it had 45 bytes when reading began and has fewer now"), "{error}");
 }
 
@@ -234,7 +241,7 @@ fn a_pipe_is_read_as_it_comes_without_waiting() {
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     let source = text_file(&path, &[]).unwrap();
     let names = source.splits(&context()).unwrap();
-    let mut split = source.open(&names, &context()).unwrap().remove(0);
+    let mut split = source.open(&starts(names), &context()).unwrap().remove(0);
     assert!(matches!(split.poll(10).unwrap(), Polled::Pending), "there is not even a writer");
     let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::io::Write::write_all(&mut writer, b"to be\nor not").unwrap();
@@ -449,7 +456,7 @@ fn a_compressed_file_that_is_broken_is_read_up_to_there() {
         let failure = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
             let source = text_file(&path, &[]).unwrap();
-            let mut split = source.open(&source.splits(&context()).unwrap(), &context()).unwrap().remove(0);
+            let mut split = source.open(&starts(source.splits(&context()).unwrap()), &context()).unwrap().remove(0);
             let mut found = Vec::new();
             loop {
                 match split.poll(100) {
@@ -680,7 +687,7 @@ fn thousands_of_files_are_read_with_few_of_them_open() {
         fs::write(directory.path().join(format!("{n:04}.txt")), text).unwrap();
     }
     let source = text_file(&directory.path().join("*.txt"), &[]).unwrap();
-    let mut splits = source.open(&source.splits(&context()).unwrap(), &context()).unwrap();
+    let mut splits = source.open(&starts(source.splits(&context()).unwrap()), &context()).unwrap();
     assert_eq!(splits.len(), 3000);
     let mut sum = 0;
     let mut most = 0;
@@ -701,7 +708,7 @@ fn thousands_of_files_are_read_with_few_of_them_open() {
     let opened = |name: &str| {
         let source = text_file(&directory.path().join(name), &[]).unwrap();
         let names = source.splits(&context()).unwrap();
-        source.open(&names, &context()).unwrap().remove(0)
+        source.open(&starts(names), &context()).unwrap().remove(0)
     };
     let mut gone = opened("0001.txt");
     fs::remove_file(directory.path().join("0001.txt")).unwrap();
@@ -784,7 +791,7 @@ fn a_file_is_followed_line_by_line() {
     let opened = || {
         let source = text_file(&path, &follow).unwrap();
         assert!(!source.bounded() && source.discovery_interval().is_none());
-        source.open(&source.splits(&context).unwrap(), &context).unwrap().remove(0)
+        source.open(&starts(source.splits(&context).unwrap()), &context).unwrap().remove(0)
     };
     append("one\ntw");
     let mut split = opened();

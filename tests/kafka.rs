@@ -1,7 +1,11 @@
 //! The Kafka connector against brokers: its sources and sinks driven by hand, without the runtime.
 
+#[path = "kafka/publish.rs"]
+mod publish;
 #[path = "kafka/records.rs"]
 mod records;
+#[path = "kafka/resume.rs"]
+mod resume;
 #[path = "kafka/security.rs"]
 mod security;
 #[path = "support/kafka.rs"]
@@ -15,9 +19,12 @@ use highwater::batch::Batch;
 use highwater::broker::{Broker, Config};
 use highwater::connector::builtin::CONNECTORS;
 use highwater::connector::kafka::{KafkaSink, KafkaSource};
-use highwater::connector::{Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, Table};
+use highwater::connector::{
+    Changes, Context, OptionText, Options, Polled, Shard, Sink, Source, Split, SplitStart, Table,
+};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::time::SystemClock;
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -42,6 +49,9 @@ fn a_real_broker_passes_the_suite() {
             ("deleted topic", a_deleted_topic_is_named),
             ("created topic", a_sink_may_create_its_topic),
             ("settings", topics::a_created_topic_has_its_settings),
+            ("kills", publish::five_kills_in_each_of_four_shards),
+            ("limits", publish::a_topics_own_limit_is_kept),
+            ("gap", resume::deleted_records_are_a_gap),
         ],
     );
 }
@@ -50,6 +60,13 @@ fn a_real_broker_passes_the_suite() {
 fn the_development_broker_passes_the_suite() {
     let broker = Broker::start(Config { listen: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
     suite(&broker.address());
+    run(
+        &broker.address(),
+        &[
+            ("kills", publish::twenty_five_kills_in_each_of_four_shards),
+            ("timeout", publish::a_transaction_that_outlives_its_timeout_is_published_again),
+        ],
+    );
 }
 
 type Case = (&'static str, fn(&str));
@@ -79,6 +96,14 @@ fn suite(bootstrap: &str) {
             ("on request", topics::a_topic_is_created_on_request),
             ("later topics", topics::a_pipeline_reads_topics_that_come_later),
             ("refusals", what_cannot_be_written_is_refused),
+            ("published", publish::what_is_published_is_known_when_it_is_opened_again),
+            ("staged", publish::rows_are_staged_as_they_will_be_published),
+            ("failures", publish::a_failure_spends_a_publisher_and_the_next_one_goes_on),
+            ("zombies", publish::a_publisher_that_wakes_beside_its_successor_adds_nothing),
+            ("hidden markers", publish::an_open_transaction_of_another_hides_no_marker),
+            ("deleted output", publish::a_topic_that_is_deleted_is_noticed),
+            ("recreated input", resume::a_topic_that_was_recreated_is_not_read_on),
+            ("positions", resume::a_position_is_gone_on_from_or_refused),
             ("volume", two_hundred_thousand_rows_go_in_and_out),
         ],
     );
@@ -137,8 +162,21 @@ fn source(bootstrap: &str, topic: &str, options: &[(&str, &str)]) -> KafkaSource
 
 /// Opens all splits of `source` as one worker does.
 fn open(source: &KafkaSource) -> Vec<Box<dyn Split>> {
-    let names = source.splits(&context()).unwrap();
-    source.open(&names, &context()).unwrap()
+    open_all(source, source.splits(&context()).unwrap())
+}
+
+fn open_all(source: &KafkaSource, names: Vec<String>) -> Vec<Box<dyn Split>> {
+    source.open(&names.into_iter().map(SplitStart::whole).collect::<Vec<_>>(), &context()).unwrap()
+}
+
+/// Splits' names without the ids of their topics, which must be there.
+fn without_ids(names: &[String]) -> Vec<String> {
+    let without = |name: &String| {
+        let (rest, id) = name.rsplit_once(",\"id\":").unwrap_or_else(|| panic!("{name} has no id"));
+        assert_eq!(id.len(), 25, "22 characters in quotes, and the end");
+        format!("{rest}}}")
+    };
+    names.iter().map(without).collect()
 }
 
 /// Rows of a split as text, until `enough` says so or the split ends.
@@ -207,11 +245,11 @@ fn a_bounded_read_gives_every_partition_once(bootstrap: &str) {
     produce(&producer(bootstrap, &[]), &topic, 2, [(Some(b"x".as_slice()), 0), (None, 0), (Some(b"".as_slice()), 0)]);
     let source = source(bootstrap, &topic, &[TO_THE_END]);
     let names = source.splits(&context()).unwrap();
-    assert_eq!(names[2], format!(r#"{{"topic":"{topic}","partition":2,"start":0,"end":3}}"#));
+    assert_eq!(without_ids(&names)[2], format!(r#"{{"topic":"{topic}","partition":2,"start":0,"end":3}}"#));
     // what comes after the end was looked up is not read
     produce_texts(bootstrap, &topic, 0, &["late"]);
     produce_texts(bootstrap, &topic, 1, &["late"]);
-    let mut splits = source.open(&names, &context()).unwrap();
+    let mut splits = open_all(&source, names);
     let rows: Vec<Vec<String>> = splits.iter_mut().map(read_to_end).collect();
     assert_eq!(rows, [vec!["a", "b", "c"], vec![], vec!["x", "NULL", ""]]);
     assert_eq!(splits.iter().map(|split| split.position()).collect::<Vec<_>>(), [3, 0, 3]);
@@ -220,7 +258,7 @@ fn a_bounded_read_gives_every_partition_once(bootstrap: &str) {
     let names = count.splits(&context()).unwrap();
     let mut rows = 0;
     for share in names.chunks(2) {
-        for mut split in count.open(share, &context()).unwrap() {
+        for mut split in open_all(&count, share.to_vec()) {
             loop {
                 match split.poll(2).unwrap() {
                     Polled::Rows { rows: batch, .. } => rows += batch.num_rows(),
@@ -307,8 +345,8 @@ fn aborted_records_are_skipped_and_markers_do_not_hang_a_bounded_read(bootstrap:
     // kept, marker, dropped, marker
     let committed = source(bootstrap, &topic, &[TO_THE_END]);
     let names = committed.splits(&context()).unwrap();
-    assert!(names[0].ends_with(r#""start":0,"end":4}"#), "{names:?}");
-    let mut split = committed.open(&names, &context()).unwrap().remove(0);
+    assert!(without_ids(&names)[0].ends_with(r#""start":0,"end":4}"#), "{names:?}");
+    let mut split = open_all(&committed, names).remove(0);
     assert_eq!(read_to_end(&mut split), ["kept"]);
     assert_eq!(split.position(), 4);
     let all = [TO_THE_END, ("properties.isolation.level", "read_uncommitted")];
@@ -544,7 +582,7 @@ fn deleted_records_are_counted(bootstrap: &str) {
     produce_texts(bootstrap, &topic, 0, &["a", "b", "c", "d", "e"]);
     let names = source.splits(&context()).unwrap();
     support::delete_records(bootstrap, &topic, 3);
-    let mut split = source.open(&names, &context()).unwrap().remove(0);
+    let mut split = open_all(&source, names).remove(0);
     let error = read(&mut split, |rows| !rows.is_empty()).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -9,7 +9,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
-use highwater::connector::{Connectors, Context, OptionText, Options, Polled, Table};
+use highwater::connector::{Connectors, Context, OptionText, Options, Polled, SplitStart, Table};
 use highwater::time::SystemClock;
 use pipeline::{SHAPES, run_with, sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -99,7 +99,10 @@ fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) ->
     let source = Builtin::default().source(&table, &all).expect("the options are right");
     let context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
     let names = source.splits(&context).expect("it names its splits");
-    let mut split = source.open(&names, &context).expect("it opens").remove(0);
+    let mut split = source
+        .open(&names.into_iter().map(SplitStart::whole).collect::<Vec<_>>(), &context)
+        .expect("it opens")
+        .remove(0);
     let mut batches = Vec::new();
     while let Polled::Rows { rows, .. } = split.poll(8192).expect("it makes rows") {
         batches.push(rows);

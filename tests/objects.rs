@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 use highwater::batch::Batch;
 use highwater::connector::builtin::Builtin;
-use highwater::connector::{Connectors, Context, Options, Polled, SinkInput, Source, Table};
+use highwater::connector::{Connectors, Context, Options, Polled, SinkInput, Source, SplitStart, Table};
 use highwater::error::Result;
 use highwater::time::SystemClock;
 use pipeline::{SHAPES, for_seeds, run_with};
@@ -28,6 +28,11 @@ use std::sync::Arc;
 
 fn context() -> Context {
     Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 2 }
+}
+
+/// These splits from their start.
+fn starts(names: Vec<String>) -> Vec<SplitStart> {
+    names.into_iter().map(SplitStart::whole).collect()
 }
 
 fn table(schema: &SchemaRef, path: &str, format: &str, more: &[(&str, &str)]) -> Table {
@@ -49,7 +54,7 @@ fn source(table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
 /// All rows, in the splits' order, in polls of `rows_max`.
 fn read(source: &dyn Source, rows_max: usize) -> Result<Batch> {
     let mut batches = Vec::new();
-    for mut split in source.open(&source.splits(&context())?, &context())? {
+    for mut split in source.open(&starts(source.splits(&context())?), &context())? {
         loop {
             match split.poll(rows_max)? {
                 Polled::Rows { rows, bytes } => {

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::{MemorySink, MemorySource};
-use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split};
+use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split, SplitStart};
 use highwater::error::Result;
 use highwater::sql::{self, Text};
 use pipeline::{
@@ -717,7 +717,7 @@ impl Source for Watched {
         self.source.splits(context)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let watched =
             |split| Box::new(WatchedSplit { split, tick: self.tick, log: Arc::clone(&self.log) }) as Box<dyn Split>;
         Ok(self.source.open(splits, context)?.into_iter().map(watched).collect())

@@ -4,7 +4,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use highwater::connector::kafka::METADATA;
 use highwater::connector::{
     CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionSpec, Options, Preset, Shard, Sink, SinkInput,
-    Source, Split, Table, Takes,
+    Source, Split, SplitStart, Table, Takes,
 };
 use highwater::error::{ErrorKind, Result};
 use highwater::plan::Tick;
@@ -72,7 +72,7 @@ impl Source for StubSource {
         unreachable!("plans are not run here")
     }
 
-    fn open(&self, _splits: &[String], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, _splits: &[SplitStart], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
         unreachable!("plans are not run here")
     }
 }

@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray}
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
-use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split};
+use highwater::connector::{Changes, Context, Polled, Shard, Sink, Source, Split, SplitStart};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::runtime::fate::Fate;
 use highwater::runtime::metrics::{Role, Snapshot};
@@ -70,8 +70,8 @@ impl Source for Scripted {
         Ok((0..self.0.len()).map(|number| number.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], _: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| {
+    fn open(&self, splits: &[SplitStart], _: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |SplitStart { name, .. }: &SplitStart| {
             let number: usize = name.parse().unwrap();
             Box::new(ScriptedSplit { number, line: Arc::clone(&self.0[number]), position: 0, polled: 0 })
                 as Box<dyn Split>

@@ -1,10 +1,13 @@
 //! An operator: `totals` takes a name and a number and gives, for each epoch and each name that came in it, the sum so far.
+//!
+//! Its rows come to the workers by name, and it keeps what it knows through a restart: see `delta` and `restore`.
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use highwater::batch::{Batch, batch_of};
 use highwater::error::{Error, Result};
 use highwater::operator::{CustomOperator, Operator, Output};
+use highwater::state::{Delta, Table};
 use highwater::time::{Epoch, Watermark};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +28,18 @@ impl CustomOperator for Totals {
         Ok(Arc::new(Schema::new(vec![input.field(0).clone(), total])))
     }
 
+    // All that `Sums` knows from one epoch for the next is in its deltas.
+    fn restores(&self) -> bool {
+        true
+    }
+
     fn operator(&self, input: &SchemaRef) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(Sums { schema: self.schema(input)?, sums: BTreeMap::new(), changed: BTreeSet::new() }))
+        Ok(Box::new(Sums {
+            schema: self.schema(input)?,
+            sums: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            unsaved: None,
+        }))
     }
 }
 
@@ -36,6 +49,20 @@ struct Sums {
     sums: BTreeMap<Option<String>, i64>,
     /// The names of the open epoch.
     changed: BTreeSet<Option<String>>,
+    /// The names that came since the last delta, if there are checkpoints.
+    unsaved: Option<BTreeSet<Option<String>>>,
+}
+
+impl Sums {
+    /// The sum of each of `names`, with the columns of the results.
+    fn rows(&self, names: impl IntoIterator<Item = Option<String>>) -> Result<Batch> {
+        let names: Vec<Option<String>> = names.into_iter().collect();
+        let totals: Int64Array = names.iter().map(|name| self.sums[name]).collect();
+        let rows = names.len();
+        let names: StringArray = names.into_iter().collect();
+        let columns: Vec<ArrayRef> = vec![Arc::new(names), Arc::new(totals)];
+        batch_of(Arc::clone(&self.schema), columns, rows)
+    }
 }
 
 impl Operator for Sums {
@@ -51,11 +78,36 @@ impl Operator for Sums {
     // An epoch is a set of rows: what is said waits for its end, so that it does not depend on the order in which they came.
     fn on_epoch(&mut self, _epoch: Epoch, _mark: Watermark, out: &mut Output) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
-        let totals: Int64Array = changed.iter().map(|name| self.sums[name]).collect();
-        let rows = changed.len();
-        let names: StringArray = changed.into_iter().collect();
-        let columns: Vec<ArrayRef> = vec![Arc::new(names), Arc::new(totals)];
-        out.push(batch_of(Arc::clone(&self.schema), columns, rows)?);
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.extend(changed.iter().cloned());
+        }
+        out.push(self.rows(changed)?);
         Ok(())
+    }
+
+    fn track(&mut self) {
+        self.unsaved.get_or_insert_default();
+    }
+
+    // What a row means is up to the operator: here a name's newest sum, in place of older ones.
+    fn delta(&mut self) -> Result<Delta> {
+        let Some(unsaved) = self.unsaved.as_mut().map(std::mem::take).filter(|names| !names.is_empty()) else {
+            return Ok(Delta::default());
+        };
+        // column 0 is the one that rows are dealt to workers by
+        Ok(vec![Table::new("sums", self.rows(unsaved)?, vec![0])])
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        for table in saved {
+            let rows = table.into_rows("sums", &self.schema)?;
+            let names = rows.column(0).as_string::<i32>().iter().map(|name| name.map(str::to_owned));
+            self.sums.extend(names.zip(rows.column(1).as_primitive::<Int64Type>().values().iter().copied()));
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        Ok(vec![Table::new("sums", self.rows(self.sums.keys().cloned())?, vec![0])])
     }
 }

@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, SchemaRef};
 use highwater::batch::{Batch, batch_of};
 use highwater::connector::{
-    Connector, ConnectorSpec, Context, OptionSpec, Polled, Preset, Source, Split, Table, Takes,
+    Connector, ConnectorSpec, Context, OptionSpec, Polled, Preset, Source, Split, SplitStart, Table, Takes,
 };
 use highwater::error::{Error, Result};
 use std::sync::Arc;
@@ -52,11 +52,16 @@ impl Source for Numbers {
         Ok((0..SPLITS).map(|split| split.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| -> Result<Box<dyn Split>> {
+    fn open(&self, splits: &[SplitStart], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |SplitStart { name, position }: &SplitStart| -> Result<Box<dyn Split>> {
+            let read = position.unwrap_or(0);
             let split: i64 =
                 name.parse().map_err(|_| Error::internal(format!("'{name}' is no split of a countdown")))?;
-            Ok(Box::new(Count { schema: Arc::clone(&self.schema), next: self.from - split, read: 0 }))
+            Ok(Box::new(Count {
+                schema: Arc::clone(&self.schema),
+                next: self.from - split - read as i64 * SPLITS,
+                read,
+            }))
         };
         splits.iter().map(open).collect()
     }

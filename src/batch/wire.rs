@@ -49,7 +49,7 @@ impl Encoder {
 }
 
 /// IPC sends the buffers behind views whole, also for a slice that shows little of them: views are given buffers of their own.
-fn compact_views(batch: &Batch) -> Result<Batch> {
+pub fn compact_views(batch: &Batch) -> Result<Batch> {
     let compact = |column: &ArrayRef| -> ArrayRef {
         match column.data_type() {
             DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => {

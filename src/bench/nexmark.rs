@@ -8,7 +8,7 @@ use super::answer::Answer;
 use super::meter::{Preparation, Spent};
 use crate::batch::{BATCH_ROWS, Batch, from_arrow};
 use crate::connector::nexmark::Nexmark;
-use crate::connector::{Context, OptionText, Options, Polled, Source, Split, Table};
+use crate::connector::{Context, OptionText, Options, Polled, Source, Split, SplitStart, Table};
 use crate::error::{Error, Result, nearest};
 use crate::operator::panes::event_times;
 use crate::plan::event_time_type;
@@ -165,7 +165,8 @@ impl Events {
         };
         let source = Nexmark::new(&table, &(0..columns.len()).collect::<Vec<_>>())?;
         let context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
-        let mut splits = source.open(&source.splits(&context)?, &context)?;
+        let starts: Vec<SplitStart> = source.splits(&context)?.into_iter().map(SplitStart::whole).collect();
+        let mut splits = source.open(&starts, &context)?;
         Ok(Events(splits.pop().expect("one split was asked for")))
     }
 

@@ -6,7 +6,7 @@ use super::{Case, Input, Workload, nexmark};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::connector::builtin::Builtin;
 use crate::connector::memory::MemorySource;
-use crate::connector::{Context, Polled, Sink, Source, Split};
+use crate::connector::{Context, Delivery, Polled, Sink, Source, Split, SplitStart};
 use crate::error::{Error, Result};
 use crate::expr::Expr;
 use crate::format::{Decode, Format, json};
@@ -170,7 +170,7 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
     };
     let read = step("source rows", Action::Source(source), Vec::new());
     let input = crate::plan::Input { from: 0, route: Route::Key(vec![0]) };
-    let sink = SinkStep { table: "moved".into(), connector: "memory".into(), sink };
+    let sink = SinkStep { table: "moved".into(), connector: "memory".into(), sink, delivery: Delivery::AtLeastOnce };
     Plan { settings, steps: vec![read, step("sink moved", Action::Sink(sink), vec![input])] }
 }
 
@@ -193,8 +193,9 @@ impl Source for Encoded {
         Ok((0..self.splits).map(|split| split.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], _: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| {
+    fn open(&self, splits: &[SplitStart], _: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |start: &SplitStart| {
+            let name = &start.name;
             let first: usize = name.parse().map_err(|_| Error::internal(format!("'{name}' is no split")))?;
             let records: Vec<BinaryArray> = self.records.iter().skip(first).step_by(self.splits).cloned().collect();
             let schema = self.schema();
@@ -249,7 +250,7 @@ impl Source for Paced {
         self.inner.splits(context)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let begin = context.clock.monotonic();
         let paced = |inner| -> Box<dyn Split> {
             Box::new(PacedSplit {

@@ -24,17 +24,27 @@ impl Server {
 
     pub fn on_metadata(&self, request: &Request, input: &mut Reader, out: &mut Writer) -> Read<()> {
         let version = request.version;
-        let asked = input.list_or_null(Reader::text)?;
+        let asked = input.list_or_null(|input| {
+            if version >= 10 {
+                input.uuid()?; // zero: topics are asked for by name before version 12
+            }
+            let name = input.text()?;
+            input.tags()?;
+            Ok(name)
+        })?;
         let may_create = version < 4 || input.bool()?;
         // Version 0 has no null: its empty list asks for everything.
         let names = match asked.filter(|names| version > 0 || !names.is_empty()) {
             None => self.topics.names(),
             Some(names) => names,
         };
+        let mut coordinator = self.coordinator();
         for name in names.iter().filter(|name| may_create && self.topics.get(name).is_none()) {
             // A name that is refused is reported with the others below.
-            let _ = self.coordinator().create_topic(&self.topics, name, self.config.default_partitions);
+            let _ = coordinator.create_topic(&self.topics, name, self.config.default_partitions);
         }
+        let uuids: Vec<[u8; 16]> = names.iter().map(|name| coordinator.topic_uuid(name).unwrap_or_default()).collect();
+        drop(coordinator);
         if version >= 3 {
             out.i32(0);
         }
@@ -44,6 +54,7 @@ impl Server {
             if version >= 1 {
                 out.text_or_null(None); // rack
             }
+            out.tags();
         });
         if version >= 2 {
             out.text(CLUSTER_ID);
@@ -51,7 +62,7 @@ impl Server {
         if version >= 1 {
             out.i32(BROKER_ID); // the controller
         }
-        out.list(&names, |out, name| {
+        out.list(names.iter().zip(&uuids), |out, (name, uuid)| {
             let topic = self.topics.get(name);
             out.i16(match topic {
                 Some(_) => 0,
@@ -59,6 +70,9 @@ impl Server {
                 None => ErrorCode::InvalidTopic as i16,
             });
             out.text(name);
+            if version >= 10 {
+                out.raw(uuid);
+            }
             if version >= 1 {
                 out.bool(false); // internal
             }
@@ -74,14 +88,17 @@ impl Server {
                 if version >= 5 {
                     out.empty_list(); // those offline
                 }
+                out.tags();
             });
             if version >= 8 {
                 out.i32(NOT_ASKED);
             }
+            out.tags();
         });
         if version >= 8 {
             out.i32(NOT_ASKED);
         }
+        out.tags();
         Ok(())
     }
 

@@ -7,6 +7,8 @@ use super::group::Group;
 use super::ledger::Ledger;
 use super::protocol::{Answer, ErrorCode};
 use super::topics::{self, Topics};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
@@ -51,6 +53,21 @@ impl Coordinator {
             tracing::warn!("cannot write the ledger: {error}");
         }
         written.map_err(|_| ErrorCode::StorageError)
+    }
+
+    /// Makes sure that this broker has a number of its own.
+    pub fn number(&mut self) -> Answer<()> {
+        match self.known.instance {
+            0 => self.note(Fact::Instance { number: StdRng::from_os_rng().random_range(1..=i64::MAX) }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What Kafka calls the topic's id: no other topic of any broker ever has it.
+    pub fn topic_uuid(&self, name: &str) -> Option<[u8; 16]> {
+        let (id, _) = self.known.topics.get(name)?;
+        let halves = u128::from(self.known.instance.cast_unsigned()) << 64 | u128::from(id.cast_unsigned());
+        Some(halves.to_be_bytes())
     }
 
     pub fn create_topic(&mut self, topics: &Topics, name: &str, partitions: i32) -> Answer<()> {

@@ -28,6 +28,10 @@ pub enum Fact {
         next_topic_id: i64,
         next_producer_id: i64,
     },
+    /// A number that tells this broker's topics from those of any other: half of their ids.
+    Instance {
+        number: i64,
+    },
     /// A topic was made, or got more partitions.
     Topic {
         name: String,
@@ -97,6 +101,8 @@ impl Transaction {
 /// What the facts add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Known {
+    /// 0 before the first start.
+    pub instance: i64,
     pub next_topic_id: i64,
     pub next_producer_id: i64,
     /// Id and number of partitions by name.
@@ -112,6 +118,7 @@ impl Known {
                 self.next_topic_id = self.next_topic_id.max(next_topic_id);
                 self.next_producer_id = self.next_producer_id.max(next_producer_id);
             }
+            Fact::Instance { number } => self.instance = number,
             Fact::Topic { name, id, partitions } => {
                 self.next_topic_id = self.next_topic_id.max(id + 1);
                 self.topics.insert(name, (id, partitions));
@@ -174,6 +181,9 @@ impl Known {
     pub fn facts(&self) -> Vec<Fact> {
         let (next_topic_id, next_producer_id) = (self.next_topic_id, self.next_producer_id);
         let mut facts = vec![Fact::Numbers { next_topic_id, next_producer_id }];
+        if self.instance != 0 {
+            facts.push(Fact::Instance { number: self.instance });
+        }
         for (name, (id, partitions)) in &self.topics {
             facts.push(Fact::Topic { name: name.clone(), id: *id, partitions: *partitions });
         }
@@ -261,6 +271,10 @@ impl Fact {
                 out.i8(9);
                 out.text(group);
             }
+            Fact::Instance { number } => {
+                out.i8(10);
+                out.i64(*number);
+            }
         }
         writer.into_bytes()
     }
@@ -287,6 +301,7 @@ impl Fact {
             7 => Fact::Ended { transactional_id: input.text()?, epoch: input.i16()?, commit: input.bool()? },
             8 => Fact::Offsets { group: input.text()?, offsets: input.list(read_offset)? },
             9 => Fact::GroupDeleted { group: input.text()? },
+            10 => Fact::Instance { number: input.i64()? },
             _ => return Err(Hangup("unknown kind of fact")),
         };
         if input.is_empty() { Ok(fact) } else { Err(Hangup("fact is too long")) }
@@ -325,6 +340,7 @@ mod tests {
         let id = || "tx".to_owned();
         let offset = |offset| (place("in"), Committed { offset, metadata: "epoch=1".into() });
         vec![
+            Fact::Instance { number: -7 },
             Fact::Topic { name: "in".into(), id: 4, partitions: 2 },
             Fact::Topic { name: "out".into(), id: 5, partitions: 2 },
             Fact::Producer { transactional_id: id(), producer_id: 9, epoch: 0, timeout_ms: 60_000 },

@@ -35,14 +35,14 @@ pub enum Api {
 
 /// What is answered, in which versions.
 ///
-/// Versions end where Kafka's flexible encoding begins; OffsetFetch alone goes on, because only its version 7 can
-/// ask to wait for open transactions. The group requests end before static members (`group.instance.id`), which the
+/// Versions end where Kafka's flexible encoding begins. Two go on: only OffsetFetch 7 can ask to wait for open
+/// transactions, and only Metadata 10 tells a topic from one that had its name before. The group requests end before static members (`group.instance.id`), which the
 /// broker does not have.
 pub const SUPPORTED: &[(Api, RangeInclusive<i16>)] = &[
     (Api::Produce, 3..=8),
     (Api::Fetch, 4..=11),
     (Api::ListOffsets, 1..=5),
-    (Api::Metadata, 0..=8),
+    (Api::Metadata, 0..=10),
     (Api::OffsetCommit, 2..=6),
     (Api::OffsetFetch, 1..=7),
     (Api::FindCoordinator, 0..=2),
@@ -72,7 +72,11 @@ impl Api {
     }
 
     pub fn is_flexible(self, version: i16) -> bool {
-        self == Api::OffsetFetch && version >= 6
+        match self {
+            Api::OffsetFetch => version >= 6,
+            Api::Metadata => version >= 9,
+            _ => false,
+        }
     }
 }
 

@@ -37,7 +37,8 @@ impl Server {
     pub fn open(config: Config, address: SocketAddr) -> Result<Server> {
         let Some(dir) = &config.dir else {
             let topics = Topics::new(None, config.memory_limit);
-            let coordinator = Coordinator::new(Default::default(), None);
+            let mut coordinator = Coordinator::new(Default::default(), None);
+            coordinator.number().map_err(|code| Error::internal(format!("memory refuses: {code:?}")))?;
             return Ok(Server::new(config, address, topics, coordinator, None));
         };
         let dir_lock = lock(dir)?;
@@ -50,6 +51,8 @@ impl Server {
         }
         topics.remove_strays()?;
         let mut coordinator = Coordinator::new(known, Some(ledger));
+        let unusable = |code| Error::unavailable(format!("cannot write the ledger: {code:?}"));
+        coordinator.number().map_err(unusable)?;
         transactions::resume(&mut coordinator, &topics)
             .map_err(|code| Error::unavailable(format!("cannot end the transactions of the last run: {code:?}")))?;
         Ok(Server::new(config, address, topics, coordinator, Some(dir_lock)))

@@ -1,7 +1,7 @@
 //! Kafka's wire types: a reader over one request and a writer for one response.
 //!
 //! Every length comes from the peer, so the reader never reserves memory for one: it takes what is there or refuses.
-//! A request in Kafka's *flexible* encoding (of those that the broker answers, only the newer OffsetFetch) has the
+//! A request in Kafka's *flexible* encoding (of those that the broker answers, only the newer OffsetFetch and Metadata) has the
 //! same fields in another dress: lengths as variable-size numbers and a list of tagged fields after each structure.
 
 /// Why a connection is closed: the request cannot be read, or the broker stops.
@@ -91,6 +91,11 @@ impl<'a> Reader<'a> {
 
     pub fn text(&mut self) -> Read<String> {
         self.text_or_null()?.ok_or(Hangup("text is null"))
+    }
+
+    /// A UUID.
+    pub fn uuid(&mut self) -> Read<[u8; 16]> {
+        self.array_of()
     }
 
     /// Bytes; null reads as none.

@@ -46,7 +46,8 @@ enum Format {
     Mermaid,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// The parser of `--set`.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -3,14 +3,17 @@
 use super::explain::Definition;
 use super::metrics::MetricsArguments;
 use super::progress::{Progress, REFRESH};
+use super::stop;
+use super::supervise::{supervise, supervised};
 use crate::broker::{self, Broker};
+use crate::checkpoint::store::Store;
 use crate::connector::Connectors;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Rendezvous, Secret};
 use crate::runtime::spawn::{Assignment, Children, spawn_local};
-use crate::runtime::{self, Running, Workers};
-use crate::time::{Clock, SystemClock};
+use crate::runtime::{self, From, Running, Surroundings, Wishes, Workers};
+use crate::time::{Clock, Epoch, SystemClock};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -18,16 +21,17 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often the end of a run is looked for.
-const LOOK: Duration = Duration::from_millis(20);
+pub const LOOK: Duration = Duration::from_millis(20);
 
 /// How long children may take to end after their parent's workers have.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The environment variable by which children learn of the parent's embedded broker.
-const BROKER_ENV: &str = "HIGHWATER_EMBEDDED_BROKER";
+pub const BROKER_ENV: &str = "HIGHWATER_EMBEDDED_BROKER";
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -58,6 +62,21 @@ pub struct Arguments {
     /// How long another process may be silent before it counts as dead
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     peer_timeout: Duration,
+    /// Begin at a savepoint: its name, or the directory or URL to which it was moved
+    #[arg(long, value_name = "NAME|PLACE", help_heading = "Checkpoints", conflicts_with = "fall_back_to")]
+    from_savepoint: Option<String>,
+    /// Begin at an earlier checkpoint; what was published after it is published again
+    #[arg(long, value_name = "EPOCH", help_heading = "Checkpoints")]
+    fall_back_to: Option<Epoch>,
+    /// The state of operators that the definition does not have any more may be dropped
+    #[arg(long, help_heading = "Checkpoints")]
+    allow_dropped_state: bool,
+    /// Input that is gone, such as records that a topic has deleted, may be left out
+    #[arg(long, help_heading = "Checkpoints")]
+    accept_gap: bool,
+    /// End when the run dies, instead of going on from the last checkpoint by itself
+    #[arg(long, help_heading = "Checkpoints")]
+    no_restart: bool,
     #[command(flatten)]
     metrics: MetricsArguments,
     /// No live line, even on a terminal
@@ -83,23 +102,75 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
     plan.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let assignment = Assignment::from_env()?;
+    let stored = plan.settings.checkpoint_store.is_some();
+    arguments.refuse_without(stored)?;
+    let supervised = assignment.is_none() && supervised()?;
+    let alone = assignment.is_none() && !supervised;
+    if alone
+        && stored
+        && !arguments.no_restart
+        && arguments.hosts.is_none()
+        && arguments.definition.file != Path::new("-")
+    {
+        let broker = if plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
+        return supervise(&plan, broker.as_ref().map(Broker::address).as_deref(), &clock);
+    }
     let door = arguments.metrics.open(assignment.as_ref().map_or(0, |child| child.process))?;
-    let broker =
-        if assignment.is_none() && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
+    let broker = if alone && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
     let (workers, part) = join(&arguments, assignment, &plan, address.as_deref(), &clock)?;
     let live = !arguments.no_progress && std::io::stderr().is_terminal() && !matches!(part, Part::Child);
     let live = live && !(std::io::stdout().is_terminal() && plan.sinks().any(|(_, sink)| sink.connector == "print"));
-    let running = runtime::start(plan, workers, address, Arc::clone(&clock))?;
+    let store = match (&plan.settings.checkpoint_store, matches!(part, Part::Child)) {
+        (Some(location), false) => Some(Store::open(location, &plan.settings.name)?),
+        _ => None,
+    };
+    let surroundings =
+        Surroundings { embedded_broker: address, wishes: arguments.wishes(), ..Surroundings::new(Arc::clone(&clock)) };
+    let running = runtime::start_with(plan, workers, surroundings)?;
     if let Some(door) = door {
         door.serve(&running)?;
     }
+    let over = Arc::new(AtomicBool::new(false));
+    if let Some(store) = store {
+        let (fate, over) = (running.fate(), Arc::clone(&over));
+        let listen = move || stop::listen(&store, &fate, &|| over.load(Ordering::Acquire));
+        let thread = std::thread::Builder::new().name("requests".into()).spawn(listen);
+        thread.map_err(|error| Error::unavailable("no thread is left").caused_by(error))?;
+    }
     let result = see_through(running, &part, live, &clock);
+    over.store(true, Ordering::Release);
     match (result, part) {
         // its parent has heard of it and speaks for all
         (Err(_), Part::Child) => std::process::exit(0),
         (result, Part::Parent(children)) => result.and_then(|()| children.wait(PATIENCE)),
         (result, _) => result,
+    }
+}
+
+impl Arguments {
+    /// What was said about checkpoints means nothing without any.
+    fn refuse_without(&self, stored: bool) -> Result<()> {
+        let given = [
+            (self.from_savepoint.is_some(), "--from-savepoint"),
+            (self.fall_back_to.is_some(), "--fall-back-to"),
+            (self.allow_dropped_state, "--allow-dropped-state"),
+            (self.accept_gap, "--accept-gap"),
+        ];
+        match given.into_iter().find(|(given, _)| *given && !stored) {
+            Some((_, name)) => Err(Error::invalid(format!("{name} is about checkpoints, and the pipeline has none"))
+                .help("SET 'checkpoint_store' to a directory")),
+            None => Ok(()),
+        }
+    }
+
+    fn wishes(&self) -> Wishes {
+        let from = match (&self.from_savepoint, self.fall_back_to) {
+            (Some(savepoint), _) => From::Savepoint(savepoint.clone()),
+            (None, Some(epoch)) => From::Checkpoint(epoch),
+            (None, None) => From::Latest,
+        };
+        Wishes { from, drop_state: self.allow_dropped_state, accept_gap: self.accept_gap }
     }
 }
 

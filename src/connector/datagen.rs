@@ -16,7 +16,7 @@
 
 mod draw;
 
-use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
+use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result, nearest};
 use crate::time::{Clock, Micros};
@@ -293,8 +293,9 @@ impl Source for Datagen {
         Ok((0..self.splits).map(|split| split.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |start: &SplitStart| {
+            let (name, row) = (&start.name, start.position.unwrap_or(0));
             let split: u64 =
                 name.parse().map_err(|_| Error::internal(format!("'{name}' is no split of generated rows")))?;
             Ok(Box::new(DatagenSplit {
@@ -307,7 +308,8 @@ impl Source for Datagen {
                 seed: self.seed,
                 clock: Arc::clone(&context.clock),
                 started: None,
-                row: 0,
+                first: row,
+                row,
                 polled: 0,
             }) as Box<dyn Split>)
         };
@@ -327,6 +329,8 @@ struct DatagenSplit {
     seed: u64,
     clock: Arc<dyn Clock>,
     started: Option<Duration>,
+    /// The row that it began with.
+    first: u64,
     /// The next row, and the number of those before it that the last poll gave.
     row: u64,
     polled: u64,
@@ -370,7 +374,7 @@ impl DatagenSplit {
         let now = self.clock.monotonic();
         let elapsed = now.saturating_sub(*self.started.get_or_insert(now));
         let due = elapsed.as_nanos() * u128::from(rate) / u128::from(self.splits) / 1_000_000_000;
-        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.row)
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.row - self.first)
     }
 
     fn generate(&self, rows: usize) -> Result<Batch> {
@@ -762,7 +766,7 @@ mod tests {
         let datagen = Datagen::new(&table(given), columns).unwrap();
         let context = context(Arc::new(Hands::default()));
         let names = datagen.splits(&context).unwrap();
-        let mut split = datagen.open(&names[split..=split], &context).unwrap().remove(0);
+        let mut split = datagen.open(&[SplitStart::whole(names[split].clone())], &context).unwrap().remove(0);
         let mut batches = Vec::new();
         while let Polled::Rows { rows, .. } = split.poll(rows_max()).unwrap() {
             batches.push(rows);
@@ -925,7 +929,7 @@ mod tests {
         let datagen = Datagen::new(&table(&[("rows-per-second", "1000"), ("splits", "2")]), &[0]).unwrap();
         assert!(!datagen.bounded());
         let context = context(hands.clone());
-        let mut split = datagen.open(&["1".into()], &context).unwrap().remove(0);
+        let mut split = datagen.open(&[SplitStart::whole("1")], &context).unwrap().remove(0);
         let mut given = |millis| {
             hands.0.store(millis, Ordering::Relaxed);
             match split.poll(100).unwrap() {

@@ -7,13 +7,16 @@
 //! With `scan.follow` a file of lines is one split that does not end, and files that come later are splits of their own.
 //!
 //! ```text
-//! FileSource ── splits: files, cut ──▶ names ── open ──▶ LinesSplit (records)  or  RowsSplit (Parquet, Avro)
+//! FileSource ── splits: files, cut ──▶ names (Piece) ── open ──▶ LinesSplit (records)  or  RowsSplit (Parquet, Avro)
 //! FileSink ── FileShard ──▶ Part: hidden until it is complete
+//!          └─ FileStager ──▶ rows in checkpoints ──▶ FilePublisher: files of whole checkpoints, once
 //! ```
 
 mod handle;
 mod lines;
 mod partition;
+mod piece;
+mod publish;
 mod rows;
 mod sink;
 mod stream;
@@ -22,7 +25,7 @@ pub use partition::METADATA;
 pub use sink::FileSink;
 
 use super::bad::{OnError, Sieve};
-use super::{Context, OptionSpec, Options, Preset, Source, Split, Table, Takes};
+use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::parquet::Footer;
 use crate::format::sift::OnBad;
@@ -31,6 +34,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use handle::{Handle, Identity, OpenFiles};
 use lines::{Blocks, Input, LinesSplit};
 use partition::{Partition, PartitionedSplit};
+use piece::{END, Part, Piece};
 use rows::{Footers, RowsSplit, Share};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -282,7 +286,7 @@ impl FileSource {
         if !metadata.is_file() {
             // Not opened here: a pipe's writer would take the first end of its reader for the last.
             return match records {
-                Some(_) => Ok(vec![Piece { path: name.into(), part: Part::Stream }]),
+                Some(_) => Ok(vec![Piece::stream(name)]),
                 None => {
                     Err(Error::invalid("it is no regular file, which a format of rows needs").within(place_of(name)))
                 }
@@ -290,13 +294,14 @@ impl FileSource {
         }
         File::open(path).map_err(|error| unreadable(path, &error))?;
         let size = metadata.len();
-        let piece = |part| Piece { path: name.into(), part };
+        let identity = Some(Identity::of(&metadata));
+        let piece = |part| Piece { path: name.into(), part, identity };
         let packing = self.packing.unwrap_or_else(|| Packing::of_name(name));
         if records.is_some() && packing != Packing::None {
             return Ok(vec![piece(Part::Packed { packing, size })]);
         }
         if self.follow && records.is_some() {
-            return Ok(vec![piece(Part::Followed(Identity::of(&metadata)))]);
+            return Ok(vec![piece(Part::Followed)]);
         }
         if let FileFormat::Parquet(_) = self.format {
             let file: Arc<dyn ReadAt> = Arc::new(Handle::new(name, size, &Arc::default()));
@@ -311,7 +316,10 @@ impl FileSource {
         let mut start = 0_u64;
         loop {
             let end = start.saturating_add(step).min(size);
-            pieces.push(piece(Part::Bytes { start, end, size }));
+            pieces.push(piece(match records {
+                Some(_) => Part::Bytes { start, end, size },
+                None => Part::Blocks { start, end, size },
+            }));
             if end == size {
                 return Ok(pieces);
             }
@@ -348,16 +356,16 @@ impl Source for FileSource {
     }
 
     fn discover(&self, known: &[String], _context: &Context) -> Result<Vec<String>> {
-        let known = known.iter().map(|name| Piece::parse(name).map(|piece| (piece.path, piece.part)));
+        let known = known.iter().map(|name| Piece::parse(name).map(|piece| (piece.path, (piece.part, piece.identity))));
         let known = known.collect::<Result<HashMap<_, _>>>()?;
         let mut names = Vec::new();
         for path in self.files()? {
             match path.to_str().and_then(|path| known.get(path)) {
                 None => names.extend(self.pieces(&path)?.iter().map(Piece::name)),
-                Some(Part::Followed(identity)) => {
+                Some((Part::Followed, identity)) => {
                     // It may be gone by now, which its split will see.
                     let now = fs::metadata(&path).map(|metadata| Identity::of(&metadata));
-                    if now.is_ok_and(|now| now != *identity) {
+                    if now.is_ok_and(|now| Some(now) != *identity) {
                         return Err(Error::invalid(handle::REPLACED)
                             .within(place_of(&path.to_string_lossy()))
                             .help(lines::FOLLOW_HELP));
@@ -371,7 +379,7 @@ impl Source for FileSource {
 
     fn splits(&self, _context: &Context) -> Result<Vec<String>> {
         if self.path == "-" {
-            return Ok(vec![Piece { path: "-".into(), part: Part::Stream }.name()]);
+            return Ok(vec![Piece::stream("-").name()]);
         }
         let mut names = Vec::new();
         for path in self.files()? {
@@ -380,37 +388,58 @@ impl Source for FileSource {
         Ok(names)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn resume(&self, splits: Vec<SplitStart>, accept_gap: bool, _context: &Context) -> Result<Vec<SplitStart>> {
+        let resume = |split: SplitStart| Piece::parse(&split.name)?.resume(split.position, accept_gap);
+        splits.into_iter().map(resume).collect()
+    }
+
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         let files = Arc::new(OpenFiles::default());
         let footers = Footers::default();
         let buffer = Rc::new(Cell::new(Vec::new()));
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
-        for name in splits {
-            let Piece { path, part } = Piece::parse(name)?;
+        for SplitStart { name, position } in splits {
+            let piece = Piece::parse(name)?;
+            if position.is_some_and(|position| piece.ended_at(position)) {
+                opened.push(Box::new(Ended { path: piece.path }));
+                continue;
+            }
+            let Piece { path, part, identity } = piece;
             let handle = |size| Handle::new(&path, size, &files);
             let split: Box<dyn Split> = match &self.format {
                 FileFormat::Records(format) => {
+                    let begin = position.unwrap_or(0);
                     let (start, input) = match part {
+                        Part::Stream if begin > 0 => {
+                            return Err(Error::internal(format!("'{name}' cannot be read on")));
+                        }
                         Part::Stream => {
                             (0, Input::Stream(Stream::start(&path, self.packing.unwrap_or(Packing::None))?))
                         }
-                        Part::Packed { packing, size } => (0, Input::Stream(Stream::packed(handle(size), packing))),
-                        Part::Followed(identity) => {
-                            let file = Handle::followed(&path, identity, &files);
+                        Part::Packed { packing, size } => {
+                            (0, Input::Stream(Stream::packed(handle(size), packing, begin)))
+                        }
+                        Part::Followed => {
+                            let identity = identity.expect("the name of a file that is followed has its identity");
+                            let file = Handle::followed(&path, identity, begin, &files);
                             (0, Input::File(Blocks::followed(file, &context.clock, &buffer)))
                         }
-                        Part::Bytes { start, end, size } | Part::Groups { start, end, size } => {
+                        Part::Bytes { start, end, size } => {
                             (start, Input::File(Blocks::new(handle(size), end, &buffer)))
+                        }
+                        Part::Blocks { .. } | Part::Groups { .. } => {
+                            return Err(Error::internal(format!("'{name}' has no lines")));
                         }
                     };
                     let sieve = Sieve::new(format.decoder(&self.inner, &self.inner_columns)?, self.on_bad);
-                    Box::new(LinesSplit::new(path.clone(), input, start, format, sieve))
+                    let bounds = (start, position.unwrap_or(start));
+                    Box::new(LinesSplit::new(path.clone(), input, bounds, format, sieve))
                 }
                 FileFormat::Parquet(_) | FileFormat::Avro(_) => {
                     let (share, size) = match part {
-                        Part::Bytes { start, end, size } => (Share::Bytes(start..end), size),
+                        Part::Blocks { start, end, size } => (Share::Bytes(start..end), size),
                         Part::Groups { start, end, size } => (Share::Groups(start as usize..end as usize), size),
-                        Part::Stream | Part::Packed { .. } | Part::Followed(_) => {
+                        _ => {
                             return Err(Error::internal(format!("'{name}' has no rows")));
                         }
                     };
@@ -421,7 +450,7 @@ impl Source for FileSource {
                         schema: Arc::clone(&self.inner_schema),
                         missing: self.missing,
                         footers: Rc::clone(&footers),
-                        state: rows::State::default(),
+                        state: rows::State::at(position.unwrap_or(0)),
                     })
                 }
             };
@@ -441,74 +470,22 @@ impl Source for FileSource {
     }
 }
 
-/// A split's name, parsed: the path, then `:start-end/size` for bytes, `:groups start-end/size`, `:gzip/size`, `:zstd/size`,
-/// `:followed` with which file it is, or `:pipe`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Piece {
+/// A split that was read to its end before.
+struct Ended {
     path: String,
-    part: Part,
 }
 
-/// What a split has of a file that had `size` bytes when it was listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// These bytes.
-    Bytes { start: u64, end: u64, size: u64 },
-    /// These row groups.
-    Groups { start: u64, end: u64, size: u64 },
-    /// All, which is compressed.
-    Packed { packing: Packing, size: u64 },
-    /// All, and what is appended, as long as it is this file.
-    Followed(Identity),
-    /// All there is to read, of unknown size.
-    Stream,
-}
-
-impl Piece {
-    fn name(&self) -> String {
-        match self.part {
-            Part::Stream => format!("{}:pipe", self.path),
-            Part::Followed(Identity(device, number, born)) => {
-                format!("{}:followed {device}-{number}/{born}", self.path)
-            }
-            Part::Packed { packing: Packing::Zstd, size } => format!("{}:zstd/{size}", self.path),
-            Part::Packed { size, .. } => format!("{}:gzip/{size}", self.path),
-            Part::Bytes { start, end, size } => format!("{}:{start}-{end}/{size}", self.path),
-            Part::Groups { start, end, size } => format!("{}:groups {start}-{end}/{size}", self.path),
-        }
+impl Split for Ended {
+    fn poll(&mut self, _rows_max: usize) -> Result<Polled> {
+        Ok(Polled::Ended)
     }
 
-    fn parse(name: &str) -> Result<Piece> {
-        let parsed = name.rsplit_once(':').and_then(|(path, part)| {
-            if part == "pipe" {
-                return Some(Piece { path: path.into(), part: Part::Stream });
-            }
-            if let Some(identity) = part.strip_prefix("followed ") {
-                let (file, born) = identity.split_once('/')?;
-                let (device, number) = file.split_once('-')?;
-                let identity = Identity(device.parse().ok()?, number.parse().ok()?, born.parse().ok()?);
-                return Some(Piece { path: path.into(), part: Part::Followed(identity) });
-            }
-            let groups = part.strip_prefix("groups ");
-            let (range, size) = groups.unwrap_or(part).split_once('/')?;
-            let packing = match range {
-                "gzip" => Some(Packing::Gzip),
-                "zstd" => Some(Packing::Zstd),
-                _ => None,
-            };
-            if let Some(packing) = packing {
-                let part = Part::Packed { packing, size: size.parse().ok()? };
-                return Some(Piece { path: path.into(), part });
-            }
-            let (start, end) = range.split_once('-')?;
-            let (start, end, size) = (start.parse().ok()?, end.parse().ok()?, size.parse().ok()?);
-            let part = match groups {
-                Some(_) => Part::Groups { start, end, size },
-                None => Part::Bytes { start, end, size },
-            };
-            Some(Piece { path: path.into(), part })
-        });
-        parsed.ok_or_else(|| Error::internal(format!("'{name}' is no split of a file")))
+    fn position(&self) -> u64 {
+        END
+    }
+
+    fn place(&self, _row: usize) -> String {
+        place_of(&self.path)
     }
 }
 

@@ -15,12 +15,18 @@ pub(crate) mod client;
 mod config;
 pub(crate) mod consume;
 mod create;
+mod ids;
 mod metadata;
 mod oauth;
 mod partitioner;
+mod progress;
+mod publish;
 mod record;
+mod resume;
+mod settings;
 mod sink;
 mod source;
+mod staged;
 mod topics;
 
 pub use metadata::METADATA;
@@ -46,6 +52,8 @@ pub const OPTIONS: &[&OptionSpec] = &[
     &record::VALUE_INCLUDE,
     &sink::PARTITIONER,
     &sink::COMPRESSION,
+    &progress::TOPIC,
+    &publish::BYTES,
     &create::CREATE,
     &create::PARTITIONS,
     &create::REPLICATION,

@@ -3,7 +3,7 @@
 //! The definition reaches them by name, `'connector' = 'memory', 'name' = 'words'`, through
 //! [`Builtin`](super::builtin::Builtin).
 
-use super::{Changes, Context, OptionSpec, Polled, Preset, Shard, Sink, Source, Split, Takes};
+use super::{Changes, Context, OptionSpec, Polled, Preset, Shard, Sink, Source, Split, SplitStart, Takes};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use arrow::datatypes::SchemaRef;
@@ -60,12 +60,18 @@ impl Source for MemorySource {
         Ok((0..self.splits).map(|split| split.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| {
+    fn open(&self, splits: &[SplitStart], _context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |start: &SplitStart| {
+            let (name, position) = (&start.name, start.position.unwrap_or(0));
             let split: usize =
                 name.parse().map_err(|_| Error::internal(format!("'{name}' is no split of a memory source")))?;
-            let batches = self.batches.iter().skip(split).step_by(self.splits).cloned().collect();
-            Ok(Box::new(MemorySplit { split, batches, batch: 0, row: 0, position: 0, polled: 0 }) as Box<dyn Split>)
+            let batches: Vec<Batch> = self.batches.iter().skip(split).step_by(self.splits).cloned().collect();
+            let (mut batch, mut row) = (0, position as usize);
+            while batches.get(batch).is_some_and(|rows| rows.num_rows() <= row) {
+                row -= batches[batch].num_rows();
+                batch += 1;
+            }
+            Ok(Box::new(MemorySplit { split, batches, batch, row, position, polled: 0 }) as Box<dyn Split>)
         };
         splits.iter().map(open).collect()
     }

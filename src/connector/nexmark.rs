@@ -19,7 +19,7 @@ mod events;
 mod random;
 mod texts;
 
-use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
+use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::batch::{BATCH_ROWS, batch_of};
 use crate::error::{Error, Result};
 use crate::time::Clock;
@@ -223,8 +223,9 @@ impl Source for Nexmark {
         Ok((0..self.splits).map(|split| split.to_string()).collect())
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
-        let open = |name: &String| {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let open = |start: &SplitStart| {
+            let name = &start.name;
             let split =
                 name.parse().map_err(|_| Error::internal(format!("'{name}' is no split of generated events")))?;
             Ok(Box::new(NexmarkSplit {
@@ -233,8 +234,8 @@ impl Source for Nexmark {
                 generator: Arc::clone(&self.generator),
                 kind: self.kind,
                 end: self.events.unwrap_or(u64::MAX),
-                pace: self.paced.then(|| Pace { clock: Arc::clone(&context.clock), started: None }),
-                cursor: Cursor::new(split, self.splits),
+                pace: self.paced.then(|| Pace { clock: Arc::clone(&context.clock), begun: None }),
+                cursor: Cursor::new(split, self.splits, start.position.unwrap_or(0)),
                 polled: Vec::new(),
             }) as Box<dyn Split>)
         };
@@ -259,15 +260,17 @@ struct NexmarkSplit {
 /// Events that are due by the clock.
 struct Pace {
     clock: Arc<dyn Clock>,
-    started: Option<Duration>,
+    /// When it was asked first, and the position of the stream that was next then.
+    begun: Option<(Duration, u64)>,
 }
 
 impl Pace {
-    /// The position of the first event that is not due yet.
-    fn due(&mut self, rate: u64) -> u64 {
+    /// The position of the first event that is not due yet; `next` is the one that comes next.
+    fn due(&mut self, rate: u64, next: u64) -> u64 {
         let now = self.clock.monotonic();
-        let elapsed = now.saturating_sub(*self.started.get_or_insert(now));
-        u64::try_from(elapsed.as_nanos() * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX)
+        let (began, from) = *self.begun.get_or_insert((now, next));
+        let due = now.saturating_sub(began).as_nanos() * u128::from(rate) / 1_000_000_000;
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_add(from)
     }
 }
 
@@ -280,7 +283,9 @@ impl fmt::Debug for NexmarkSplit {
 impl Split for NexmarkSplit {
     fn poll(&mut self, rows_max: usize) -> Result<Polled> {
         let shape = &self.generator.shape;
-        let due = self.pace.as_mut().map_or(u64::MAX, |pace| pace.due(shape.rate));
+        // of the whole stream, not of this split: one that begins anew begins with the stream
+        let next = if self.cursor.passed() == 0 { 0 } else { self.cursor.position(shape) };
+        let due = self.pace.as_mut().map_or(u64::MAX, |pace| pace.due(shape.rate, next));
         self.polled = self.cursor.next(shape, self.kind, rows_max.clamp(1, BATCH_ROWS), self.end.min(due));
         if self.polled.is_empty() {
             return Ok(if self.cursor.position(shape) >= self.end { Polled::Ended } else { Polled::Pending });

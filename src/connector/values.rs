@@ -1,7 +1,7 @@
 //! `values`: the rows that a query itself holds, `VALUES (…), (…)`. One split, which ends with them.
 
 use super::memory::MemorySource;
-use super::{Context, Source, Split};
+use super::{Context, Source, Split, SplitStart};
 use crate::batch::{Batch, wire};
 use crate::error::Result;
 use arrow::datatypes::SchemaRef;
@@ -41,7 +41,7 @@ impl Source for Values {
         self.rows.splits(context)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         self.rows.open(splits, context)
     }
 }

@@ -9,7 +9,7 @@
 
 use super::BadRecord;
 use super::fit::{Fit, Missing, refuse_types, renamed};
-use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded};
+use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded, too_few};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use arrow::array::{Array, AsArray};
@@ -77,6 +77,17 @@ pub struct AvroReader {
     fit: Fit,
     /// Where the last block stands.
     block: u64,
+    /// Rows of the last block that were passed over, and rows of the next one that will be.
+    skipped: usize,
+    skip_next: usize,
+}
+
+/// What stands before a block's rows.
+struct Head {
+    rows: usize,
+    /// Where the stored bytes are.
+    start: u64,
+    length: u64,
 }
 
 impl AvroReader {
@@ -119,6 +130,8 @@ impl AvroReader {
             all,
             fit,
             block: 0,
+            skipped: 0,
+            skip_next: 0,
         };
         let first_mark = reader.at.saturating_sub(MARK_BYTES);
         if share.start > first_mark {
@@ -151,8 +164,8 @@ impl AvroReader {
         Ok(bytes)
     }
 
-    /// The next block's number of rows and its stored bytes.
-    fn next_block(&mut self) -> Result<Option<(usize, Vec<u8>)>> {
+    /// What the next block says of itself.
+    fn next_head(&mut self) -> Result<Option<Head>> {
         let size = self.file.size();
         if self.at >= size || self.at.saturating_sub(MARK_BYTES) >= self.end {
             return Ok(None);
@@ -165,7 +178,6 @@ impl AvroReader {
         let fitting = |length: &u64| {
             start.checked_add(*length).and_then(|end| end.checked_add(MARK_BYTES)).is_some_and(|end| end <= size)
         };
-        let wrong = |what: &str| Error::data(format!("it is corrupt or cut off: {what}"));
         let rows = rows.and_then(|rows| usize::try_from(rows).ok()).ok_or_else(|| wrong("no number of rows"))?;
         let length = length.and_then(|length| u64::try_from(length).ok()).ok_or_else(|| wrong("no length"))?;
         if !fitting(&length) {
@@ -174,13 +186,40 @@ impl AvroReader {
         if length > BLOCK_BYTES_MAX {
             return Err(wrong(&format!("it has {length} bytes, more than {BLOCK_BYTES_MAX}")));
         }
-        let mut bytes = self.bytes(start, length + MARK_BYTES)?;
-        if bytes[length as usize..] != self.mark {
+        Ok(Some(Head { rows, start, length }))
+    }
+
+    /// The next block's number of rows and its stored bytes.
+    fn next_block(&mut self) -> Result<Option<(usize, Vec<u8>)>> {
+        let Some(head) = self.next_head()? else { return Ok(None) };
+        let mut bytes = self.bytes(head.start, head.length + MARK_BYTES)?;
+        self.pass(&head, &bytes[head.length as usize..])?;
+        bytes.truncate(head.length as usize);
+        Ok(Some((head.rows, bytes)))
+    }
+
+    /// Moves on behind the block of `head`, at whose end `mark` stands.
+    fn pass(&mut self, head: &Head, mark: &[u8]) -> Result<()> {
+        if mark != self.mark {
             return Err(wrong("no mark at its end"));
         }
-        bytes.truncate(length as usize);
-        self.at = start + length + MARK_BYTES;
-        Ok(Some((rows, bytes)))
+        self.at = head.start + head.length + MARK_BYTES;
+        Ok(())
+    }
+
+    /// Passes over as many whole blocks as have at most `rows` rows together; says how many rows are left to pass over, and
+    /// whether there is a block that has them.
+    fn skip_blocks(&mut self, mut rows: u64) -> Result<(u64, bool)> {
+        while rows > 0 {
+            let Some(head) = self.next_head()? else { return Ok((rows, false)) };
+            if head.rows as u64 > rows {
+                break;
+            }
+            let mark = self.bytes(head.start + head.length, MARK_BYTES)?;
+            self.pass(&head, &mark)?;
+            rows -= head.rows as u64;
+        }
+        Ok((rows, true))
     }
 
     fn rows_of(&mut self, rows: usize, stored: Vec<u8>) -> Result<Batch> {
@@ -212,11 +251,26 @@ impl AvroReader {
     }
 }
 
+fn wrong(what: &str) -> Error {
+    Error::data(format!("it is corrupt or cut off: {what}"))
+}
+
 fn misfit(bad: BadRecord) -> Error {
     Error::data(bad.reason).within(format!("row {}", bad.index + 1))
 }
 
 impl ReadRows for AvroReader {
+    fn skip(&mut self, rows: u64) -> Result<()> {
+        let skipped = self.skip_blocks(rows);
+        match skipped.map_err(|error| error.within(format!("block at byte {}", self.block)))? {
+            (rest, true) => {
+                self.skip_next = rest as usize;
+                Ok(())
+            }
+            (rest, false) => Err(too_few(rows - rest, rows)),
+        }
+    }
+
     fn next(&mut self) -> Result<Option<Batch>> {
         loop {
             let next = self.next_block().and_then(|block| match block {
@@ -227,13 +281,17 @@ impl ReadRows for AvroReader {
             match next.map_err(|error| error.within(format!("block at byte {}", self.block)))? {
                 None => return Ok(None),
                 Some(None) => {}
-                Some(Some(rows)) => return Ok(Some(rows)),
+                Some(Some(rows)) => {
+                    // Fewer than the block has, or it would have been passed over whole.
+                    self.skipped = std::mem::take(&mut self.skip_next).min(rows.num_rows() - 1);
+                    return Ok(Some(rows.slice(self.skipped, rows.num_rows() - self.skipped)));
+                }
             }
         }
     }
 
     fn place(&self, row: usize) -> String {
-        format!("block at byte {}, row {}", self.block, row + 1)
+        format!("block at byte {}, row {}", self.block, self.skipped + row + 1)
     }
 }
 

@@ -56,6 +56,11 @@ pub trait ReadAt: Send + Sync {
 
 /// The rows of a share of one file, in order.
 pub trait ReadRows {
+    /// Passes over the first `rows` rows, before any is read.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    fn skip(&mut self, rows: u64) -> Result<()>;
     /// The next rows, at least one; none at the end.
     ///
     /// # Errors
@@ -115,6 +120,11 @@ pub(super) fn guarded<T, E: Into<Failure>>(call: impl FnOnce() -> Result<T, E>) 
             Err(Error::data(format!("it is corrupt: {}", said.unwrap_or("it cannot be read"))))
         }
     }
+}
+
+/// The error for a share of a file that has `there` rows and should be read on after `rows`.
+pub(super) fn too_few(there: u64, rows: u64) -> Error {
+    Error::unavailable(format!("{rows} rows of it were read before, and it has only {there} now"))
 }
 
 /// A library's error, as ours.

@@ -7,7 +7,7 @@
 //! smaller than snappy, and every current reader knows it.
 
 use super::fit::{Fit, Missing, refuse_types, renamed};
-use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded};
+use super::objects::{Failure, FileStream, ReadAt, ReadRows, WriteFile, guarded, too_few};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::error::{Error, Result};
 use ::parquet::arrow::arrow_reader::{
@@ -103,27 +103,49 @@ impl ParquetReader {
         Ok(ParquetReader { file: Chunks(file), footer, fit, columns, groups, open: None, group: 0, before: 0, read: 0 })
     }
 
-    fn rows_of_group(&self) -> u64 {
-        self.footer.0.metadata().row_group(self.group).num_rows().max(0) as u64
+    fn rows_of(&self, group: usize) -> u64 {
+        self.footer.0.metadata().row_group(group).num_rows().max(0) as u64
     }
 
-    fn open_next(&mut self) -> Result<bool> {
+    /// Opens the next group behind its first `skip` rows; false if there is none.
+    fn open_next(&mut self, skip: u64) -> Result<bool> {
         let Some(group) = self.groups.next() else { return Ok(false) };
-        (self.group, self.before, self.read) = (group, 0, 0);
+        (self.group, self.before, self.read) = (group, skip, skip);
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.footer.0.clone())
             .with_projection(self.columns.clone())
             .with_row_groups(vec![group])
             .with_batch_size(BATCH_ROWS);
+        let builder = match skip {
+            0 => builder,
+            rows => builder.with_offset(rows as usize),
+        };
         self.open = Some(guarded(|| builder.build()).map_err(|error| error.within(format!("row group {group}")))?);
         Ok(true)
     }
 }
 
 impl ReadRows for ParquetReader {
+    fn skip(&mut self, rows: u64) -> Result<()> {
+        let mut rest = rows;
+        while rest > 0 {
+            if self.groups.is_empty() {
+                return Err(too_few(rows - rest, rows));
+            }
+            let there = self.rows_of(self.groups.start);
+            if there > rest {
+                self.open_next(rest)?;
+                break;
+            }
+            self.groups.start += 1;
+            rest -= there;
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Option<Batch>> {
         loop {
             let Some(open) = &mut self.open else {
-                match self.open_next()? {
+                match self.open_next(0)? {
                     true => continue,
                     false => return Ok(None),
                 }
@@ -131,7 +153,7 @@ impl ReadRows for ParquetReader {
             let group = format!("row group {}", self.group);
             let next = guarded(|| open.next().transpose().map_err(ParquetError::from));
             let Some(rows) = next.map_err(|error| error.within(group.clone()))? else {
-                let promised = self.rows_of_group();
+                let promised = self.rows_of(self.group);
                 if self.read != promised {
                     let wrong = format!("it ends after {} of {promised} rows", self.read);
                     return Err(Error::data(wrong).within(group));

@@ -38,6 +38,9 @@ const SETTING_FIELDS: &[Field] = &[
     setting(4),
     setting(5),
     setting(6),
+    setting(7),
+    setting(8),
+    setting(9),
 ];
 
 /// The settings are those of SQL, which calls the first one `pipeline.name`.

@@ -1,16 +1,19 @@
-//! GROUP BY in windows, or over a whole bounded input: one block for each open window.
+//! GROUP BY in windows, or over a whole bounded input.
 //!
 //! Two halves around the exchange. [`PreAggregate`] makes partial results of one epoch; [`Aggregate`] merges them by key and
 //! lets a window's results go in the epoch whose watermark reaches its end, windows in the order of their ends. A row is late
 //! when every window that it belongs to closed in an *earlier* epoch: so what an epoch says does not depend on the order of its rows.
-//! State: keys and accumulators of each open window. A GROUP BY without windows over a bounded input is one window that never ends.
+//! State: keys and accumulators of each open window, in [`Layers`]; a delta is the partial results of what came since the one before,
+//! window by window. A GROUP BY without windows over a bounded input is one window that never ends.
 
 use super::block::{Block, Drained};
+use super::layers::Layers;
 use super::panes::{Span, cut_by_pane, cut_by_span, event_times};
 use super::{Operator, Output};
-use crate::batch::{BATCH_ROWS, Batch, batch_of};
+use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::{Error, Result};
 use crate::plan::{Aggregation, Grouping, OutputColumn};
+use crate::state::{Delta, Table};
 use crate::time::{Epoch, Micros, Watermark};
 use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int64Type, SchemaRef};
@@ -19,6 +22,9 @@ use std::sync::Arc;
 
 /// Groups that a worker keeps before it sends them on early, so that memory stays bounded.
 const GROUPS_MAX: usize = 1 << 20;
+
+/// What the table of a delta is called.
+const TABLE: &str = "partials";
 
 /// Results leave in batches of at most this many rows.
 const RESULT_ROWS: usize = 4 * BATCH_ROWS;
@@ -41,15 +47,29 @@ impl PreAggregate {
     fn send(&mut self, out: &mut Output) -> Result<()> {
         self.groups = 0;
         for (span, mut block) in std::mem::take(&mut self.blocks) {
-            let Drained { rows, keys, values } = block.drain_states()?;
-            let mut columns = Vec::with_capacity(self.schema.fields().len());
-            if self.spec.windowed() {
-                columns.extend([constant(span.start, rows), constant(span.end, rows)]);
-            }
-            columns.extend(keys.into_iter().chain(values));
-            push_sliced(batch_of(Arc::clone(&self.schema), columns, rows)?, out);
+            push_sliced(partials_of(span, block.drain_states()?, self.spec.windowed(), &self.schema)?, out);
         }
         Ok(())
+    }
+}
+
+/// Partial results with the columns of `schema`: behind the bounds of their window, if they are `windowed`.
+fn partials_of(span: Span, drained: Drained, windowed: bool, schema: &SchemaRef) -> Result<Batch> {
+    let Drained { rows, keys, values } = drained;
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    if windowed {
+        columns.extend([constant(span.start, rows), constant(span.end, rows)]);
+    }
+    columns.extend(keys.into_iter().chain(values));
+    batch_of(Arc::clone(schema), columns, rows)
+}
+
+/// Cuts partial results by window; without windows they are one piece.
+fn cut_partials(spec: &Aggregation, partials: Batch) -> Result<Vec<(Span, Batch)>> {
+    match spec.windowed() {
+        true => cut_by_span(&partials, &event_times(partials.column(0))?, &event_times(partials.column(1))?),
+        false if partials.num_rows() == 0 => Ok(Vec::new()),
+        false => Ok(vec![(Span::ALL, partials)]),
     }
 }
 
@@ -88,10 +108,11 @@ pub struct Aggregate {
     schema: SchemaRef,
     /// It answers for an input without rows, and has not yet.
     answers_nothing: bool,
-    open: BTreeMap<Span, Block>,
+    open: BTreeMap<Span, Layers>,
     /// The watermark of the last complete epoch: what ends at or before it has closed.
     mark: Watermark,
     late_rows: u64,
+    tracked: bool,
 }
 
 impl Aggregate {
@@ -105,6 +126,7 @@ impl Aggregate {
             open: BTreeMap::new(),
             mark: Watermark::NONE,
             late_rows: 0,
+            tracked: false,
         }
     }
 
@@ -125,10 +147,7 @@ impl Aggregate {
                 continue;
             }
             taken = true;
-            let block = match self.open.entry(span) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Block::new(&self.spec)?),
-            };
+            let block = self.open.entry(span).or_default().fresh(&self.spec)?;
             match self.feed {
                 Feed::Rows => block.update(rows)?,
                 Feed::Partials => {
@@ -146,16 +165,28 @@ impl Aggregate {
         }
         Ok(())
     }
+
+    /// What `of_window` gives for each open window, as a delta.
+    fn delta_of(
+        &mut self,
+        of_window: impl Fn(&mut Layers, &Arc<Aggregation>) -> Result<Option<Drained>>,
+    ) -> Result<Delta> {
+        let schema = self.spec.partial_schema()?;
+        let mut batches = Vec::new();
+        for (span, layers) in &mut self.open {
+            if let Some(partials) = of_window(layers, &self.spec)? {
+                batches.push(partials_of(*span, partials, self.spec.windowed(), &schema)?);
+            }
+        }
+        Ok(Table::of_batches(TABLE, &schema, &batches, self.spec.partial_keys())?.into_iter().collect())
+    }
 }
 
 impl Operator for Aggregate {
     fn on_batch(&mut self, batch: Batch, _: &mut Output) -> Result<()> {
         let cut = match self.feed {
             Feed::Rows => cut_rows(&self.spec, &batch)?,
-            Feed::Partials if self.spec.windowed() => {
-                cut_by_span(&batch, &event_times(batch.column(0))?, &event_times(batch.column(1))?)?
-            }
-            Feed::Partials => vec![(Span::ALL, batch)],
+            Feed::Partials => cut_partials(&self.spec, batch)?,
         };
         cut.into_iter().try_for_each(|(span, rows)| self.add(span, &rows))
     }
@@ -165,15 +196,15 @@ impl Operator for Aggregate {
         if self.answers_nothing && mark == Watermark::END {
             self.answers_nothing = false;
             if self.open.is_empty() {
-                self.open.insert(Span::ALL, Block::of_nothing(&self.spec)?);
+                self.open.insert(Span::ALL, Layers::of(Block::of_nothing(&self.spec)?));
             }
         }
         while let Some(entry) = self.open.first_entry() {
             if entry.key().end > mark.micros() {
                 break;
             }
-            let (span, mut block) = entry.remove_entry();
-            let drained = block.drain_results()?;
+            let (span, layers) = entry.remove_entry();
+            let drained = layers.into_block(&self.spec)?.drain_results()?;
             let rows = drained.rows;
             push_sliced(
                 batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Bounds::One(span), drained), rows)?,
@@ -185,6 +216,39 @@ impl Operator for Aggregate {
 
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
+    }
+
+    fn track(&mut self) {
+        self.tracked = true;
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        if self.tracked { self.delta_of(Layers::freeze) } else { Ok(Delta::default()) }
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        let schema = self.spec.partial_schema()?;
+        let first = if self.spec.windowed() { 2 } else { 0 };
+        let places: Vec<usize> = (first..schema.fields().len()).collect();
+        for table in saved {
+            for (span, partials) in cut_partials(&self.spec, table.into_rows(TABLE, &schema)?)? {
+                let partials = partials.project(&places).map_err(from_arrow)?;
+                self.open.entry(span).or_default().put(self.spec.keys.len(), &partials);
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        self.mark = mark;
+        self.open.retain(|span, _| span.end > mark.micros());
+        // after the end all is said, also what nothing is answered with
+        self.answers_nothing &= mark != Watermark::END;
+        self.open.values_mut().try_for_each(|layers| layers.settle(&self.spec).map(drop))
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        self.delta_of(Layers::settle)
     }
 }
 

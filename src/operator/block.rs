@@ -79,6 +79,7 @@ impl Block {
 }
 
 /// What a block held.
+#[derive(Clone)]
 pub struct Drained {
     /// How many groups.
     pub rows: usize,

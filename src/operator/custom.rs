@@ -21,6 +21,12 @@ pub trait CustomOperator: Send + Sync {
     /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for columns that it cannot work with; it is told at the call.
     fn schema(&self, input: &SchemaRef) -> Result<SchemaRef>;
 
+    /// True if its operators remember nothing, or give all that they remember in [`Operator::delta`] and take it back in
+    /// [`Operator::restore`]. Otherwise a pipeline with checkpoints refuses it: it would forget.
+    fn restores(&self) -> bool {
+        false
+    }
+
     /// A new one, without any state, for one worker. It pushes batches of [`CustomOperator::schema`].
     fn operator(&self, input: &SchemaRef) -> Result<Box<dyn Operator>>;
 }

@@ -2,7 +2,8 @@
 //!
 //! A window's pairs leave in the epoch whose watermark, the least of both inputs', reaches its end; a row is late when its window closed
 //! in an *earlier* epoch. A closed window is worked off in slices, because its pairs may be many more than its rows: one side is put
-//! into a table by key, the other goes along it batch by batch. State: the rows of open windows.
+//! into a table by key, the other goes along it batch by batch. State: the rows of open windows; a delta is those that came since the one
+//! before, for windows that are still open.
 
 use super::panes::{Span, cut_by_span, event_times};
 use super::pile::Pile;
@@ -11,7 +12,8 @@ use crate::batch::keys::hash_keys;
 use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::Groups;
-use crate::plan::{JoinKind, Joining, WindowBounds};
+use crate::plan::{JoinKind, Joining, Route, WindowBounds};
+use crate::state::{self, Delta};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
@@ -23,6 +25,9 @@ use std::sync::Arc;
 /// Slices that are worked off before what they gave must move on.
 pub(super) const SLICES: usize = 16;
 
+/// What the tables of a delta are called, one for each input.
+const TABLES: [&str; 2] = ["left", "right"];
+
 /// The operator.
 pub struct Join {
     spec: Arc<Joining>,
@@ -30,6 +35,8 @@ pub struct Join {
     inputs: [SchemaRef; 2],
     schema: SchemaRef,
     open: BTreeMap<Span, [Pile; 2]>,
+    /// What came for the open windows since the last delta; None if there are no deltas.
+    fresh: Option<BTreeMap<Span, [Vec<Batch>; 2]>>,
     /// Windows that have closed and are not worked off.
     closed: VecDeque<[Pile; 2]>,
     working: Option<Matching>,
@@ -47,22 +54,42 @@ impl Join {
             inputs,
             schema,
             open: BTreeMap::new(),
+            fresh: None,
             closed: VecDeque::new(),
             working: None,
             mark: Watermark::NONE,
             late_rows: 0,
         }
     }
+
+    /// The rows of input `port`, cut by window.
+    fn cut(&self, port: usize, rows: &Batch) -> Result<Vec<(Span, Batch)>> {
+        let WindowBounds { start, end } = self.windows[port];
+        cut_by_span(rows, &event_times(rows.column(start))?, &event_times(rows.column(end))?)
+    }
+
+    /// Rows of each input as a delta.
+    fn delta_of(&self, batches: [Vec<Batch>; 2]) -> Result<Delta> {
+        let table = |port: usize| {
+            let keys = match self.spec.route(port) {
+                Route::Key(columns) => columns,
+                Route::Forward | Route::Single => Vec::new(),
+            };
+            state::Table::of_batches(TABLES[port], &self.inputs[port], &batches[port], keys)
+        };
+        Ok([table(0)?, table(1)?].into_iter().flatten().collect())
+    }
 }
 
 impl Confluence for Join {
     fn on_batch(&mut self, port: usize, batch: Batch, _: &mut Output) -> Result<()> {
-        let WindowBounds { start, end } = self.windows[port];
-        let (starts, ends) = (event_times(batch.column(start))?, event_times(batch.column(end))?);
-        for (span, rows) in cut_by_span(&batch, &starts, &ends)? {
+        for (span, rows) in self.cut(port, &batch)? {
             if span.end <= self.mark.micros() {
                 self.late_rows += rows.num_rows() as u64;
             } else {
+                if let Some(fresh) = &mut self.fresh {
+                    fresh.entry(span).or_default()[port].push(rows.clone());
+                }
                 self.open.entry(span).or_default()[port].push(rows)?;
             }
         }
@@ -73,6 +100,11 @@ impl Confluence for Join {
         self.mark = mark;
         while let Some(entry) = self.open.first_entry().filter(|entry| entry.key().end <= mark.micros()) {
             self.closed.push_back(entry.remove());
+        }
+        if let Some(fresh) = &mut self.fresh {
+            while let Some(entry) = fresh.first_entry().filter(|entry| entry.key().end <= mark.micros()) {
+                entry.remove();
+            }
         }
         Ok(())
     }
@@ -94,6 +126,45 @@ impl Confluence for Join {
 
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
+    }
+
+    fn track(&mut self) {
+        self.fresh.get_or_insert_default();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        let mut batches = <[Vec<Batch>; 2]>::default();
+        for [left, right] in self.fresh.as_mut().map(std::mem::take).unwrap_or_default().into_values() {
+            batches[0].extend(left);
+            batches[1].extend(right);
+        }
+        self.delta_of(batches)
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        for table in saved {
+            let port = usize::from(table.name != TABLES[0]);
+            let rows = table.into_rows(TABLES[port], &self.inputs[port])?;
+            for (span, rows) in self.cut(port, &rows)? {
+                self.open.entry(span).or_default()[port].push(rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        self.mark = mark;
+        self.open.retain(|span, _| span.end > mark.micros());
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        let mut batches = <[Vec<Batch>; 2]>::default();
+        for [left, right] in std::mem::take(&mut self.open).into_values() {
+            batches[0].extend(left.into_batches()?);
+            batches[1].extend(right.into_batches()?);
+        }
+        self.delta_of(batches)
     }
 }
 
@@ -187,6 +258,11 @@ impl Matching {
             probe: None,
             leftover: 0,
         })
+    }
+
+    /// The rows of the table, which is empty afterwards.
+    pub(super) fn take_table(&mut self) -> Vec<Batch> {
+        std::mem::take(&mut self.table.batches)
     }
 
     /// Lets `rows` go along the table after those that still do.

@@ -10,6 +10,7 @@ use super::{Confluence, Output};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::plan::Joining;
+use crate::state::{self, Delta};
 use crate::time::{Epoch, Watermark};
 use arrow::datatypes::SchemaRef;
 use std::sync::Arc;
@@ -22,7 +23,13 @@ pub struct Lookup {
     inputs: [SchemaRef; 2],
     schema: SchemaRef,
     phase: Phase,
+    /// What has come since the last delta, by input; None without deltas.
+    fresh: Option<[Vec<Batch>; 2]>,
 }
+
+/// What the tables of a delta are called: the rows of the table, and those that wait for it.
+const TABLE: &str = "table";
+const WAITING: &str = "waiting";
 
 enum Phase {
     /// The table is being read: its rows, and those that wait for it.
@@ -35,12 +42,39 @@ impl Lookup {
     /// The operator of `spec` over rows of `inputs`, of which number `table` ends; what it gives has the columns of `schema`.
     pub fn new(spec: Arc<Joining>, table: usize, inputs: [SchemaRef; 2], schema: SchemaRef) -> Self {
         let phase = Phase::Reading { table: Pile::default(), waiting: Pile::default() };
-        Lookup { spec, table, inputs, schema, phase }
+        Lookup { spec, table, inputs, schema, phase, fresh: None }
+    }
+}
+
+impl Lookup {
+    /// Rows of the table, and rows that wait for it, as a delta.
+    fn delta_of(&self, table: &[Batch], waiting: &[Batch]) -> Result<Delta> {
+        let rows = |name: &str, port: usize, batches: &[Batch]| {
+            let keys = self.spec.sides[port].keys.clone();
+            state::Table::of_batches(name, &self.inputs[port], batches, keys)
+        };
+        Ok(rows(TABLE, self.table, table)?.into_iter().chain(rows(WAITING, 1 - self.table, waiting)?).collect())
+    }
+
+    /// Nothing waits for the table any more.
+    fn close(&mut self) -> Result<()> {
+        let Phase::Reading { table, waiting } = &mut self.phase else { return Ok(()) };
+        let (table, waiting) = (std::mem::take(table), std::mem::take(waiting));
+        let mut matching = Matching::with(&self.spec, &self.inputs, &self.schema, self.table, table)?;
+        matching.add(waiting.into_batches()?);
+        self.phase = Phase::Whole(Box::new(matching));
+        if let Some(fresh) = &mut self.fresh {
+            fresh[1 - self.table].clear();
+        }
+        Ok(())
     }
 }
 
 impl Confluence for Lookup {
     fn on_batch(&mut self, port: usize, batch: Batch, out: &mut Output) -> Result<()> {
+        if let (Some(fresh), Phase::Reading { .. }) = (&mut self.fresh, &self.phase) {
+            fresh[port].push(batch.clone());
+        }
         match &mut self.phase {
             Phase::Reading { table, .. } if port == self.table => table.push(batch),
             Phase::Reading { waiting, .. } => waiting.push(batch),
@@ -54,15 +88,7 @@ impl Confluence for Lookup {
     }
 
     fn on_epoch(&mut self, _: Epoch, mark: Watermark, _: &mut Output) -> Result<()> {
-        if let Phase::Reading { table, waiting } = &mut self.phase
-            && mark == Watermark::END
-        {
-            let (table, waiting) = (std::mem::take(table), std::mem::take(waiting));
-            let mut matching = Matching::with(&self.spec, &self.inputs, &self.schema, self.table, table)?;
-            matching.add(waiting.into_batches()?);
-            self.phase = Phase::Whole(Box::new(matching));
-        }
-        Ok(())
+        if mark == Watermark::END { self.close() } else { Ok(()) }
     }
 
     fn say_more(&mut self, out: &mut Output) -> Result<bool> {
@@ -74,6 +100,51 @@ impl Confluence for Lookup {
 
     fn take_late_rows(&mut self) -> u64 {
         0
+    }
+
+    fn track(&mut self) {
+        self.fresh.get_or_insert_default();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        let mut fresh = self.fresh.as_mut().map(std::mem::take).unwrap_or_default();
+        let (table, waiting) = (std::mem::take(&mut fresh[self.table]), std::mem::take(&mut fresh[1 - self.table]));
+        self.delta_of(&table, &waiting)
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        let Phase::Reading { table, waiting } = &mut self.phase else { return Ok(()) };
+        for saved in saved {
+            match saved.name.as_str() {
+                TABLE => table.push(saved.into_rows(TABLE, &self.inputs[self.table])?)?,
+                _ => waiting.push(saved.into_rows(WAITING, &self.inputs[1 - self.table])?)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        if mark != Watermark::END {
+            return Ok(());
+        }
+        // what had waited has met the table
+        if let Phase::Reading { waiting, .. } = &mut self.phase {
+            *waiting = Pile::default();
+        }
+        self.close()
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        match &mut self.phase {
+            Phase::Reading { table, waiting } => {
+                let (table, waiting) = (std::mem::take(table), std::mem::take(waiting));
+                self.delta_of(&table.into_batches()?, &waiting.into_batches()?)
+            }
+            Phase::Whole(matching) => {
+                let table = matching.take_table();
+                self.delta_of(&table, &[])
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A window's rows leave in the epoch whose watermark reaches its end; a row is late when its window closed in an *earlier* epoch. Rows
 //! that ORDER BY does not tell apart are told apart by all their columns, so what leaves does not depend on the order in which rows
-//! came. State: of each open window the first rows of each key, and as many again, or a batch, that are not yet compared with them.
+//! came. State: of each open window the first rows of each key, and as many again, or a batch, that are not yet compared with them. A
+//! delta is, of each open window, the first of the rows that came since the one before; until it is given they are kept a second time.
 
 use super::aggregate::push_sliced;
 use super::panes::{Span, cut_by_span, event_times};
@@ -12,6 +13,7 @@ use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow, take_rows};
 use crate::error::Result;
 use crate::expr::Groups;
 use crate::plan::Ranking;
+use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::compute::{SortOptions, concat_batches};
@@ -19,6 +21,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What the table of a delta is called.
+const TABLE: &str = "rows";
 
 /// The operator.
 pub struct Rank {
@@ -31,10 +36,19 @@ pub struct Rank {
     /// The columns of `converter`: those of ORDER BY, then the others.
     compared: Vec<usize>,
     converter: RowConverter,
-    open: BTreeMap<Span, Candidates>,
+    open: BTreeMap<Span, Window>,
     /// The watermark of the last complete epoch: what ends at or before it has closed.
     mark: Watermark,
     late_rows: u64,
+    tracked: bool,
+}
+
+/// An open window.
+#[derive(Default)]
+struct Window {
+    all: Candidates,
+    /// Of the rows since the last delta, if there are deltas.
+    fresh: Candidates,
 }
 
 /// The rows of a window that may be among the first.
@@ -73,12 +87,36 @@ impl Rank {
             open: BTreeMap::new(),
             mark: Watermark::NONE,
             late_rows: 0,
+            tracked: false,
         })
     }
 
+    /// Adds `rows`, and drops those that cannot be among the first any more once there are many.
+    fn add(&self, candidates: &mut Candidates, rows: Batch) -> Result<()> {
+        candidates.pile.push(rows)?;
+        if candidates.pile.rows() >= candidates.kept + candidates.kept.max(BATCH_ROWS) {
+            self.prune(candidates)?;
+        }
+        Ok(())
+    }
+
+    fn prune(&self, candidates: &mut Candidates) -> Result<()> {
+        if self.spec.limit.is_some() && candidates.pile.rows() > candidates.kept {
+            let (first, _) = self.first(std::mem::take(candidates))?;
+            candidates.kept = first.num_rows();
+            candidates.pile.push(first)?;
+        }
+        Ok(())
+    }
+
+    /// A delta of rows.
+    fn delta_of(&self, batches: &[Batch]) -> Result<Delta> {
+        Ok(Table::of_batches(TABLE, &self.input, batches, self.spec.route())?.into_iter().collect())
+    }
+
     /// The first rows of each key, and the number of each.
-    fn first(&self, window: Candidates) -> Result<(Batch, Vec<u64>)> {
-        let rows = concat_batches(&self.input, &window.pile.into_batches()?).map_err(from_arrow)?;
+    fn first(&self, candidates: Candidates) -> Result<(Batch, Vec<u64>)> {
+        let rows = concat_batches(&self.input, &candidates.pile.into_batches()?).map_err(from_arrow)?;
         let columns = |places: &[usize]| places.iter().map(|&n| Arc::clone(rows.column(n))).collect::<Vec<ArrayRef>>();
         let mut groups = Vec::new();
         Groups::new(Arc::clone(&self.keys))?.intern(&columns(&self.spec.keys), rows.num_rows(), &mut groups)?;
@@ -119,12 +157,10 @@ impl Operator for Rank {
                 continue;
             }
             let mut window = self.open.remove(&span).unwrap_or_default();
-            window.pile.push(rows)?;
-            if self.spec.limit.is_some() && window.pile.rows() >= window.kept + window.kept.max(BATCH_ROWS) {
-                let (first, _) = self.first(window)?;
-                window = Candidates { kept: first.num_rows(), pile: Pile::default() };
-                window.pile.push(first)?;
+            if self.tracked {
+                self.add(&mut window.fresh, rows.clone())?;
             }
+            self.add(&mut window.all, rows)?;
             self.open.insert(span, window);
         }
         Ok(())
@@ -134,7 +170,7 @@ impl Operator for Rank {
         self.mark = mark;
         while let Some(entry) = self.open.first_entry().filter(|entry| entry.key().end <= mark.micros()) {
             let window = entry.remove();
-            let (rows, numbers) = self.first(window)?;
+            let (rows, numbers) = self.first(window.all)?;
             let count = rows.num_rows();
             let numbers: ArrayRef = Arc::new(UInt64Array::from(numbers));
             let columns = rows.columns().iter().cloned().chain([numbers]).collect();
@@ -145,6 +181,50 @@ impl Operator for Rank {
 
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
+    }
+
+    fn track(&mut self) {
+        self.tracked = true;
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        if !self.tracked {
+            return Ok(Delta::default());
+        }
+        let mut batches = Vec::new();
+        for mut fresh in self.open.values_mut().map(|window| std::mem::take(&mut window.fresh)).collect::<Vec<_>>() {
+            self.prune(&mut fresh)?;
+            batches.extend(fresh.pile.into_batches()?);
+        }
+        self.delta_of(&batches)
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        for table in saved {
+            let rows = table.into_rows(TABLE, &self.input)?;
+            let (starts, ends) = (event_times(rows.column(self.spec.start))?, event_times(rows.column(self.spec.end))?);
+            for (span, rows) in cut_by_span(&rows, &starts, &ends)? {
+                let mut window = self.open.remove(&span).unwrap_or_default();
+                self.add(&mut window.all, rows)?;
+                self.open.insert(span, window);
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        self.mark = mark;
+        self.open.retain(|span, _| span.end > mark.micros());
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        let mut batches = Vec::new();
+        for mut window in std::mem::take(&mut self.open).into_values() {
+            self.prune(&mut window.all)?;
+            batches.extend(window.all.pile.into_batches()?);
+        }
+        self.delta_of(&batches)
     }
 }
 
@@ -188,7 +268,7 @@ mod tests {
                 (0..1000).map(|_| (random.random_range(0..500), random.random_range(0..100_000))).unzip();
             keys.iter().zip(&values).for_each(|(key, value)| all.entry(*key).or_default().push(*value));
             rank.on_batch(rows(keys, values), &mut out).unwrap();
-            let held: usize = rank.open.values().map(|window| window.pile.rows()).sum();
+            let held: usize = rank.open.values().map(|window| window.all.pile.rows()).sum();
             assert!(held <= 1500 + BATCH_ROWS, "{held} rows are held for 500 keys");
         }
         rank.on_epoch(0, Watermark::at(9), &mut out).unwrap();

@@ -3,9 +3,8 @@
 //! Two halves around the exchange, as for other windows. [`PreSessions`] makes the partial sessions of one epoch;
 //! [`SessionAggregate`] joins them by key with the open ones, one that lies between two joins these, and lets a session's results go
 //! in the epoch whose watermark reaches its end. Which spans are one session, and which are late, is the affair of [`open`].
-//! State: for each open session its span, and in [`Segments`] its key and partial results. What an epoch changes in it is the
-//! epoch's own partial sessions but the late ones: joined to the state before, they give the state after, from which what the
-//! epoch's watermark closes is gone.
+//! State: for each open session its span, and in [`Segments`] its key and partial results. A delta is the sessions that changed since
+//! the one before, as they are now. It does not say which are gone: see [`open`].
 
 pub mod open;
 
@@ -18,12 +17,16 @@ use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::error::{Error, Result};
 use crate::expr::Accumulators;
 use crate::plan::{Aggregation, Grouping};
+use crate::state::{Delta, Table};
 use crate::time::{Epoch, Micros, Watermark};
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 use arrow::datatypes::SchemaRef;
 use open::{Item, Joined, OpenSessions};
 use std::sync::Arc;
+
+/// What the table of a delta is called.
+pub(super) const TABLE: &str = "open";
 
 /// The rows of an epoch, or its partial sessions, as far as they have come.
 struct Gathered {
@@ -142,6 +145,10 @@ impl Gathered {
             }
         }
         let keys = std::mem::take(&mut self.keys);
+        if parts.is_empty() {
+            // all are late; of no groups some accumulators have no states
+            return Ok(Summed { parts, keys: Vec::new(), states: Vec::new() });
+        }
         let witnesses: Vec<(usize, usize)> = witnesses.into_iter().flatten().collect();
         let key = |column: usize| {
             let columns: Vec<&dyn Array> = keys.iter().map(|columns| columns[column].as_ref()).collect();
@@ -184,6 +191,9 @@ impl Operator for PreSessions {
         let joined = self.open.join(std::mem::take(&mut self.gathered.items));
         let none = |_: &mut dyn Iterator<Item = usize>| Err(Error::internal("an earlier epoch's session"));
         let Summed { parts, keys, states } = self.gathered.sum(&joined, none, &mut 0)?;
+        if parts.is_empty() {
+            return Ok(());
+        }
         let spans: Vec<Span> = parts.iter().map(|part| joined.parts[*part].span).collect();
         let bounds = Bounds::Each(&spans);
         let columns = [bounds.starts(spans.len()), bounds.ends(spans.len())].into_iter().chain(keys).chain(states);
@@ -225,6 +235,62 @@ impl SessionAggregate {
         let session = |part: &usize| joined.parts[*part].session.expect("late rows are in no sum");
         self.state.put(parts.iter().map(session).collect(), keys.into_iter().chain(states).collect())
     }
+
+    fn delta_of(&self, numbers: &[u32]) -> Result<Delta> {
+        delta_of(numbers, &self.open, &self.state, &self.spec.partial_schema()?, self.spec.keys.len())
+    }
+}
+
+/// The open sessions `numbers` as a delta: start, end, and what `state` has of them, of which the first columns are the `keys`.
+pub(super) fn delta_of(
+    numbers: &[u32],
+    open: &OpenSessions,
+    state: &Segments,
+    schema: &SchemaRef,
+    keys: usize,
+) -> Result<Delta> {
+    if numbers.is_empty() {
+        return Ok(Delta::default());
+    }
+    let span = |number: &u32| open.span_of(*number).ok_or_else(|| Error::internal("a closed session has a state"));
+    let spans = numbers.iter().map(span).collect::<Result<Vec<Span>>>()?;
+    let bounds = Bounds::Each(&spans);
+    let columns = [bounds.starts(spans.len()), bounds.ends(spans.len())];
+    let columns = columns.into_iter().chain(state.get(numbers.iter().map(|number| *number as usize))?);
+    let rows = batch_of(Arc::clone(schema), columns.collect(), spans.len())?;
+    Ok(vec![Table::new(TABLE, rows, (2..2 + keys).collect())])
+}
+
+/// Takes the sessions of a delta back: opens them, and gives what they have, of which the first columns are the `keys`, to `state`.
+pub(super) fn take_back(
+    saved: Delta,
+    open: &mut OpenSessions,
+    state: &mut Segments,
+    schema: &SchemaRef,
+    keys: usize,
+) -> Result<()> {
+    for table in saved {
+        let rows = table.into_rows(TABLE, schema)?;
+        let (starts, ends) = (event_times(rows.column(0))?, event_times(rows.column(1))?);
+        let columns = &rows.columns()[2..];
+        let mut numbers = Vec::new();
+        open.number(&columns[..keys], rows.num_rows(), &mut numbers)?;
+        let items = numbers.iter().enumerate().map(|(row, &key)| Item {
+            key: key as u32,
+            row: row as u32,
+            span: Span { start: starts[row], end: ends[row] },
+        });
+        let restored = open.restore(items.collect());
+        state.remove(restored.gone.iter().map(|number| *number as usize))?;
+        state.restore(restored.numbers, columns.to_vec())?;
+    }
+    Ok(())
+}
+
+/// Drops the sessions that `mark` has closed.
+pub(super) fn drop_closed(mark: Watermark, open: &mut OpenSessions, state: &mut Segments) -> Result<()> {
+    let closed = open.close(mark)?;
+    state.remove(closed.iter().map(|(number, _)| *number as usize))
 }
 
 impl Operator for SessionAggregate {
@@ -255,5 +321,26 @@ impl Operator for SessionAggregate {
 
     fn take_late_rows(&mut self) -> u64 {
         std::mem::take(&mut self.late_rows)
+    }
+
+    fn track(&mut self) {
+        self.state.track();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        let changed = self.state.take_changes();
+        self.delta_of(&changed)
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        take_back(saved, &mut self.open, &mut self.state, &self.spec.partial_schema()?, self.spec.keys.len())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        drop_closed(mark, &mut self.open, &mut self.state)
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        self.delta_of(&self.state.all())
     }
 }

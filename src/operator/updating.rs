@@ -2,7 +2,8 @@
 //!
 //! A key that changed leaves as what it said before with weight -1 and what it says now with weight +1; a key whose result is the
 //! same says nothing. What leaves does not depend on the order of the epoch's rows.
-//! State: the partial results of every key, in [`Segments`]: each epoch puts those of the keys that changed in it.
+//! State: the partial results of every key, in [`Segments`]: each epoch puts those of the keys that changed in it. A delta is the newest
+//! partial results of each key that changed since the one before; a key's last ones count.
 
 use super::aggregate::{Bounds, Feed, output_columns, push_sliced};
 use super::block::{Block, Drained};
@@ -13,12 +14,16 @@ use crate::batch::{Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::{Accumulators, Groups};
 use crate::plan::Aggregation;
+use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{ArrayRef, Int64Array, UInt32Array};
-use arrow::compute::{concat, take};
+use arrow::compute::{concat, concat_batches, take};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use std::sync::Arc;
+
+/// What the table of a delta is called.
+const TABLE: &str = "results";
 
 /// The operator.
 pub struct UpdatingAggregate {
@@ -31,6 +36,8 @@ pub struct UpdatingAggregate {
     keys: Groups,
     /// By a key's number.
     states: Segments,
+    /// The keys that changed since the last delta, in the order in which `states` notes their numbers; None if there are no deltas.
+    changed: Option<Vec<Batch>>,
 }
 
 impl UpdatingAggregate {
@@ -42,8 +49,33 @@ impl UpdatingAggregate {
             changes: Block::new(&spec)?,
             keys: Groups::new(spec.key_schema())?,
             states: Segments::default(),
+            changed: None,
             spec,
         })
+    }
+
+    /// Keeps those of `keys`, whose numbers get new states, that have not changed before since the last delta; `order` has a row for each.
+    fn note_keys(&mut self, keys: &[ArrayRef], order: &[u32], numbers: &[usize]) -> Result<()> {
+        let Some(changed) = &mut self.changed else { return Ok(()) };
+        let fresh = order.iter().zip(numbers).filter(|(_, number)| !self.states.noted(**number as u32));
+        let rows: UInt32Array = fresh.map(|(row, _)| *row).collect();
+        if !rows.is_empty() {
+            let keys = keys.iter().map(|key| take(key, &rows, None).map_err(from_arrow)).collect::<Result<_>>()?;
+            changed.push(batch_of(Arc::clone(self.keys.schema()), keys, rows.len())?);
+        }
+        Ok(())
+    }
+
+    /// The table of some keys and the states of their `numbers`.
+    fn table(&self, keys: &[ArrayRef], numbers: impl ExactSizeIterator<Item = usize>) -> Result<Delta> {
+        let rows = numbers.len();
+        if rows == 0 {
+            return Ok(Delta::default());
+        }
+        let columns = keys.iter().cloned().chain(self.states.get(numbers)?).collect();
+        let schema = self.spec.partial_schema()?;
+        let states = batch_of(Arc::clone(&schema), columns, rows)?;
+        Ok(Table::of_batches(TABLE, &schema, &[states], self.spec.partial_keys())?.into_iter().collect())
     }
 
     fn results_of(&self, states: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>> {
@@ -89,6 +121,7 @@ impl Operator for UpdatingAggregate {
         let after = accumulators.states()?;
         let results = self.results_of(&after, rows)?;
         let old_results = if known == 0 { Vec::new() } else { self.results_of(&before, known)? };
+        self.note_keys(&keys, &order, &numbers)?;
         self.states.put(numbers.iter().map(|&number| number as u32).collect(), after)?;
 
         let changes = Changes::between(&old_results, known, &results, rows)?;
@@ -105,6 +138,36 @@ impl Operator for UpdatingAggregate {
         columns.push(Arc::new(Int64Array::from(changes.weights)));
         push_sliced(batch_of(Arc::clone(&self.schema), columns, shown)?, out);
         Ok(())
+    }
+
+    fn track(&mut self) {
+        self.states.track();
+        self.changed.get_or_insert_default();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        let keys = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        let numbers = self.states.take_changes();
+        let keys = concat_batches(self.keys.schema(), &keys).map_err(from_arrow)?;
+        self.table(keys.columns(), numbers.into_iter().map(|number| number as usize))
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        let schema = self.spec.partial_schema()?;
+        for table in saved {
+            let rows = table.into_rows(TABLE, &schema)?;
+            let (keys, states) = rows.columns().split_at(self.spec.keys.len());
+            let mut numbers = Vec::new();
+            self.keys.intern(keys, rows.num_rows(), &mut numbers)?;
+            self.states.restore(numbers.into_iter().map(|number| number as u32).collect(), states.to_vec())?;
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        let rows = self.keys.len();
+        let keys = self.keys.drain()?;
+        self.table(&keys, 0..rows)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A plan's identity: equal in every process that planned the same text, and nothing else in it.
 
-use super::{Action, Plan, Stage, Step, Transform};
+use super::{Action, Plan, Stage, Step, StepId, Transform};
 use std::fmt::{self, Write};
 
 impl Plan {
@@ -11,6 +11,29 @@ impl Plan {
         let mut hasher = Hasher(blake3::Hasher::new());
         describe(self, &mut hasher).expect("hashing does not fail, and aggregates that were planned know their states");
         *hasher.0.finalize().as_bytes()
+    }
+}
+
+impl Plan {
+    /// The steps that remember something, each with its name and what tells its state from that of another step: what it does, and
+    /// the columns of what it reads and gives. Two plans can share the state of a step if both are the same in them.
+    pub fn identities(&self) -> Vec<(StepId, (String, String))> {
+        let remembers = |action: &Action| {
+            matches!(
+                action,
+                Action::Aggregate(_) | Action::LateRows { .. } | Action::Custom(_) | Action::Rank(_) | Action::Join(_)
+            )
+        };
+        let identity = |(id, step): (StepId, &Step)| {
+            let mut hasher = Hasher(blake3::Hasher::new());
+            let described = action(step, &mut hasher).and_then(|()| fields(&step.schema, &mut hasher));
+            described.expect("hashing does not fail, and aggregates that were planned know their states");
+            for input in &step.inputs {
+                fields(&self.steps[input.from].schema, &mut hasher).expect("hashing does not fail");
+            }
+            (id, (step.name.clone(), hasher.0.finalize().to_hex().to_string()))
+        };
+        self.steps.iter().enumerate().filter(|(_, step)| remembers(&step.action)).map(identity).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The first error wins; what fails afterwards is a consequence of it.
 #[derive(Default)]
@@ -10,6 +10,8 @@ pub struct Fate {
     error: Mutex<Option<Error>>,
     failed: AtomicBool,
     stop: AtomicBool,
+    drain: AtomicBool,
+    generation: AtomicU64,
 }
 
 impl Fate {
@@ -33,6 +35,27 @@ impl Fate {
     /// Asks for a clean stop: sources end their epoch, everything read is written, no window is closed early.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Notes which generation of the pipeline runs.
+    pub fn began(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Which generation runs; 0 before that is known, or without checkpoints.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Asks for a stop as if the input had ended: every window closes.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// True once someone asked for that.
+    pub fn draining(&self) -> bool {
+        self.drain.load(Ordering::Acquire)
     }
 
     /// True once someone asked for a clean stop.

@@ -13,22 +13,51 @@ pub struct Marks {
     shares: BTreeMap<(u32, u32), Option<Report>>,
     mark: Option<Watermark>,
     lateness: Micros,
+    /// The last epoch ended with a checkpoint.
+    checkpoint: bool,
 }
 
 impl Marks {
     /// Follows `sources`, each of which is read by `workers` workers, and stays `lateness` behind them.
     pub fn new(sources: &[u32], workers: usize, lateness: Micros) -> Self {
         let shares = sources.iter().flat_map(|&source| (0..workers as u32).map(move |worker| ((source, worker), None)));
-        Marks { shares: shares.collect(), mark: None, lateness }
+        Marks { shares: shares.collect(), mark: None, lateness, checkpoint: false }
+    }
+
+    /// The same where an earlier run had come to `mark`, by [`Marks::complete`].
+    pub fn from(mut self, mark: Watermark) -> Self {
+        self.mark = Some(match mark {
+            Watermark::NONE | Watermark::END => mark,
+            mark => Watermark::at(mark.micros().saturating_add(self.lateness)),
+        });
+        self
+    }
+
+    /// True if the last complete epoch ends with a checkpoint, or is the last one that these sources have a part in.
+    pub fn checkpoint(&self) -> bool {
+        self.checkpoint
+    }
+
+    /// The last reports of all shares, once all of them have spoken.
+    pub fn reports(&self) -> impl Iterator<Item = &Report> {
+        self.shares.values().flatten()
+    }
+
+    /// True if no share will report again.
+    pub fn over(&self) -> bool {
+        self.shares.values().all(|report| report.as_ref().is_some_and(|report| report.last))
     }
 
     /// Takes the reports of one complete epoch and answers the watermark at its end.
     pub fn complete(&mut self, reports: impl IntoIterator<Item = Report>) -> Watermark {
+        self.checkpoint = false;
         for report in reports {
+            self.checkpoint |= report.checkpoint;
             if let Some(share) = self.shares.get_mut(&(report.source, report.worker)) {
                 *share = Some(report);
             }
         }
+        self.checkpoint |= self.over();
         let mut sources: BTreeMap<u32, Vec<Option<&Report>>> = BTreeMap::new();
         for (&(source, _), report) in &self.shares {
             sources.entry(source).or_default().push(report.as_ref());
@@ -69,11 +98,13 @@ mod tests {
         let split = |(split, &(mark, idle)): (usize, &(i64, bool))| SplitReport {
             split: split as u32,
             position: 0,
+            rows: 0,
             watermark: if mark == i64::MAX { Watermark::END } else { Watermark::at(mark) },
             idle,
         };
         let splits = splits.iter().enumerate().map(split).collect();
-        Report { source: 7, worker, splits, when_all_idle: Watermark::NONE, ended }
+        let when_all_idle = Watermark::NONE;
+        Report { source: 7, worker, splits, when_all_idle, wall: 0, checkpoint: false, ended, last: ended }
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub struct Metrics {
     epoch_seconds: Histogram,
     /// The same for the last few thousand, in microseconds.
     epoch_micros: Mutex<VecDeque<u32>>,
+    /// Committed, and the last one's epoch; on worker 0's process only.
+    checkpoints: AtomicU64,
+    checkpoint_epoch: AtomicU64,
+    /// From the end of a checkpoint's epoch until it is committed, in seconds; on worker 0's process only.
+    checkpoint_seconds: Histogram,
 }
 
 /// The counters of one step.
@@ -206,7 +211,17 @@ impl Metrics {
             epochs_finished: AtomicU64::new(0),
             epoch_seconds: Histogram::new(EPOCH_SECONDS),
             epoch_micros: Mutex::default(),
+            checkpoints: AtomicU64::new(0),
+            checkpoint_epoch: AtomicU64::new(0),
+            checkpoint_seconds: Histogram::new(EPOCH_SECONDS),
         }
+    }
+
+    /// Notes that a checkpoint is committed, so long after the end of its epoch.
+    pub(super) fn checkpoint_committed(&self, epoch: u64, took: Duration) {
+        self.checkpoints.fetch_add(1, Relaxed);
+        self.checkpoint_epoch.store(epoch, Relaxed);
+        self.checkpoint_seconds.observe(took.as_secs_f64());
     }
 
     /// The cells of step `id` on worker `worker`, which is one of this process.

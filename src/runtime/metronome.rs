@@ -5,12 +5,15 @@
 
 use super::discovery::Discovery;
 use super::worker::Local;
+use crate::checkpoint::manifest::SplitState;
+use crate::connector::SplitStart;
 use crate::error::Result;
-use crate::plan::{StepId, Tick};
-use crate::time::Epoch;
+use crate::plan::{Interval, StepId, Tick};
+use crate::time::{Epoch, Micros, Watermark};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -24,13 +27,56 @@ pub enum Order {
     Read {
         /// The source's step.
         source: u32,
-        /// Number and name of each split.
-        splits: Vec<(u32, String)>,
+        /// The splits.
+        splits: Vec<Dealt>,
+        /// What the clock says at the beginning of the first epoch.
+        wall: Micros,
     },
     /// The open epoch ends.
-    Close(Epoch),
+    Close {
+        /// Which one that is.
+        epoch: Epoch,
+        /// It ends with a checkpoint.
+        checkpoint: bool,
+        /// What the clock says at the beginning of the next one.
+        wall: Micros,
+    },
     /// The open epoch ends and is the last one.
-    Stop,
+    Stop {
+        /// All sources are taken to have ended: every window closes.
+        drain: bool,
+    },
+}
+
+/// A split for a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Dealt {
+    /// Its number, by which reports name it.
+    pub number: u32,
+    /// What it is and where to begin.
+    pub start: SplitStart,
+    /// How far its event time had come; [`Watermark::END`] if it was read to its end.
+    pub watermark: Watermark,
+}
+
+/// What splits are called, by source and number: reports name them by number only.
+#[derive(Clone, Default)]
+pub struct SplitNames(Arc<Mutex<BTreeMap<(u32, u32), String>>>);
+
+impl SplitNames {
+    /// What split `number` of `source` is called; nothing if it was never dealt.
+    pub fn name(&self, source: u32, number: u32) -> String {
+        self.lock().get(&(source, number)).cloned().unwrap_or_default()
+    }
+
+    fn note(&self, source: StepId, split: &Dealt) {
+        self.lock().insert((source as u32, split.number), split.start.name.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u32, u32), String>> {
+        // names are as good after a panic as before
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Orders with the worker that they are for.
@@ -54,9 +100,13 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
         let mut capability = capabilities.pop().filter(|_| index == 0);
         let mut dealt: Option<(Dealer, Discovery)> = None;
         let mut last = local.context.clock.monotonic();
+        let mut rhythm = Rhythm::new(&local);
         let mut open: VecDeque<(Epoch, Duration)> = VecDeque::new();
         move |_| {
             let Some(now) = capability.as_mut() else { return };
+            if *now.time() < local.first_epoch() {
+                now.downgrade(&local.first_epoch());
+            }
             if local.fate.failed() {
                 capability = None;
                 return;
@@ -90,7 +140,8 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
                 open.pop_front();
             }
             if local.fate.stopping() {
-                send(&mut output, now, (0..peers).map(|worker| (worker, Order::Stop)).collect());
+                let drain = local.fate.draining();
+                send(&mut output, now, (0..peers).map(|worker| (worker, Order::Stop { drain })).collect());
                 capability = None;
                 return;
             }
@@ -105,7 +156,10 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
                 let full = local.full.replace(false) && elapsed >= every / EARLY;
                 if (elapsed >= every || full) && open.len() < local.plan.settings.inflight_epochs {
                     let epoch = *now.time();
-                    send(&mut output, now, (0..peers).map(|worker| (worker, Order::Close(epoch))).collect());
+                    let checkpoint = rhythm.falls(epoch, &local);
+                    let wall = local.context.clock.wall();
+                    let close = Order::Close { epoch, checkpoint, wall };
+                    send(&mut output, now, (0..peers).map(|worker| (worker, close.clone())).collect());
                     now.downgrade(&(epoch + 1));
                     last = local.context.clock.monotonic();
                     open.push_back((epoch, last));
@@ -118,45 +172,100 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
     orders
 }
 
+/// When checkpoints are due.
+struct Rhythm {
+    every: Option<Interval>,
+    last: Duration,
+    /// The last epoch that ended with one.
+    asked: Option<Epoch>,
+}
+
+impl Rhythm {
+    fn new(local: &Local) -> Self {
+        Rhythm { every: local.checkpoint_interval(), last: local.context.clock.monotonic(), asked: None }
+    }
+
+    /// True if `epoch` ends with a checkpoint. One at a time: while one is under way, the next one waits.
+    fn falls(&mut self, epoch: Epoch, local: &Local) -> bool {
+        let now = local.context.clock.monotonic();
+        let under_way = self.asked.is_some_and(|asked| local.committed.get().is_none_or(|committed| committed < asked));
+        let due = match self.every {
+            None => false,
+            Some(Interval::Every(every)) => now.saturating_sub(self.last) >= every,
+            Some(Interval::Epochs(epochs)) => (epoch + 1) % epochs == 0,
+        };
+        if !due || (under_way && matches!(self.every, Some(Interval::Every(_)))) {
+            return false;
+        }
+        (self.last, self.asked) = (now, Some(epoch));
+        true
+    }
+}
+
 /// Deals splits to the workers in turn.
 struct Dealer {
     peers: u64,
-    /// How many splits of each source were dealt.
-    dealt: BTreeMap<StepId, u64>,
+    names: SplitNames,
+    wall: Micros,
+    /// The number of the next split of each source.
+    next: BTreeMap<StepId, u32>,
 }
 
 impl Dealer {
     /// Lists every source's splits, deals them, and begins to look for more.
     fn start(local: &Local, peers: u64) -> Result<(Self, Discovery, Orders)> {
-        let mut dealer = Dealer { peers, dealt: BTreeMap::new() };
+        let names = local.checkpoints.as_ref().map(|checkpoints| checkpoints.names.clone()).unwrap_or_default();
+        let mut dealer = Dealer { peers, names, wall: local.context.clock.wall(), next: BTreeMap::new() };
         let (mut known, mut orders) = (Vec::new(), Vec::new());
         for (id, source) in local.plan.sources() {
-            let splits = source
-                .source
-                .splits(&local.context)
-                .map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
-            known.push((id, splits.clone()));
+            let before = local.checkpoints.as_ref().and_then(|checkpoints| checkpoints.beginning.splits(&source.table));
+            let splits: Vec<Dealt> = match before {
+                Some(before) => {
+                    let dealt = |split: &SplitState| Dealt {
+                        number: split.number,
+                        start: split.start.clone(),
+                        watermark: split.watermark,
+                    };
+                    before.iter().map(dealt).collect()
+                }
+                None => {
+                    let splits = source.source.splits(&local.context);
+                    let splits = splits.map_err(|error| error.within(format!("table \"{}\"", source.table)))?;
+                    dealer.number(id, splits)
+                }
+            };
+            known.push((id, splits.iter().map(|split| split.start.name.clone()).collect()));
             orders.extend(dealer.deal(id, splits));
         }
         Ok((dealer, Discovery::start(local, known)?, orders))
     }
 
+    /// New splits, each with the next number.
+    fn number(&mut self, source: StepId, splits: Vec<String>) -> Vec<Dealt> {
+        let next = self.next.get(&source).copied().unwrap_or_default();
+        let dealt = |(number, name)| Dealt { number, start: SplitStart::whole(name), watermark: Watermark::NONE };
+        (next..).zip(splits).map(dealt).collect()
+    }
+
     /// The orders for splits that have come since.
     fn more(&mut self, source: StepId, splits: Vec<String>) -> Orders {
+        let splits = self.number(source, splits);
         let mut orders = self.deal(source, splits);
         orders.retain(|(_, order)| !matches!(order, Order::Read { splits, .. } if splits.is_empty()));
         orders
     }
 
     /// One order for each worker.
-    fn deal(&mut self, source: StepId, splits: Vec<String>) -> Orders {
-        let dealt = self.dealt.entry(source).or_default();
-        let mut shares: Vec<Vec<(u32, String)>> = vec![Vec::new(); self.peers as usize];
+    fn deal(&mut self, source: StepId, splits: Vec<Dealt>) -> Orders {
+        let next = self.next.entry(source).or_default();
+        let mut shares: Vec<Vec<Dealt>> = vec![Vec::new(); self.peers as usize];
         for split in splits {
-            shares[(*dealt % self.peers) as usize].push((*dealt as u32, split));
-            *dealt += 1;
+            self.names.note(source, &split);
+            *next = (*next).max(split.number + 1);
+            shares[(u64::from(split.number) % self.peers) as usize].push(split);
         }
-        let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source: source as u32, splits });
+        let (source, wall) = (source as u32, self.wall);
+        let order = |(worker, splits): (usize, _)| (worker as u64, Order::Read { source, splits, wall });
         shares.into_iter().enumerate().map(order).collect()
     }
 }

@@ -143,7 +143,7 @@ fn closed_by_reader(error: &Error) -> bool {
 }
 
 /// A table's NOT NULL is a promise to its readers, which the rows must keep whatever the plan knew of them.
-fn refuse_null(rows: &Batch, schema: &Schema) -> Result<()> {
+pub(super) fn refuse_null(rows: &Batch, schema: &Schema) -> Result<()> {
     let broken = schema
         .fields()
         .iter()

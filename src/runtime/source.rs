@@ -7,15 +7,15 @@ mod shaper;
 
 use super::exchange::Packet;
 use super::metrics::StepCells;
-use super::metronome::{Order, Orders};
+use super::metronome::{Dealt, Order, Orders};
 use super::worker::Local;
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::connector::bad::dead_letters;
-use crate::connector::{Polled, Split};
+use crate::connector::{Polled, Split, SplitStart};
 use crate::error::Result;
 use crate::format::sift::OnBad;
-use crate::plan::{SourceStep, StepId, Tick, WhenAllIdle};
-use crate::time::{Epoch, Report, SplitReport, Watermark};
+use crate::plan::{Interval, SourceStep, StepId, Tick, WhenAllIdle};
+use crate::time::{Epoch, Micros, Report, SplitReport, Watermark};
 use shaper::{Shaper, Tally};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,6 +75,10 @@ pub fn source<'scope>(
         move |_| {
             orders.for_each(|_, batch| inbox.extend(batch.drain(..).map(|(_, order)| order)));
             let Some(held) = capabilities.as_mut() else { return };
+            if *held[0].time() < reader.local.first_epoch() {
+                let first = reader.local.first_epoch();
+                held.iter_mut().for_each(|capability| capability.downgrade(&first));
+            }
             if reader.local.fate.failed() {
                 capabilities = None;
                 return;
@@ -147,6 +151,8 @@ struct Reader {
     splits: Option<Vec<Open>>,
     next: usize,
     epoch: Epoch,
+    /// What the clock said when the open epoch began.
+    wall: Micros,
     /// Bytes emitted in epochs that the sinks have not finished.
     in_flight: VecDeque<(Epoch, usize)>,
     in_flight_bytes: usize,
@@ -163,19 +169,45 @@ struct Open {
     silent_since: Option<Duration>,
 }
 
+impl Open {
+    /// Nothing more is read of it.
+    fn end(&mut self) {
+        self.ended = true;
+        self.watermark = Watermark::END;
+    }
+}
+
+/// A split that an earlier run has read to its end.
+struct Over(u64);
+
+impl Split for Over {
+    fn poll(&mut self, _: usize) -> Result<Polled> {
+        Ok(Polled::Ended)
+    }
+
+    fn position(&self) -> u64 {
+        self.0
+    }
+
+    fn place(&self, _: usize) -> String {
+        "a split that has ended".into()
+    }
+}
+
 impl Reader {
     fn new(id: StepId, step: SourceStep, local: Local, worker: usize) -> Self {
         Reader {
             id,
-            shaper: Shaper::new(&step, &local.plan.steps[id].schema, &local.context.clock),
+            shaper: Shaper::new(&step, &local.plan.steps[id].schema),
             tally: Tally::default(),
             step,
             worker,
             cells: local.cells(id),
-            local,
             splits: None,
             next: 0,
-            epoch: 0,
+            epoch: local.first_epoch(),
+            wall: local.context.clock.wall(),
+            local,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
         }
@@ -185,25 +217,35 @@ impl Reader {
     fn turn(&mut self, inbox: &mut VecDeque<Order>, outbox: &mut Vec<Event>) -> Result<Turn> {
         while let Some(order) = inbox.pop_front() {
             match order {
-                Order::Read { source, splits } if source as usize == self.id => self.open(splits)?,
+                Order::Read { source, splits, wall } if source as usize == self.id => {
+                    if self.splits.is_none() {
+                        self.wall = wall;
+                    }
+                    self.open(splits)?;
+                }
                 Order::Read { .. } => {}
-                Order::Close(epoch) => {
+                Order::Close { epoch, checkpoint, wall } => {
                     debug_assert_eq!(epoch, self.epoch, "the metronome and a source disagree about the open epoch");
                     let ended = self.ended();
-                    outbox.push(Event::Closed(self.close(ended)));
+                    outbox.push(Event::Closed(self.close(checkpoint, ended, ended, wall)));
+                    self.wall = wall;
                     if ended {
                         return Ok(Turn::Done);
                     }
                 }
-                Order::Stop => {
-                    outbox.push(Event::Closed(self.close(false)));
+                Order::Stop { drain } => {
+                    if drain {
+                        self.splits.iter_mut().flatten().for_each(Open::end);
+                    }
+                    outbox.push(Event::Closed(self.close(true, drain, true, self.wall)));
                     return Ok(Turn::Done);
                 }
             }
         }
         self.forget_finished();
         if self.ended() {
-            outbox.push(Event::Closed(self.close(true)));
+            let checkpoint = self.checkpoint_by_rows();
+            outbox.push(Event::Closed(self.close(checkpoint, true, true, self.wall)));
             return Ok(Turn::Done);
         }
         let rows_a_split = match self.local.plan.settings.tick {
@@ -225,26 +267,42 @@ impl Reader {
             && self.splits.as_ref().is_some_and(|splits| splits.iter().all(full))
             && !self.ended()
         {
-            outbox.push(Event::Closed(self.close(false)));
+            let checkpoint = self.checkpoint_by_rows();
+            outbox.push(Event::Closed(self.close(checkpoint, false, false, self.wall)));
             return Ok(Turn::Again);
         }
         Ok(if read || self.ended() { Turn::Again } else { Turn::Nap })
     }
 
     /// Reads these splits, too, from the open epoch on.
-    fn open(&mut self, dealt: Vec<(u32, String)>) -> Result<()> {
-        let (numbers, names): (Vec<u32>, Vec<String>) = dealt.into_iter().unzip();
-        let splits = if names.is_empty() { Vec::new() } else { self.step.source.open(&names, &self.local.context)? };
-        let opened = |(number, split)| Open {
-            number,
+    fn open(&mut self, dealt: Vec<Dealt>) -> Result<()> {
+        let (ended, dealt): (Vec<Dealt>, Vec<Dealt>) =
+            dealt.into_iter().partition(|split| split.watermark == Watermark::END);
+        let starts: Vec<SplitStart> = dealt.iter().map(|split| split.start.clone()).collect();
+        let splits =
+            if starts.is_empty() { Vec::new() } else { self.step.source.open(&starts, &self.local.context)? };
+        let opened = |(dealt, split): (Dealt, Box<dyn Split>)| Open {
+            number: dealt.number,
             split,
-            watermark: Watermark::NONE,
-            ended: false,
+            watermark: dealt.watermark,
+            ended: dealt.watermark == Watermark::END,
             rows_in_epoch: 0,
             silent_since: None,
         };
-        self.splits.get_or_insert_default().extend(numbers.into_iter().zip(splits).map(opened));
+        let over = ended.into_iter().map(|dealt| {
+            let over: Box<dyn Split> = Box::new(Over(dealt.start.position.unwrap_or_default()));
+            (dealt, over)
+        });
+        self.splits.get_or_insert_default().extend(dealt.into_iter().zip(splits).chain(over).map(opened));
         Ok(())
+    }
+
+    /// True if the open epoch ends with a checkpoint where epochs end by their rows.
+    fn checkpoint_by_rows(&self) -> bool {
+        match self.local.checkpoint_interval() {
+            Some(Interval::Epochs(epochs)) => (self.epoch + 1) % epochs == 0,
+            _ => false,
+        }
     }
 
     /// True if nothing will ever come. A source that looks for new splits may still find one for a worker that has none.
@@ -286,10 +344,7 @@ impl Reader {
             }
             match open.split.poll(room)? {
                 Polled::Pending => drop(open.silent_since.get_or_insert(now)),
-                Polled::Ended => {
-                    open.ended = true;
-                    open.watermark = Watermark::END;
-                }
+                Polled::Ended => open.end(),
                 Polled::Rows { rows, bytes } => {
                     without_data = 0;
                     turn_bytes += bytes.max(1);
@@ -303,7 +358,7 @@ impl Reader {
                         rows.num_rows() + if self.step.bad.on_bad == OnBad::LeaveOut { refused.len() } else { 0 };
                     open.rows_in_epoch += records as u64;
                     open.silent_since = None;
-                    let rows = self.shaper.rows(rows, open.split.as_ref(), &mut refused)?;
+                    let rows = self.shaper.rows(rows, open.split.as_ref(), self.wall, &mut refused)?;
                     if let Some(mark) = self.shaper.watermark(&rows)? {
                         open.watermark = open.watermark.max(mark);
                     }
@@ -321,19 +376,20 @@ impl Reader {
         Ok(turn_bytes > 0)
     }
 
-    /// Ends the open epoch and says where every split stands.
-    fn close(&mut self, ended: bool) -> Report {
+    /// Ends the open epoch, at `wall` by the clock, and says where every split stands.
+    fn close(&mut self, checkpoint: bool, ended: bool, last: bool, wall: Micros) -> Report {
         let now = self.local.context.clock.monotonic();
         // epochs that end by their rows wait for them: there no split is idle, and the binding stays the same every time
         let by_rows = matches!(self.local.plan.settings.tick, Tick::Rows(_));
         let idle_timeout = self.step.idle_timeout.filter(|_| !by_rows);
         let splits = self.splits.iter_mut().flatten().map(|open| {
-            open.rows_in_epoch = 0;
+            let rows = std::mem::take(&mut open.rows_in_epoch);
             let silence = open.silent_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
             let silent = idle_timeout.is_some_and(|timeout| silence >= timeout);
             SplitReport {
                 split: open.number,
                 position: open.split.position(),
+                rows,
                 watermark: open.watermark,
                 idle: silent && !open.ended && open.split.caught_up(),
             }
@@ -346,11 +402,20 @@ impl Reader {
         }
         let when_all_idle = match (self.step.when_all_idle, idle_timeout) {
             (WhenAllIdle::FollowWallClock, Some(timeout)) => {
-                Watermark::at(self.local.context.clock.wall().saturating_sub(timeout.as_micros() as i64))
+                Watermark::at(wall.saturating_sub(timeout.as_micros() as i64))
             }
             _ => Watermark::NONE,
         };
         self.epoch += 1;
-        Report { source: self.id as u32, worker: self.worker as u32, splits, when_all_idle, ended }
+        Report {
+            source: self.id as u32,
+            worker: self.worker as u32,
+            splits,
+            when_all_idle,
+            wall: self.wall,
+            checkpoint,
+            ended,
+            last,
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! its watermark, and what comes early waits in a stash.
 
 use super::exchange::Packet;
+use super::keeping::{Deposit, Keeping};
 use super::marks::Marks;
 use super::metrics::{Busy, StepCells};
 use super::source::Reports;
@@ -16,7 +17,8 @@ use crate::time::{Epoch, Report, Watermark};
 use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use timely::container::NoopBuilder;
+use std::time::Duration;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -26,6 +28,9 @@ use timely::progress::frontier::MutableAntichain;
 
 /// The rows of a step.
 pub type Rows<'scope> = Stream<'scope, Epoch, Packet>;
+
+/// How long a step that is held back sleeps.
+const NAP: Duration = Duration::from_millis(1);
 
 type RowOutput = OutputBuilder<Epoch, NoopBuilder<Packet>>;
 
@@ -201,14 +206,19 @@ pub fn until_the_end<'scope>(input: Rows<'scope>, site: Site, mut operator: impl
 #[derive(Default)]
 struct Stashed {
     capability: Option<Capability<Epoch>>,
+    /// The same for what the operator has learnt.
+    deposits: Option<Capability<Epoch>>,
     /// With the input that each came from.
     packets: Vec<(usize, Packet)>,
     reports: Vec<Report>,
 }
 
 impl Stashed {
-    fn hold(&mut self, capability: &InputCapability<Epoch>) {
+    fn hold(&mut self, capability: &InputCapability<Epoch>, deposits: bool) {
         self.capability.get_or_insert_with(|| capability.delayed(&epoch_of(capability), 0));
+        if deposits {
+            self.deposits.get_or_insert_with(|| capability.delayed(&epoch_of(capability), 1));
+        }
     }
 }
 
@@ -222,7 +232,16 @@ pub struct Inlet<'scope, P> {
     pub schema: SchemaRef,
 }
 
-/// An operator that sees complete epochs in order. `reports` are those of the sources that it depends on, sent to this worker.
+/// What comes out of a staged step.
+pub struct Staged<'scope> {
+    /// Its rows.
+    pub rows: Rows<'scope>,
+    /// What it has learnt, at the epochs of checkpoints; nothing where there are none.
+    pub deposits: Stream<'scope, Epoch, Vec<Deposit>>,
+}
+
+/// An operator that sees complete epochs in order. `reports` are those of the sources that it depends on, sent to this worker. With
+/// `keeping` what it learns is kept in checkpoints.
 ///
 /// What it has to say of an epoch may be more than fits into memory: it is asked again for more after what it said has moved on.
 pub fn staged<'scope>(
@@ -231,7 +250,8 @@ pub fn staged<'scope>(
     mut marks: Marks,
     site: Site,
     mut operator: Box<dyn Confluence>,
-) -> Rows<'scope> {
+    mut keeping: Option<Keeping>,
+) -> Staged<'scope> {
     let scope = reports.scope();
     let mut builder = OperatorBuilder::new(site.name(), scope);
     let mut inputs = Vec::new();
@@ -240,25 +260,28 @@ pub fn staged<'scope>(
     }
     let mut reports = builder.new_input(reports, Pipeline);
     let (rows, stream) = builder.new_output();
+    let (deposits, deposit_stream) = builder.new_output();
     let mut rows: RowOutput = OutputBuilder::from(rows);
+    let mut deposits: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<Deposit>>> = OutputBuilder::from(deposits);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         let mut stash: BTreeMap<Epoch, Stashed> = BTreeMap::new();
         let mut out = Output::default();
         // the first epoch of the stash is complete, and the operator is not through with it
         let mut speaking = false;
+        let mut mark = Watermark::NONE;
         move |frontiers| {
             let _busy = site.busy();
             for (port, (batches, _)) in inputs.iter_mut().enumerate() {
                 batches.for_each(|capability, packet| {
                     let stashed = stash.entry(epoch_of(&capability)).or_default();
-                    stashed.hold(&capability);
+                    stashed.hold(&capability, keeping.is_some());
                     stashed.packets.push((port, std::mem::take(packet)));
                 });
             }
             reports.for_each(|capability, batch| {
                 let stashed = stash.entry(epoch_of(&capability)).or_default();
-                stashed.hold(&capability);
+                stashed.hold(&capability, keeping.is_some());
                 stashed.reports.extend(batch.drain(..).map(|(_, report)| report));
             });
             if site.local.fate.failed() {
@@ -267,6 +290,10 @@ pub fn staged<'scope>(
             }
             let least = least(frontiers);
             while let Some(mut entry) = stash.first_entry() {
+                if keeping.as_ref().is_some_and(|keeping| keeping.holds_back()) {
+                    activator.activate_after(NAP);
+                    break;
+                }
                 let epoch = *entry.key();
                 // later epochs wait until every earlier one is complete
                 if least.is_some_and(|least| epoch > least) {
@@ -281,7 +308,7 @@ pub fn staged<'scope>(
                         operator.on_batch(port, batch, &mut out)?;
                     }
                     if complete && !speaking {
-                        let mark = marks.complete(stashed.reports.drain(..));
+                        mark = marks.complete(stashed.reports.drain(..));
                         operator.on_epoch(epoch, mark, &mut out)?;
                         site.cells.complete(mark, operator.take_late_rows());
                     }
@@ -299,9 +326,15 @@ pub fn staged<'scope>(
                 if speaking || !complete {
                     break;
                 }
+                if let (Some(keeping), Some(capability), true) = (&mut keeping, &stashed.deposits, marks.checkpoint()) {
+                    let Some(deposit) = site.attempt(|| keeping.deposit(epoch, mark, operator.as_mut())) else {
+                        return;
+                    };
+                    deposits.activate().session_with_builder(capability).give(deposit);
+                }
                 entry.remove();
             }
         }
     });
-    stream
+    Staged { rows: stream, deposits: deposit_stream }
 }

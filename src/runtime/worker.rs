@@ -1,28 +1,33 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
+use super::begin::{Checkpoints, Wishes, agree, holds_output, note_end, shard_name};
+use super::committer::committer;
 use super::exchange::Router;
 use super::fate::Fate;
+use super::keeping::{Keeping, Outbox, SharedOutbox};
+use super::lane::Offload;
 use super::marks::Marks;
 use super::metrics::{Metrics, StepCells};
-use super::metronome::{Orders, metronome};
+use super::metronome::{Orders, SplitNames, metronome};
+use super::operators::{Made, carried, kept_in, merges_rows_directly, operator_of, restore};
+use super::publisher::publisher;
 use super::sink::sink;
 use super::source::{Reports, source};
-use super::steps::{Inlet, Rows, Site, of_an_epoch, staged, stateless, until_the_end};
-use crate::connector::Context;
-use crate::error::Result;
-use crate::operator::aggregate::{Aggregate, Feed, PreAggregate};
-use crate::operator::join::Join;
-use crate::operator::late::late_rows;
-use crate::operator::lookup::Lookup;
-use crate::operator::rank::Rank;
-use crate::operator::session::{PreSessions, SessionAggregate};
-use crate::operator::transform::{Transforms, with_weight};
-use crate::operator::updating::UpdatingAggregate;
-use crate::operator::{Confluence, OneInput, Operator};
-use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, StepId};
-use crate::time::Epoch;
+use super::staging::Staging;
+use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
+use super::writer::{self, writer};
+use crate::checkpoint::store::Store;
+use crate::connector::{Changes, Context, Delivery};
+use crate::error::{Error, Result};
+use crate::operator::Confluence;
+use crate::operator::aggregate::PreAggregate;
+use crate::operator::session::PreSessions;
+use crate::operator::transform::Transforms;
+use crate::plan::{Action, Emit, Grouping, Interval, Plan, Route, SinkStep, StepId, Tick};
+use crate::state::groups_of;
+use crate::time::{Epoch, Watermark};
 use arrow::datatypes::SchemaRef;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -35,7 +40,7 @@ use timely::dataflow::{Scope, Stream};
 use timely::worker::Worker;
 
 /// The longest that a worker sleeps without looking whether the run has ended.
-const SLEEP_MAX: Duration = Duration::from_millis(10);
+pub const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 /// What all operators of one worker share.
 #[derive(Clone)]
@@ -56,6 +61,12 @@ pub struct Local {
     pub workers: Range<usize>,
     /// This one's number.
     pub worker: usize,
+    /// Where and from where checkpoints are, if there are any.
+    pub checkpoints: Option<Arc<Checkpoints>>,
+    /// The last checkpoint that is committed; on worker 0 only.
+    pub committed: Rc<Cell<Option<Epoch>>>,
+    /// True once all input has ended, as opposed to a stop.
+    pub ended: Rc<Cell<bool>>,
 }
 
 impl Local {
@@ -63,10 +74,39 @@ impl Local {
     pub fn cells(&self, id: StepId) -> Arc<StepCells> {
         self.metrics.cells(id, self.worker)
     }
+
+    /// The first epoch of the run.
+    pub fn first_epoch(&self) -> Epoch {
+        self.checkpoints.as_ref().map_or(0, |checkpoints| checkpoints.beginning.first)
+    }
+
+    /// How far apart checkpoints are; none if there are none.
+    pub fn checkpoint_interval(&self) -> Option<Interval> {
+        let checkpoints = self.checkpoints.as_ref()?;
+        let preset = match (self.plan.settings.tick, checkpoints.store.is_local()) {
+            (Tick::Rows(_), _) => INTERVAL_BY_ROWS,
+            (Tick::Every(_), true) => INTERVAL_LOCAL,
+            (Tick::Every(_), false) => INTERVAL_REMOTE,
+        };
+        Some(self.plan.settings.checkpoint_interval.unwrap_or(preset))
+    }
 }
 
-/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run.
-pub fn run(worker: &mut Worker, local: Local) {
+/// How far apart checkpoints are, if nobody says: deltas make short intervals cheap, requests do not.
+const INTERVAL_LOCAL: Interval = Interval::Every(Duration::from_secs(1));
+const INTERVAL_REMOTE: Interval = Interval::Every(Duration::from_secs(10));
+const INTERVAL_BY_ROWS: Interval = Interval::Epochs(10);
+
+/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run. With a `store` it goes on from there.
+pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes, Offload)>) {
+    if let Some((store, wishes, offload)) = keeping {
+        let Some(beginning) = agree(worker, &local, &store, &wishes) else { return drop_all(worker) };
+        if beginning.finished {
+            return drop_all(worker);
+        }
+        local.fate.began(beginning.generation);
+        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
+    }
     worker.dataflow::<Epoch, _, _>(|scope| {
         if let Err(error) = build(scope, &local) {
             local.fate.fail(error);
@@ -75,6 +115,15 @@ pub fn run(worker: &mut Worker, local: Local) {
     while worker.has_dataflows() && !local.fate.failed() {
         worker.step_or_park(Some(SLEEP_MAX));
     }
+    if let (Some(checkpoints), 0, false) = (&local.checkpoints, worker.index(), local.fate.failed())
+        && let Err(error) = note_end(checkpoints, local.ended.get())
+    {
+        local.fate.fail(error);
+    }
+    drop_all(worker);
+}
+
+fn drop_all(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
@@ -86,6 +135,16 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut reports: BTreeMap<StepId, Stream<'_, Epoch, Reports>> = BTreeMap::new();
     let mut letters: BTreeMap<StepId, Rows<'_>> = BTreeMap::new();
     let mut done = Vec::new();
+    let mut written = Vec::new();
+    let mut deposits = Vec::new();
+    let mut publishing = Vec::new();
+    let mut kept = match &local.checkpoints {
+        Some(checkpoints) => {
+            let own = groups_of(scope.index(), scope.peers());
+            kept_in(&local.plan, checkpoints, &checkpoints.beginning.state(), &own)?
+        }
+        None => BTreeMap::new(),
+    };
     for id in 0..local.plan.steps.len() {
         let step = &local.plan.steps[id];
         let input = |n: usize| -> Rows<'_> {
@@ -111,60 +170,57 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let spec = Arc::clone(spec);
                 let site = site(carried(&local.plan, step.inputs[0].from));
                 Some(match spec.grouping {
-                    // nothing leaves before the end, so partial results may gather for as long
-                    Grouping::Final => until_the_end(input(0), site, PreAggregate::new(spec)?),
+                    // nothing leaves before the end, so partial results may gather for as long, if no checkpoint needs them
+                    Grouping::Final if local.checkpoints.is_none() => {
+                        until_the_end(input(0), site, PreAggregate::new(spec)?)
+                    }
                     Grouping::Session { .. } => {
                         of_an_epoch(input(0), site, move || PreSessions::new(Arc::clone(&spec)))
                     }
                     _ => of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))),
                 })
             }
-            Action::Aggregate(spec) => {
-                let direct = merges_rows_directly(&local.plan, step.inputs[0].from, scope.peers());
-                let feed = if direct { Feed::Rows } else { Feed::Partials };
-                let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
-                let spec = Arc::clone(spec);
-                let operator: Box<dyn Operator> = match spec.grouping {
-                    Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
-                    Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
-                    _ => {
-                        let aggregate = Aggregate::new(spec, feed, Arc::clone(&step.schema));
-                        // without keys all rows go to worker 0
-                        Box::new(if scope.index() == 0 { aggregate.answering_for_nothing() } else { aggregate })
+            Action::Aggregate(_) | Action::LateRows { .. } | Action::Custom(_) | Action::Rank(_) | Action::Join(_) => {
+                let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
+                    .ok_or_else(|| Error::internal("a staged step has no operator"))?;
+                let inputs = inputs.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
+                let mut mark = Watermark::NONE;
+                if let Some(checkpoints) = &local.checkpoints {
+                    operator.track();
+                    mark = checkpoints.beginning.mark_of(&step.name);
+                    if checkpoints.beginning.keeps(&step.name) {
+                        let deltas = kept.remove(&step.name).unwrap_or_default();
+                        let place = |error: Error| error.within(format!("step \"{}\": restore", step.name));
+                        restore(operator.as_mut(), deltas, mark).map_err(place)?;
                     }
-                };
-                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
+                }
+                let staged = staged_step(id, inputs, &reports, operator, mark, None, local);
+                deposits.push(staged.deposits);
+                Some(staged.rows)
             }
-            Action::LateRows { lateness, .. } => {
-                let schema = carried(&local.plan, step.inputs[0].from);
-                let operator = late_rows(lateness, &schema, Arc::clone(&step.schema))?;
-                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(OneInput(operator)), local))
-            }
-            Action::Custom(custom) => {
-                let schema = Arc::clone(&local.plan.steps[step.inputs[0].from].schema);
-                let operator = OneInput(custom.operator(&schema)?);
-                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(operator), local))
-            }
-            Action::Rank(spec) => {
-                let schema = carried(&local.plan, step.inputs[0].from);
-                let operator = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
-                let operator = OneInput(Box::new(operator));
-                Some(staged_step(id, vec![(input(0), schema)], &reports, Box::new(operator), local))
-            }
-            Action::Join(spec) => {
-                let schemas = [0, 1].map(|n| carried(&local.plan, step.inputs[n].from));
-                let (spec, output, inputs) = (Arc::clone(spec), Arc::clone(&step.schema), schemas.clone());
-                let operator: Box<dyn Confluence> = match spec.meeting {
-                    Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, inputs, output)),
-                    Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, inputs, output)),
-                };
-                let inputs = schemas.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
-                Some(staged_step(id, inputs, &reports, operator, local))
+            Action::Sink(definition) if definition.delivery == Delivery::ExactlyOnce => {
+                let checkpoints = local.checkpoints.as_ref().ok_or_else(|| {
+                    Error::invalid("it is to be written exactly once, which needs checkpoints")
+                        .within(format!("table \"{}\"", definition.table))
+                        .help("SET 'checkpoint_store' to a directory")
+                })?;
+                let from = step.inputs[0].from;
+                let schema = carried(&local.plan, from);
+                let (operator, outbox) = staging(id, definition, scope.index(), scope.peers(), local, checkpoints)?;
+                let inputs = vec![(input(0), Arc::clone(&schema))];
+                let keeps = outbox.clone();
+                let staged = staged_step(id, inputs, &reports, operator, Watermark::NONE, keeps, local);
+                deposits.push(staged.deposits);
+                done.push(staged.rows);
+                if let Some(outbox) = outbox {
+                    publishing.push((id, outbox, site(schema)));
+                }
+                None
             }
             Action::Sink(definition) => {
                 let from = step.inputs[0].from;
                 let site = site(carried(&local.plan, from));
-                done.push(routed(input(0), &step.inputs[0].route, site, |input, pact, site| match pact {
+                written.push(routed(input(0), &step.inputs[0].route, site, |input, pact, site| match pact {
                     Pact::Stay => sink(input, Pipeline, definition, from, site),
                     Pact::Move(router) => sink(input, DistributorPact(|_| *router), definition, from, site),
                 }));
@@ -173,8 +229,54 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
         };
         built.push(rows);
     }
+    let written = scope.concatenate(written);
+    done.push(written.clone());
     scope.concatenate(done).probe_with(&local.probe);
+    if let Some(checkpoints) = &local.checkpoints {
+        let inputs = writer::Inputs {
+            deposits: scope.concatenate(deposits),
+            reports: scope.concatenate(reports.values().cloned()),
+            done: written,
+        };
+        let all = inputs.reports.clone();
+        let outboxes = publishing.iter().map(|(id, outbox, _)| (*id, Rc::clone(outbox))).collect();
+        let acks = writer(scope, inputs, outboxes, local, checkpoints)?;
+        let news = committer(scope, acks, all, local, checkpoints)?;
+        for (id, outbox, site) in publishing {
+            let Action::Sink(definition) = &local.plan.steps[id].action else { continue };
+            let shard = outbox.borrow().shard as usize;
+            let name = shard_name(&local.plan, definition, &checkpoints.beginning.incarnation, shard);
+            publisher(news.clone(), &definition.sink, name, outbox, site, checkpoints)?;
+        }
+    }
     Ok(())
+}
+
+/// The operator that makes the records of an exactly-once sink, and where they wait; none on a worker without a shard.
+fn staging(
+    id: StepId,
+    sink: &SinkStep,
+    worker: usize,
+    workers: usize,
+    local: &Local,
+    checkpoints: &Checkpoints,
+) -> Result<(Box<dyn Confluence>, Option<SharedOutbox>)> {
+    let step = &local.plan.steps[id];
+    let from = step.inputs[0].from;
+    let place = |error: Error| error.within(format!("table \"{}\"", sink.table));
+    let (shard, shards) = if sink.sink.single() { (0, 1) } else { (worker, workers) };
+    let updating = local.plan.steps[from].emit == Emit::Updating;
+    let only_insertions = updating && sink.sink.changes() == Changes::Upsert;
+    let only_insertions = only_insertions.then(|| Arc::clone(&local.plan.steps[from].schema));
+    let (mut stager, mut outbox) = (None, None);
+    if !sink.sink.single() || worker == 0 {
+        let staging = sink.sink.staging().ok_or_else(|| place(Error::internal("it cannot be written exactly once")))?;
+        stager = Some(staging.stager(shard, shards, &local.context).map_err(place)?);
+        let mut stored = checkpoints.beginning.outputs();
+        stored.retain(|object| holds_output(object, &step.name, shard));
+        outbox = Some(Rc::new(RefCell::new(Outbox::new(shard as u32, stored))));
+    }
+    Ok((Box::new(Staging::new(stager, only_insertions, Arc::clone(&step.schema))), outbox))
 }
 
 /// Whether rows change their worker along an edge.
@@ -189,25 +291,30 @@ fn staged_step<'scope>(
     inputs: Vec<(Rows<'scope>, SchemaRef)>,
     reports: &BTreeMap<StepId, Stream<'scope, Epoch, Reports>>,
     operator: Box<dyn Confluence>,
+    mark: Watermark,
+    outbox: Option<SharedOutbox>,
     local: &Local,
-) -> Rows<'scope> {
+) -> Staged<'scope> {
     let scope = inputs[0].0.scope();
     let sources = local.plan.heeds(id);
     let reports = scope.concatenate(sources.iter().map(|source| reports[source].clone()));
     let lateness = local.plan.steps[id].lateness;
-    let marks = Marks::new(&sources.iter().map(|&source| source as u32).collect::<Vec<_>>(), scope.peers(), lateness);
+    let followed: Vec<u32> = sources.iter().map(|&source| source as u32).collect();
+    let marks = Marks::new(&followed, scope.peers(), lateness).from(mark);
+    let name = local.plan.steps[id].name.clone();
+    let keeping = local.checkpoints.as_ref().map(|_| Keeping { step: id, name, outbox });
     let site = Site { id, input: Arc::clone(&inputs[0].1), cells: local.cells(id), local: local.clone() };
     let routes = local.plan.steps[id].inputs.iter().map(|input| &input.route);
     if scope.peers() == 1 || routes.clone().all(|route| *route == Route::Forward) {
         let inlets = inputs.into_iter().map(|(rows, schema)| Inlet { rows, route: Pipeline, schema });
-        return staged(inlets.collect(), reports, marks, site, operator);
+        return staged(inlets.collect(), reports, marks, site, operator, keeping);
     }
     let inlet = |((rows, schema), route): ((Rows<'scope>, SchemaRef), &Route)| {
         let router = router(route, &schema, &site);
         Inlet { rows, route: DistributorPact(|_| router), schema }
     };
     let inlets = inputs.into_iter().zip(routes).map(inlet).collect();
-    staged(inlets, reports, marks, site, operator)
+    staged(inlets, reports, marks, site, operator, keeping)
 }
 
 fn router(route: &Route, schema: &SchemaRef, site: &Site) -> Router {
@@ -229,24 +336,4 @@ fn routed<'scope, T>(
         route => Pact::Move(Box::new(router(route, &site.input, &site))),
     };
     build(input, pact, site)
-}
-
-/// The columns that step `id` gives, weight included.
-fn carried(plan: &Plan, id: StepId) -> SchemaRef {
-    let step = &plan.steps[id];
-    match step.emit {
-        Emit::Updating => with_weight(&step.schema),
-        Emit::Append | Emit::Final => Arc::clone(&step.schema),
-    }
-}
-
-/// True if the pre-aggregating step `id` would only be in the way: on one worker nothing is exchanged, so rows go straight into the
-/// aggregate, unless windows overlap and panes save work.
-fn merges_rows_directly(plan: &Plan, id: StepId, workers: usize) -> bool {
-    let overlapping =
-        |spec: &Aggregation| matches!(spec.grouping, Grouping::Windowed { windows, .. } if windows.overlap());
-    match &plan.steps[id].action {
-        Action::PreAggregate(spec) => workers == 1 && !overlapping(spec),
-        _ => false,
-    }
 }

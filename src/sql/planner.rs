@@ -20,7 +20,8 @@ use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
 use crate::connector::{
-    self, CONNECTOR, Changes, Connectors, IDLE_TIMEOUT, MAX_FUTURE, Options, SinkInput, WHEN_ALL_IDLE,
+    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, IDLE_TIMEOUT, MAX_FUTURE, Options, Sink, SinkInput,
+    WHEN_ALL_IDLE,
 };
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
@@ -418,7 +419,8 @@ impl<'a> Planner<'a> {
             false => Route::Forward,
         };
         let connector = connector_name(&table).to_owned();
-        let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink });
+        let delivery = self.delivery(&table, sink.as_ref())?;
+        let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink, delivery });
         let written = stream.rows.fields().iter().zip(table.schema.fields());
         let written = written.map(|(row, column)| Arc::new(row.as_ref().clone().with_nullable(column.is_nullable())));
         let written = Arc::new(Schema::new(written.collect::<Fields>()));
@@ -430,6 +432,25 @@ impl<'a> Planner<'a> {
             stream.emit,
         );
         Ok(())
+    }
+
+    /// What `sink`, the writing side of `table`, promises.
+    fn delivery(&self, table: &connector::Table, sink: &dyn Sink) -> Result<Delivery> {
+        let options = &table.options;
+        let stored = self.settings.checkpoint_store.is_some();
+        match options.if_given(&DELIVERY, Options::choice)? {
+            Some("exactly-once") if sink.staging().is_none() => {
+                let wrong = options.wrong(&DELIVERY, "this connector writes rows as they come");
+                Err(wrong.help("write to a topic or to files, or leave the option out"))
+            }
+            Some("exactly-once") if !stored => {
+                let wrong = options.wrong(&DELIVERY, "that needs checkpoints, and the pipeline has none");
+                Err(wrong.help("SET 'checkpoint_store' to a directory"))
+            }
+            Some("exactly-once") => Ok(Delivery::ExactlyOnce),
+            None if stored && sink.staging().is_some() => Ok(Delivery::ExactlyOnce),
+            _ => Ok(Delivery::AtLeastOnce),
+        }
     }
 
     /// Adds the steps of a query: its rows, and those that come too late for its windows if it asks for them, with the columns of

@@ -2,7 +2,7 @@
 
 use crate::connector::{Named, OptionSpec, OptionText, Options, Preset, Takes};
 use crate::error::{Error, Result};
-use crate::plan::{Settings, Tick, WhenAllIdle};
+use crate::plan::{Interval, Settings, Tick, WhenAllIdle};
 
 const NAME: OptionSpec = OptionSpec::both(
     "pipeline.name",
@@ -39,9 +39,38 @@ const WHEN_ALL_IDLE: OptionSpec = OptionSpec::both(
 const MAX_FUTURE: OptionSpec =
     OptionSpec::both("max_future", Takes::Duration, Preset::Is("24h"), "how far ahead of the clock event time may be");
 
+const CHECKPOINT_STORE: OptionSpec = OptionSpec::both(
+    "checkpoint_store",
+    Takes::Text,
+    Preset::None("none: a run begins where the definition says"),
+    "where checkpoints are kept: a directory, or a URL that begins with `s3://`, `gs://` or `az://`",
+);
+const CHECKPOINT_INTERVAL: OptionSpec = OptionSpec::both(
+    "checkpoint_interval",
+    Takes::Form("a duration, or `N epochs`"),
+    Preset::None("1 s in a directory, 10 s elsewhere; 10 epochs where a tick is a number of rows"),
+    "how far apart checkpoints are",
+);
+const CHECKPOINT_RETAIN: OptionSpec = OptionSpec::both(
+    "checkpoint_retain",
+    Takes::Whole(1, 10_000),
+    Preset::Is("3"),
+    "how many checkpoints are kept, besides savepoints",
+);
+
 /// What can be set, for documents and help.
-pub const SETTINGS: &[&OptionSpec] =
-    &[&NAME, &TICK, &INFLIGHT_BYTES, &INFLIGHT_EPOCHS, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE];
+pub const SETTINGS: &[&OptionSpec] = &[
+    &NAME,
+    &TICK,
+    &INFLIGHT_BYTES,
+    &INFLIGHT_EPOCHS,
+    &IDLE_TIMEOUT,
+    &WHEN_ALL_IDLE,
+    &MAX_FUTURE,
+    &CHECKPOINT_STORE,
+    &CHECKPOINT_INTERVAL,
+    &CHECKPOINT_RETAIN,
+];
 
 /// Changes one setting.
 pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Result<()> {
@@ -71,6 +100,16 @@ pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Resu
     }
     if let Some(ahead) = given.if_given(&MAX_FUTURE, Options::duration)? {
         settings.max_future = ahead;
+    }
+    if let Some(store) = given.text_if_given(&CHECKPOINT_STORE) {
+        settings.checkpoint_store = (!store.is_empty()).then(|| store.to_owned());
+    }
+    if let Some(text) = given.text_if_given(&CHECKPOINT_INTERVAL) {
+        settings.checkpoint_interval =
+            Some(interval(text).map_err(|error| given.misvalued(&CHECKPOINT_INTERVAL, error))?);
+    }
+    if let Some(checkpoints) = given.if_given(&CHECKPOINT_RETAIN, Options::whole)? {
+        settings.checkpoint_retain = checkpoints;
     }
     Ok(())
 }
@@ -103,6 +142,18 @@ fn tick(value: &str) -> Result<Tick> {
     tick.ok_or_else(|| Error::invalid(format!("'{value}' is not a tick")).help(help))
 }
 
+fn interval(value: &str) -> Result<Interval> {
+    let epochs = value.strip_suffix("epochs").or_else(|| value.strip_suffix("epoch"));
+    let interval = match epochs {
+        Some(epochs) => epochs.trim().replace('_', "").parse().ok().filter(|epochs| *epochs > 0).map(Interval::Epochs),
+        None => humantime::parse_duration(value).ok().filter(|every| !every.is_zero()).map(Interval::Every),
+    };
+    interval.ok_or_else(|| {
+        Error::invalid(format!("'{value}' is not a distance between checkpoints"))
+            .help("write a duration such as '10 s' or a number of epochs such as '20 epochs'")
+    })
+}
+
 /// What the watermark does when every split is idle: one of the words that the option takes.
 pub(super) fn when_all_idle(choice: &str) -> WhenAllIdle {
     match choice {
@@ -127,9 +178,12 @@ mod tests {
             idle_timeout: None,
             when_all_idle: WhenAllIdle::FollowWallClock,
             max_future: zero,
+            checkpoint_store: None,
+            checkpoint_interval: None,
+            checkpoint_retain: 0,
         };
         for spec in SETTINGS {
-            let Preset::Is(text) = spec.preset else { panic!("{} has no preset", spec.name) };
+            let Preset::Is(text) = spec.preset else { continue };
             set(&mut settings, spec.name, OptionText::from(text)).unwrap();
         }
         assert_eq!(settings, Settings::default());

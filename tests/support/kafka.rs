@@ -6,6 +6,7 @@
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,16 @@ impl Kafka {
         kafka_sh(&self.directory, &["stop", "--node", "1", "--kill"]);
     }
 
+    /// Makes it stand still.
+    pub fn pause(&self) {
+        kafka_sh(&self.directory, &["pause", "--node", "1"]);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        kafka_sh(&self.directory, &["resume", "--node", "1"]);
+    }
+
     /// Starts it again where it was killed.
     pub fn restart(&self) {
         kafka_sh(&self.directory, &["restart-node", "--node", "1", "--timeout", "120"]);
@@ -118,10 +129,18 @@ fn patiently() -> AdminOptions {
 /// Creates a topic with a unique name.
 pub fn create_topic(bootstrap: &str, prefix: &str, partitions: i32) -> String {
     let name = unique(prefix);
-    let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-    let made = futures_executor::block_on(admin(bootstrap).create_topics(&[topic], &patiently())).unwrap();
-    made.into_iter().next().unwrap().unwrap();
+    create_topic_named(bootstrap, &name, partitions);
     name
+}
+
+/// Creates a topic with this name, unless there is one.
+pub fn create_topic_named(bootstrap: &str, name: &str, partitions: i32) {
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    let made = futures_executor::block_on(admin(bootstrap).create_topics(&[topic], &patiently())).unwrap();
+    match made.into_iter().next().unwrap() {
+        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+        Err((_, code)) => panic!("topic \"{name}\": {code}"),
+    }
 }
 
 /// Deletes a topic.

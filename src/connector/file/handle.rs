@@ -45,15 +45,15 @@ impl OpenFiles {
     }
 }
 
-/// What makes a file the same: device, number, and because numbers are used again, when it was made, in nanoseconds since
-/// 1970, or 0 where that is not known.
+/// What makes a file the same under its name: its number, and because numbers are used again, when it was made, in
+/// nanoseconds since 1970, or 0 where that is not known. Not the device: it may have another number when it is mounted again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity(pub u64, pub u64, pub u128);
+pub(super) struct Identity(pub u64, pub u128);
 
 impl Identity {
     pub fn of(metadata: &Metadata) -> Self {
         let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-        Identity(metadata.dev(), metadata.ino(), born.unwrap_or_default().as_nanos())
+        Identity(metadata.ino(), born.unwrap_or_default().as_nanos())
     }
 }
 
@@ -72,9 +72,9 @@ impl Handle {
         Handle { path: path.into(), size, opened: OnceLock::new(), files: Arc::clone(files) }
     }
 
-    /// The file that was `identity` when it was listed, to be followed from its start.
-    pub fn followed(path: &str, identity: Identity, files: &Arc<OpenFiles>) -> Self {
-        Handle { opened: OnceLock::from(identity), ..Handle::new(path, 0, files) }
+    /// The file that was `identity` when it was listed, to be followed from byte `position` on.
+    pub fn followed(path: &str, identity: Identity, position: u64, files: &Arc<OpenFiles>) -> Self {
+        Handle { opened: OnceLock::from(identity), ..Handle::new(path, position, files) }
     }
 }
 

@@ -5,8 +5,13 @@
 //!
 //! A file is read in blocks at an offset, and nothing is kept between two polls but that offset. One that is followed has
 //! no end but when it is gone: until then its last line waits for its newline.
+//!
+//! The offset of the next record is the split's position: in the file, or in the text that comes out of a compressed one. A
+//! later piece of a file is read from a byte that may be within a record, and then from the first record on, which starts
+//! behind it; so a position says which.
 
 use super::handle::{Handle, Look};
+use super::piece::END;
 use super::place_of;
 use super::stream::Stream;
 use crate::connector::bad::{Origin, Refused, Sieve};
@@ -37,29 +42,31 @@ pub(super) struct LinesSplit {
     offset: u64,
     /// False until the first newline of a later piece is found.
     aligned: bool,
-    /// Lines before `offset`; unknown in a later piece of a file.
+    /// Lines before `offset`; unknown in a later piece of a file, or of one that was read before.
     lines: Option<u64>,
     /// At the file's start a byte order mark and a header may be passed over.
     skip_mark: bool,
     skip_header: bool,
     /// Of each record of the last poll, its line, or where lines are unknown its offset.
     marks: Vec<u64>,
+    ended: bool,
 }
 
 impl LinesSplit {
-    /// The records of `input` from byte `start` on.
-    pub fn new(path: String, input: Input, start: u64, format: &Format, sieve: Sieve) -> Self {
+    /// The records of `input`, whose first byte is `start`, from `position` on.
+    pub fn new(path: String, input: Input, (start, position): (u64, u64), format: &Format, sieve: Sieve) -> Self {
         LinesSplit {
             path,
             input,
             framing: format.framing(),
             sieve,
-            offset: start,
-            aligned: start == 0,
-            lines: (start == 0).then_some(0),
-            skip_mark: start == 0 && *format != Format::Raw,
-            skip_header: matches!(format, Format::Csv(csv) if csv.header),
+            offset: position,
+            aligned: start == 0 || position > start,
+            lines: (position == 0).then_some(0),
+            skip_mark: position == 0 && *format != Format::Raw,
+            skip_header: position == 0 && matches!(format, Format::Csv(csv) if csv.header),
             marks: Vec::new(),
+            ended: false,
         }
     }
 }
@@ -72,8 +79,12 @@ impl Split for LinesSplit {
                 match self.input.take(self.offset).map_err(|e| e.within(place_of(&self.path)))? {
                     Taken::Bytes { bytes, length, at_end } => (bytes, length, at_end),
                     Taken::Pending => return Ok(Polled::Pending),
-                    Taken::Ended => return Ok(Polled::Ended),
+                    Taken::Ended => {
+                        self.ended = true;
+                        return Ok(Polled::Ended);
+                    }
                 };
+            self.lines = self.lines.or_else(|| self.input.lines_passed());
             let cut = self.cut(&bytes[..length], at_end, rows_max.max(1));
             let (records, consumed) = cut.map_err(|e| e.within(self.place_of_record(0)))?;
             let full = records.len() >= rows_max;
@@ -88,7 +99,11 @@ impl Split for LinesSplit {
     }
 
     fn position(&self) -> u64 {
-        self.offset
+        if self.ended { END } else { self.offset }
+    }
+
+    fn caught_up(&self) -> bool {
+        !self.input.passes()
     }
 
     fn place(&self, row: usize) -> String {
@@ -196,6 +211,19 @@ impl Input {
         match self {
             Input::File(blocks) => blocks.give_back(bytes, consumed, full),
             Input::Stream(stream) => stream.give_back(bytes, consumed),
+        }
+    }
+
+    /// True while it passes over what was read before.
+    fn passes(&self) -> bool {
+        matches!(self, Input::Stream(stream) if stream.passes())
+    }
+
+    /// The lines that it has passed over, if it knows.
+    fn lines_passed(&self) -> Option<u64> {
+        match self {
+            Input::File(_) => None,
+            Input::Stream(stream) => Some(stream.lines_passed()),
         }
     }
 

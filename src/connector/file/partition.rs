@@ -103,10 +103,10 @@ impl Partition {
         Arc::new(Schema::new(fields.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>()))
     }
 
-    /// The rows of each directory, without the columns that its name has. `names` are those of the table's columns.
-    pub fn deal(&self, rows: &Batch, table: &Schema) -> Result<BTreeMap<String, Batch>> {
+    /// The rows of each directory, by index; none without partitions. `table` has the names of the columns.
+    pub fn directories(&self, rows: &Batch, table: &Schema) -> Result<BTreeMap<String, Vec<u32>>> {
         if self.directories.is_empty() {
-            return Ok([(String::new(), rows.clone())].into());
+            return Ok(BTreeMap::new());
         }
         let texts = |index: &usize| Ok((table.field(*index).name(), cast(rows.column(*index), &DataType::Utf8)?));
         let texts: Vec<(&String, ArrayRef)> =
@@ -130,6 +130,15 @@ impl Partition {
                 None => drop(dealt.insert(directory.clone(), vec![row as u32])),
             }
         }
+        Ok(dealt)
+    }
+
+    /// The rows of each directory, without the columns that its name has.
+    pub fn deal(&self, rows: &Batch, table: &Schema) -> Result<BTreeMap<String, Batch>> {
+        if self.directories.is_empty() {
+            return Ok([(String::new(), rows.clone())].into());
+        }
+        let dealt = self.directories(rows, table)?;
         let kept: Vec<usize> = (0..rows.num_columns()).filter(|index| !self.has(*index)).collect();
         let rows = rows.project(&kept).map_err(crate::batch::from_arrow)?;
         dealt.into_iter().map(|(directory, indices)| Ok((directory, take_rows(&rows, indices)?))).collect()

@@ -1,6 +1,7 @@
 //! A share of a file that has rows rather than lines: Parquet, Avro.
 
 use super::handle::Handle;
+use super::piece::END;
 use super::place_of;
 use crate::batch::Batch;
 use crate::connector::{Polled, Split};
@@ -49,7 +50,16 @@ pub(super) struct State {
     base: usize,
     /// What a row of the batch takes in memory.
     row_bytes: usize,
+    /// Rows of the share that were given, in this run and before.
     position: u64,
+    ended: bool,
+}
+
+impl State {
+    /// Rows up to `position` are not wanted.
+    pub fn at(position: u64) -> State {
+        State { position, ..State::default() }
+    }
 }
 
 impl RowsSplit {
@@ -75,7 +85,11 @@ impl RowsSplit {
             None => {
                 let mut reader = match self.state.reader.take() {
                     Some(reader) => reader,
-                    None => self.open()?,
+                    None => {
+                        let mut reader = self.open()?;
+                        reader.skip(self.state.position)?;
+                        reader
+                    }
                 };
                 let next = reader.next();
                 self.state.reader = Some(reader);
@@ -85,7 +99,10 @@ impl RowsSplit {
                         self.state.row_bytes = rows.get_array_memory_size() / rows.num_rows().max(1);
                         rows
                     }
-                    None => return Ok(Polled::Ended),
+                    None => {
+                        self.state.ended = true;
+                        return Ok(Polled::Ended);
+                    }
                 }
             }
         };
@@ -107,7 +124,7 @@ impl Split for RowsSplit {
     }
 
     fn position(&self) -> u64 {
-        self.state.position
+        if self.state.ended { END } else { self.state.position }
     }
 
     fn place(&self, row: usize) -> String {

@@ -11,9 +11,12 @@
 //! an empty line.
 
 use super::partition::Partition;
+use super::publish::{FilePublisher, FileStager};
 use super::{PATH, format_of, partition_of, place_of};
 use crate::batch::Batch;
-use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
+use crate::connector::{
+    Changes, Context, OptionSpec, Preset, Publisher, Shard, ShardName, Sink, Stager, Staging, Table, Takes,
+};
 use crate::error::{Error, Result};
 use crate::format::{FileFormat, Packing, WriteFile};
 use crate::time::Clock;
@@ -74,24 +77,24 @@ pub(super) const COMPRESSION: OptionSpec = OptionSpec::writing(
 /// One file or a directory of parts.
 #[derive(Debug, Clone)]
 pub struct FileSink {
-    path: PathBuf,
-    format: FileFormat,
-    packing: Packing,
-    table: SchemaRef,
-    partition: Partition,
+    pub(super) path: PathBuf,
+    pub(super) format: FileFormat,
+    pub(super) packing: Packing,
+    pub(super) table: SchemaRef,
+    pub(super) partition: Partition,
     /// The columns that files have.
-    schema: SchemaRef,
+    pub(super) schema: SchemaRef,
     /// Set for a directory.
-    rolling: Option<Rolling>,
-    overwrite: bool,
+    pub(super) rolling: Option<Rolling>,
+    pub(super) overwrite: bool,
 }
 
 /// When a part is complete.
 #[derive(Debug, Clone)]
-struct Rolling {
-    bytes: u64,
-    interval: Option<Duration>,
-    open_max: usize,
+pub(super) struct Rolling {
+    pub bytes: u64,
+    pub interval: Option<Duration>,
+    pub open_max: usize,
 }
 
 impl FileSink {
@@ -138,7 +141,8 @@ impl FileSink {
         })
     }
 
-    fn refuse(&self, existing: &Path) -> Result<()> {
+    /// Refuses what is there already, unless it may be replaced.
+    pub(super) fn refuse(&self, existing: &Path) -> Result<()> {
         let error = Error::invalid("it exists already").within(place(existing));
         if existing.is_dir() {
             return Err(error.help("end 'path' with '/' to write parts into a directory"));
@@ -187,6 +191,28 @@ impl Sink for FileSink {
 
     fn changes(&self) -> Changes {
         Changes::AppendOnly
+    }
+
+    fn staging(&self) -> Option<&dyn Staging> {
+        Some(self)
+    }
+}
+
+impl Staging for FileSink {
+    fn how(&self) -> &'static str {
+        "files that appear whole"
+    }
+
+    fn records(&self) -> SchemaRef {
+        Arc::clone(&self.table)
+    }
+
+    fn stager(&self, _shard: usize, _shards: usize, _context: &Context) -> Result<Box<dyn Stager>> {
+        Ok(Box::new(FileStager::new(self)?))
+    }
+
+    fn publisher(&self, shard: &ShardName, context: &Context) -> Result<Box<dyn Publisher>> {
+        Ok(Box::new(FilePublisher::new(self, shard, Arc::clone(&context.clock), context.workers)?))
     }
 }
 
@@ -274,31 +300,15 @@ impl FileShard {
     /// The files that an earlier run left under names of this shard, or of a shard that is no more, and that this run has
     /// not replaced.
     fn old_parts(&self) -> Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        self.search_old("", self.sink.partition.depth(), &mut found)?;
+        let old = |found: &Found| {
+            let gone = self.shard == 0 && found.shard >= self.shards;
+            let begun = self.begun.get(&found.directory).copied().unwrap_or_default();
+            gone || (found.shard == self.shard && found.number.is_none_or(|number| number >= begun))
+        };
+        let there = find_parts(&self.sink.path, self.sink.partition.depth())?;
+        let mut found: Vec<PathBuf> = there.into_iter().filter(old).map(|found| found.path).collect();
         found.sort();
         Ok(found)
-    }
-
-    fn search_old(&self, directory: &str, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-        let folder = self.sink.path.join(directory);
-        for entry in fs::read_dir(&folder).map_err(|error| unwritable(&folder, error))? {
-            let path = entry.map_err(|error| unwritable(&folder, error))?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if depth > 0 {
-                if name.contains('=') && path.is_dir() {
-                    self.search_old(&format!("{directory}{name}/"), depth - 1, found)?;
-                }
-                continue;
-            }
-            let Some((shard, part)) = part_numbers(name) else { continue };
-            let gone = self.shard == 0 && shard >= self.shards;
-            let begun = self.begun.get(directory).copied().unwrap_or_default();
-            if gone || (shard == self.shard && part >= begun) {
-                found.push(path);
-            }
-        }
-        Ok(())
     }
 
     /// Looks after full parts; waits for them if `all`.
@@ -409,33 +419,76 @@ impl Part {
             false => self.file.persist_noclobber(&self.path),
         };
         named.map_err(|error| unwritable(&self.path, error.error))?;
-        let mut folder = directory(&self.path);
-        loop {
-            let opened = File::open(folder).map_err(|error| unwritable(&self.path, error))?;
-            opened.sync_all().map_err(|error| unwritable(&self.path, error))?;
-            match folder.parent().filter(|_| folder.starts_with(&self.root) && folder != self.root) {
-                Some(parent) => folder = parent,
-                None => return Ok(()),
-            }
+        make_durable(directory(&self.path), &self.root)
+    }
+}
+
+/// Makes what is in `folder` durable, and that it is there, up to `root`.
+pub(super) fn make_durable(mut folder: &Path, root: &Path) -> Result<()> {
+    loop {
+        let opened = File::open(folder).map_err(|error| unwritable(folder, error))?;
+        opened.sync_all().map_err(|error| unwritable(folder, error))?;
+        match folder.parent().filter(|_| folder.starts_with(root) && folder != root) {
+            Some(parent) => folder = parent,
+            None => return Ok(()),
         }
     }
 }
 
-/// Shard and number of `part-<shard>-<n>.<ext>`.
-fn part_numbers(name: &str) -> Option<(usize, usize)> {
-    let (numbers, _) = name.strip_prefix("part-")?.split_once('.')?;
-    let (shard, part) = numbers.split_once('-')?;
-    Some((shard.parse().ok()?, part.parse().ok()?))
+/// A part that is there.
+pub(super) struct Found {
+    /// The directory below the sink's path, with the slash at its end.
+    directory: String,
+    pub path: PathBuf,
+    pub shard: usize,
+    /// None for one of several that a checkpoint has published into a directory.
+    number: Option<usize>,
 }
 
-fn directory(path: &Path) -> &Path {
+/// The parts in `root` and in the directories of partitions below it.
+pub(super) fn find_parts(root: &Path, depth: usize) -> Result<Vec<Found>> {
+    fn search(root: &Path, directory: &str, depth: usize, found: &mut Vec<Found>) -> Result<()> {
+        let folder = root.join(directory);
+        for entry in fs::read_dir(&folder).map_err(|error| unwritable(&folder, error))? {
+            let path = entry.map_err(|error| unwritable(&folder, error))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if depth > 0 {
+                if name.contains('=') && path.is_dir() {
+                    search(root, &format!("{directory}{name}/"), depth - 1, found)?;
+                }
+            } else if let Some((shard, number)) = part_numbers(name) {
+                found.push(Found { directory: directory.to_owned(), path, shard, number });
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    search(root, "", depth, &mut found)?;
+    Ok(found)
+}
+
+/// Shard and number of `part-<shard>-<n>.<ext>`; the number is none in `part-<shard>-<epoch>-<n>.<ext>`.
+fn part_numbers(name: &str) -> Option<(usize, Option<usize>)> {
+    let (numbers, _) = name.strip_prefix("part-")?.split_once('.')?;
+    let (shard, part) = numbers.split_once('-')?;
+    let shard = shard.parse().ok()?;
+    match part.split_once('-') {
+        None => Some((shard, Some(part.parse().ok()?))),
+        Some((epoch, number)) => {
+            let _: (usize, usize) = (epoch.parse().ok()?, number.parse().ok()?);
+            Some((shard, None))
+        }
+    }
+}
+
+pub(super) fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn unwritable(path: &Path, error: io::Error) -> Error {
+pub(super) fn unwritable(path: &Path, error: io::Error) -> Error {
     Error::unavailable(format!("cannot write it: {error}")).within(place(path)).caused_by(error)
 }
 
-fn place(path: &Path) -> String {
+pub(super) fn place(path: &Path) -> String {
     place_of(&path.to_string_lossy())
 }

@@ -1,7 +1,8 @@
 //! What cannot be read at an offset: standard input, a pipe, a compressed file.
 //!
 //! A pipe may make its reader wait, so a thread reads it ahead. A compressed file is unpacked when it is polled, a block at a
-//! time; several members of gzip, or frames of zstd, one after the other are one text. What stands before a place that is
+//! time; several members of gzip, or frames of zstd, one after the other are one text. To read it on, its text is unpacked
+//! from the start and passed over up to there. What stands before a place that is
 //! corrupt is read.
 
 use super::handle::Handle;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{FileStream, Packing, RECORD_BYTES_MAX, ReadAt};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use flate2::bufread::MultiGzDecoder;
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ pub(super) struct Stream {
     searched: usize,
     /// Bytes that were received.
     received: u64,
+    /// Bytes that were read in an earlier run, those of them that are still to come, and the lines of those that have.
+    before: u64,
+    pass: u64,
+    lines: u64,
     ended: bool,
     /// Why no more can be read.
     failed: Option<Error>,
@@ -86,16 +91,66 @@ impl Stream {
         Ok(Stream::new(Supply::Ahead(blocks)))
     }
 
-    /// Unpacks `file`.
-    pub fn packed(file: Handle, packing: Packing) -> Stream {
-        Stream::new(Supply::Packed { packing, file: Arc::new(file), reader: None })
+    /// Unpacks `file` and passes over its first `position` bytes of text.
+    pub fn packed(file: Handle, packing: Packing, position: u64) -> Stream {
+        let stream = Stream::new(Supply::Packed { packing, file: Arc::new(file), reader: None });
+        Stream { before: position, pass: position, ..stream }
     }
 
     fn new(supply: Supply) -> Stream {
-        Stream { supply, rest: Vec::new(), searched: 0, received: 0, ended: false, failed: None }
+        Stream {
+            supply,
+            rest: Vec::new(),
+            searched: 0,
+            received: 0,
+            before: 0,
+            pass: 0,
+            lines: 0,
+            ended: false,
+            failed: None,
+        }
+    }
+
+    /// True while what comes was read before.
+    pub fn passes(&self) -> bool {
+        self.pass > 0
+    }
+
+    /// The lines that were passed over.
+    pub fn lines_passed(&self) -> u64 {
+        self.lines
+    }
+
+    /// Passes over a block of what was read before.
+    fn pass_on(&mut self) -> Result<()> {
+        let mut came = 0;
+        while self.pass > 0 && came < BLOCK_BYTES {
+            let unpacked = self.supply.next(&mut self.rest);
+            let wrong = |what: String| {
+                Err(Error::unavailable(format!("{} bytes of its text were read before, {what}", self.before)))
+            };
+            match unpacked {
+                Ok(true) => {}
+                Ok(false) => return wrong(format!("and it has only {} now", self.received)),
+                Err(error) => return wrong(format!("and it cannot be read on after {}: {error}", self.received)),
+            }
+            self.received += self.rest.len() as u64;
+            came += self.rest.len();
+            let old = self.rest.len().min(usize::try_from(self.pass).unwrap_or(usize::MAX));
+            self.lines += memchr_iter(b'\n', &self.rest[..old]).count() as u64;
+            self.rest.drain(..old);
+            self.pass -= old as u64;
+        }
+        Ok(())
     }
 
     pub fn take(&mut self) -> Result<Taken> {
+        if self.pass > 0 {
+            self.pass_on()?;
+            if self.pass > 0 {
+                return Ok(Taken::Pending);
+            }
+        }
         while !self.ended && self.rest.len() < self.searched + BLOCK_BYTES {
             let before = self.rest.len();
             match self.supply.next(&mut self.rest) {

@@ -41,6 +41,8 @@ struct State {
     hopeless: Option<(String, &'static str)>,
     /// Something is wrong with a topic.
     suspicion: bool,
+    /// How often something went wrong that may have made librdkafka ask again.
+    errors: u64,
 }
 
 /// Advice for those who are refused.
@@ -73,6 +75,11 @@ impl Watch {
         self.state().reason.clone()
     }
 
+    /// How often something went wrong that may have made librdkafka ask again.
+    pub(super) fn errors(&self) -> u64 {
+        self.state().errors
+    }
+
     /// True once after librdkafka found fault with a topic. In a partition's own queue such an error is no message, and all
     /// that is left of it is a line for the log, so what is wrong has to be asked.
     pub(super) fn suspicion(&self) -> bool {
@@ -100,6 +107,7 @@ impl ClientContext for Watch {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let mut state = self.state();
+        state.errors += 1;
         match error.rdkafka_error_code() {
             Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism) => {
                 state.hopeless = Some(match reason.strip_prefix(NO_TOKEN) {

@@ -122,6 +122,7 @@ const PRODUCER: &[&str] = &[
     "queue.buffering.max.messages",
     "queue.buffering.max.ms",
     "retries",
+    "transaction.timeout.ms",
 ];
 
 /// Why a property is not for users, by its name or the beginning or end of its name (`prefix*`, `*suffix`).
@@ -159,7 +160,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("request.required.acks", "a row counts as written when all in-sync replicas have it"),
     ("enable.idempotence", "without it a lost answer would double rows"),
     ("max.in.flight*", "more than five requests at once would lose the order"),
-    ("transactional.id", "the sink opens no transactions"),
+    (
+        "transactional.id",
+        "it is made of the names of pipeline, table and worker, which finds an open transaction again",
+    ),
     ("partitioner", "say 'sink.partitioner'"),
 ];
 

@@ -1,10 +1,11 @@
 //! Topics that are created because a table asks for it.
 
-use super::client::{ANSWER_WAIT, Line, Watch, not_created, refused};
+use super::client::{Line, refused};
 use super::config::Connection;
+use super::settings::{admin, patience};
 use crate::connector::{Context, OptionSpec, Options, Preset, Secret, Takes};
 use crate::error::{Error, Result};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::info;
@@ -52,6 +53,15 @@ impl Creation {
         Ok(Some(Creation { partitions, replication, config }))
     }
 
+    /// A topic that keeps the newest record of each key, with so many partitions.
+    pub(super) fn compacted(partitions: usize) -> Self {
+        let setting = |(name, value): (&str, &str)| (name.to_owned(), Secret::new(value));
+        // small segments, since the one that is written is not compacted and a reader has to read all of it
+        let config = [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("segment.ms", "86400000")];
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        Creation { partitions, replication: -1, config: config.map(setting).into() }
+    }
+
     /// Creates `topic` unless it is there; another worker may be quicker.
     pub(super) fn create<C: ClientContext>(
         &self,
@@ -66,17 +76,12 @@ impl Creation {
         if metadata.topics().iter().any(|there| there.name() == topic) {
             return Ok(());
         }
-        let admin: AdminClient<Watch> =
-            connection.client(context, &[])?.create_with_context(connection.watch(context)).map_err(not_created)?;
-        if let Some(tokens) = connection.tokens(context) {
-            tokens.give(admin.inner())?;
-        }
+        let admin = admin(connection, context)?;
         let new = NewTopic::new(topic, self.partitions, TopicReplication::Fixed(self.replication));
         let config: Vec<(&str, String)> =
             self.config.iter().map(|(name, value)| Ok((name.as_str(), value.reveal()?))).collect::<Result<_>>()?;
         let new = config.iter().fold(new, |new, (name, value)| new.set(name, value));
-        let wait = AdminOptions::new().operation_timeout(Some(ANSWER_WAIT)).request_timeout(Some(ANSWER_WAIT));
-        let answer = futures_executor::block_on(admin.create_topics([&new], &wait));
+        let answer = futures_executor::block_on(admin.create_topics([&new], &patience()));
         let unanswered = |error| Error::unavailable(format!("{brokers} did not create the topic")).caused_by(error);
         match answer.map_err(unanswered)?.pop() {
             Some(Ok(_)) => info!(topic, "kafka: created"),

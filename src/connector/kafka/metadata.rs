@@ -44,7 +44,7 @@ fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
 }
 
-fn headers_type() -> DataType {
+pub(super) fn headers_type() -> DataType {
     let entry = vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Binary, true)];
     let entries = Field::new("entries", DataType::Struct(Fields::from(entry)), false);
     DataType::Map(Arc::new(entries), false)

@@ -397,7 +397,7 @@ pub(super) struct Records {
     pub(super) keys: Option<BinaryArray>,
     /// Microseconds.
     timestamps: Option<TimestampMicrosecondArray>,
-    headers: Option<MapArray>,
+    pub(super) headers: Option<MapArray>,
 }
 
 impl RowWriter {
@@ -454,14 +454,21 @@ impl Records {
 
     /// The headers of `row`, in order.
     pub(super) fn headers(&self, row: usize) -> Option<OwnedHeaders> {
-        let headers = self.headers.as_ref().filter(|headers| headers.is_valid(row))?;
-        let (names, values) = (headers.keys().as_string::<i32>(), headers.values().as_binary::<i32>());
-        let offsets = headers.value_offsets();
-        let range = offsets[row] as usize..offsets[row + 1] as usize;
-        let room = OwnedHeaders::new_with_capacity(range.len());
-        Some(range.fold(room, |all, at| {
-            let value = values.is_valid(at).then(|| values.value(at));
-            all.insert(Header { key: names.value(at), value })
-        }))
+        headers_at(self.headers.as_ref()?, row)
     }
+}
+
+/// The headers in `row` of a column of them, in order.
+pub(super) fn headers_at(headers: &MapArray, row: usize) -> Option<OwnedHeaders> {
+    if headers.is_null(row) {
+        return None;
+    }
+    let (names, values) = (headers.keys().as_string::<i32>(), headers.values().as_binary::<i32>());
+    let offsets = headers.value_offsets();
+    let range = offsets[row] as usize..offsets[row + 1] as usize;
+    let room = OwnedHeaders::new_with_capacity(range.len());
+    Some(range.fold(room, |all, at| {
+        let value = values.is_valid(at).then(|| values.value(at));
+        all.insert(Header { key: names.value(at), value })
+    }))
 }

@@ -1,18 +1,27 @@
-//! Rows as records of a topic.
+//! Rows as records of a topic: written as they come, or kept as final [records](super::staged) that are
+//! [published](super::publish) later and once.
 //!
-//! A row counts as written when all in-sync replicas acknowledged it; the producer is idempotent, so a lost answer doubles
+//! Written as they come, a row counts as written when all in-sync replicas acknowledged it; the producer is idempotent, so a lost answer doubles
 //! nothing. Records that librdkafka's queue does not take stay here, in order, until it does.
 
 use super::client::{Line, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::create::Creation;
 use super::partitioner::{Partitioner, Spread, grouped};
+use super::progress;
+use super::publish::{self, Histories, TopicPublisher};
 use super::record::{Layout, Records, RowWriter};
+use super::settings::settings_of;
+use super::staged::{self, Limits, TopicStager};
 use super::topics::{PATTERN, TOPIC, topic_name};
 use crate::batch::Batch;
-use crate::connector::{Changes, Context, OptionSpec, Preset, Shard, Sink, Table, Takes};
+use crate::connector::{
+    Changes, Context, OptionSpec, Preset, Publisher, Shard, ShardName, Sink, Stager, Staging, Table, Takes,
+};
 use crate::error::{Error, Result};
 use crate::time::Clock;
+use arrow::datatypes::SchemaRef;
+use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -42,13 +51,17 @@ pub(super) const COMPRESSION: OptionSpec = OptionSpec::writing(
 
 /// A table over a topic.
 pub struct KafkaSink {
-    topic: String,
-    connection: Connection,
+    pub(super) topic: String,
+    pub(super) connection: Connection,
     partitioner: Partitioner,
     compression: &'static str,
     creation: Option<Creation>,
     layout: Layout,
     changes: Changes,
+    /// Where the progress of exactly-once is kept, if the table says so.
+    pub(super) progress_topic: Option<String>,
+    pub(super) transaction_bytes: usize,
+    pub(super) histories: Histories,
 }
 
 impl KafkaSink {
@@ -62,7 +75,7 @@ impl KafkaSink {
             let error = options.wrong(&PATTERN, "rows are written to one topic");
             return Err(error.help("give a table that is written a 'topic' instead"));
         }
-        let topic = topic_name(options, options.required(&TOPIC)?)?;
+        let topic = topic_name(options, &TOPIC, options.required(&TOPIC)?)?;
         let layout = Layout::read(table)?;
         let creation = Creation::read(options)?;
         let partitioner = match options.choice(&PARTITIONER)? {
@@ -72,7 +85,49 @@ impl KafkaSink {
         let compression = options.choice(&COMPRESSION)?;
         layout.writer()?;
         let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
-        Ok(KafkaSink { topic, connection, partitioner, compression, creation, layout, changes })
+        let progress_topic = progress::named(options, &topic)?;
+        let transaction_bytes = usize::try_from(options.bytes(&publish::BYTES)?).unwrap_or(usize::MAX);
+        let histories = Histories::default();
+        Ok(KafkaSink {
+            topic,
+            connection,
+            partitioner,
+            compression,
+            creation,
+            layout,
+            changes,
+            progress_topic,
+            transaction_bytes,
+            histories,
+        })
+    }
+
+    /// A producer with the properties of all and some more, and its configuration.
+    pub(super) fn producer(
+        &self,
+        context: &Context,
+        more: &[(&str, &str)],
+    ) -> Result<(ClientConfig, BaseProducer<Deliveries>)> {
+        let ours = [
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("linger.ms", "5"),
+            ("compression.type", self.compression),
+            ("queue.buffering.max.messages", "500000"),
+            ("queue.buffering.max.kbytes", "65536"),
+        ];
+        let config = self.connection.client(context, &[ours.as_slice(), more].concat())?;
+        let deliveries = Deliveries::new(self.connection.watch(context));
+        let producer = config.create_with_context(deliveries).map_err(not_created)?;
+        Ok((config, producer))
+    }
+
+    /// The number of the topic's partitions; it is created first if it is missing and that is wanted.
+    pub(super) fn partitions<C: ClientContext>(&self, line: &Line<C>, context: &Context) -> Result<usize> {
+        if let Some(creation) = &self.creation {
+            creation.create(&self.topic, line, &self.connection, context)?;
+        }
+        Ok(line.partitions(&self.topic, true, &self.connection.address(context), context)?.len())
     }
 }
 
@@ -90,34 +145,18 @@ impl Sink for KafkaSink {
     }
 
     fn open(&self, shard: usize, _shards: usize, context: &Context) -> Result<Box<dyn Shard>> {
-        let place = |error: Error| error.within(format!("topic \"{}\"", self.topic));
-        let config = self.connection.client(
-            context,
-            &[
-                ("enable.idempotence", "true"),
-                ("acks", "all"),
-                ("linger.ms", "5"),
-                ("compression.type", self.compression),
-                ("queue.buffering.max.messages", "500000"),
-                ("queue.buffering.max.kbytes", "65536"),
-            ],
-        )?;
-        let message_bytes_max = config.get("message.max.bytes").unwrap_or("1000000").to_owned();
-        let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries::new(self.connection.watch(context))).map_err(not_created)?;
+        let (config, producer) = self.producer(context, &[])?;
+        let message_bytes_max = message_bytes_max(&config).to_string();
         let serve = || (0..32).for_each(|_| producer.poll(Duration::ZERO));
         let line = Line { client: producer.client(), watch: &producer.context().watch, serve: &serve };
-        if let Some(creation) = &self.creation {
-            creation.create(&self.topic, &line, &self.connection, context).map_err(place)?;
-        }
         let partitions =
-            line.partitions(&self.topic, true, &self.connection.address(context), context).map_err(place)?;
+            self.partitions(&line, context).map_err(|error| error.within(format!("topic \"{}\"", self.topic)))?;
         Ok(Box::new(KafkaShard {
             topic: self.topic.clone(),
             message_bytes_max,
             producer,
-            partitions: partitions.len(),
-            spread: Spread::new(self.partitioner, partitions.len(), shard),
+            partitions,
+            spread: Spread::new(self.partitioner, partitions, shard),
             writer: self.layout.writer()?,
             waiting: VecDeque::new(),
             written: 0,
@@ -125,6 +164,55 @@ impl Sink for KafkaSink {
             clock: Arc::clone(&context.clock),
         }))
     }
+
+    fn staging(&self) -> Option<&dyn Staging> {
+        Some(self)
+    }
+}
+
+impl Staging for KafkaSink {
+    fn how(&self) -> &'static str {
+        "transactions"
+    }
+
+    fn records(&self) -> SchemaRef {
+        staged::schema()
+    }
+
+    fn stager(&self, shard: usize, _shards: usize, context: &Context) -> Result<Box<dyn Stager>> {
+        let (config, producer) = self.producer(context, &[])?;
+        let serve = || (0..32).for_each(|_| producer.poll(Duration::ZERO));
+        let line = Line { client: producer.client(), watch: &producer.context().watch, serve: &serve };
+        let partitions =
+            self.partitions(&line, context).map_err(|error| error.within(format!("topic \"{}\"", self.topic)))?;
+        let settings = settings_of(&self.topic, &self.connection, context)?;
+        let topic = settings.and_then(|settings| settings.get("max.message.bytes")?.parse().ok());
+        let batch_bytes = config.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000_000);
+        if let Some(most) = topic.filter(|most| *most < batch_bytes) {
+            let error =
+                format!("it takes batches of {most} bytes at most, and this client makes some of {batch_bytes}");
+            let error = Error::invalid(error).within(format!("topic \"{}\"", self.topic));
+            return Err(
+                error.help(format!("add 'properties.batch.size' = '{most}', or raise the topic's max.message.bytes"))
+            );
+        }
+        Ok(Box::new(TopicStager {
+            topic: self.topic.clone(),
+            writer: self.layout.writer()?,
+            spread: Spread::new(self.partitioner, partitions, shard),
+            partitions,
+            limits: Limits { client: message_bytes_max(&config), topic },
+        }))
+    }
+
+    fn publisher(&self, shard: &ShardName, context: &Context) -> Result<Box<dyn Publisher>> {
+        Ok(Box::new(TopicPublisher::new(self, shard, context)?))
+    }
+}
+
+/// What a client with this configuration sends at most.
+fn message_bytes_max(config: &ClientConfig) -> usize {
+    config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000_000)
 }
 
 /// A batch on its way into librdkafka.
@@ -199,8 +287,7 @@ impl KafkaShard {
             }
         }
         let deliveries = self.producer.context();
-        let failure = *deliveries.failure.lock().expect("nothing panics while it holds this lock");
-        match failure {
+        match deliveries.failed() {
             Some((code, partition)) => Err(self.failure(code, partition, None)),
             None => deliveries.watch.check(),
         }
@@ -274,8 +361,8 @@ impl Shard for KafkaShard {
 }
 
 /// Counts what brokers acknowledge and keeps the first record that they did not take.
-struct Deliveries {
-    watch: Watch,
+pub(super) struct Deliveries {
+    pub(super) watch: Watch,
     acknowledged: AtomicU64,
     failure: Mutex<Option<(Code, i32)>>,
 }
@@ -283,6 +370,11 @@ struct Deliveries {
 impl Deliveries {
     fn new(watch: Watch) -> Self {
         Deliveries { watch, acknowledged: AtomicU64::new(0), failure: Mutex::new(None) }
+    }
+
+    /// The first record that was not taken: why, and for which partition it was.
+    pub(super) fn failed(&self) -> Option<(Code, i32)> {
+        *self.failure.lock().expect("nothing panics while it holds this lock")
     }
 }
 

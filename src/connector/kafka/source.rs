@@ -7,10 +7,12 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
+use super::ids::{TopicId, topic_ids};
 use super::record::{Layout, Parts, Reading, RowReader};
+use super::resume::{recreated, resumed};
 use super::topics::{Topics, discovery_interval};
 use crate::connector::bad::{OnError, Origin, Passed, Refused};
-use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, Table, Takes};
+use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::sift::{OnBad, sift};
 use arrow::datatypes::SchemaRef;
@@ -117,12 +119,15 @@ enum Bound {
 
 /// One partition and what to read of it: a split's name, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Share {
-    topic: String,
-    partition: i32,
-    start: i64,
+pub(super) struct Share {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) start: i64,
     /// The first offset that is not read; none: all that will ever come.
-    end: Option<i64>,
+    pub(super) end: Option<i64>,
+    /// What tells the topic from one of the same name that comes after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<TopicId>,
 }
 
 impl KafkaSource {
@@ -189,28 +194,35 @@ impl KafkaSource {
         context: &Context,
         shares: impl Fn(&str, &Asking) -> Result<Vec<T>>,
     ) -> Result<Vec<(String, Vec<T>)>> {
+        self.ask(context, |asking| {
+            let topics = self.topics.now(&asking.line, &asking.brokers, context)?;
+            if topics.is_empty() {
+                match self.discovery_interval {
+                    None => return Err(self.topics.none(&asking.brokers)),
+                    Some(_) => debug!("kafka: no topic fits the pattern yet"),
+                }
+            }
+            let of_topic = |topic: String| {
+                let shares = shares(&topic, asking).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
+                Ok((topic, shares))
+            };
+            topics.into_iter().map(of_topic).collect()
+        })
+    }
+
+    /// Asks the cluster.
+    pub(super) fn ask<T>(&self, context: &Context, questions: impl FnOnce(&Asking) -> Result<T>) -> Result<T> {
         let consumer = self.consumer(1, context)?;
         // the call gives at most one event, and says nothing if it was a log line
         let serve = || (0..32).for_each(|_| drop(consumer.poll(Duration::ZERO)));
         let line = Line { client: consumer.client(), watch: consumer.context(), serve: &serve };
-        let asking = Asking { consumer: &consumer, line, brokers: self.connection.address(context), context };
-        let topics = self.topics.now(&asking.line, &asking.brokers, context)?;
-        if topics.is_empty() {
-            match self.discovery_interval {
-                None => return Err(self.topics.none(&asking.brokers)),
-                Some(_) => debug!("kafka: no topic fits the pattern yet"),
-            }
-        }
-        let of_topic = |topic: String| {
-            let shares = shares(&topic, &asking).map_err(|error| error.within(format!("topic \"{topic}\"")))?;
-            Ok((topic, shares))
-        };
-        topics.into_iter().map(of_topic).collect()
+        questions(&Asking { consumer: &consumer, line, brokers: self.connection.address(context), context })
     }
 
     /// The share of each partition of `topic`.
     fn shares(&self, topic: &str, asking: &Asking) -> Result<Vec<Share>> {
         let partitions = asking.line.partitions(topic, false, &asking.brokers, asking.context)?;
+        let id = asking.id(topic)?;
         let look_up = |moment| asking.look_up(topic, &partitions, moment);
         let (low, high) = (look_up(Offset::Beginning)?, look_up(Offset::End)?);
         let (low, high) = (known_offsets(&low)?, known_offsets(&high)?);
@@ -253,23 +265,29 @@ impl KafkaSource {
                 .help("correct 'scan.startup.specific-offsets', or start at 'earliest-offset'")
                 .within(format!("partition {partition}")));
             }
-            Ok(Share { topic: topic.to_owned(), partition, start, end })
+            Ok(Share { topic: topic.to_owned(), partition, start, end, id: id.clone() })
         };
         (0..partitions.len()).map(share).collect()
     }
 }
 
 /// A consumer that is asked about topics.
-struct Asking<'a> {
+pub(super) struct Asking<'a> {
     consumer: &'a BaseConsumer<Watch>,
-    line: Line<'a, Watch>,
-    brokers: String,
-    context: &'a Context,
+    pub(super) line: Line<'a, Watch>,
+    pub(super) brokers: String,
+    pub(super) context: &'a Context,
 }
 
 impl Asking<'_> {
+    /// The id of `topic`; none if it is gone.
+    pub(super) fn id(&self, topic: &str) -> Result<Option<TopicId>> {
+        let ask = |wait| topic_ids(self.line.client, &[topic], wait);
+        Ok(self.line.answer(&self.brokers, self.context, ask)?.pop().flatten())
+    }
+
     /// See [`look_up`].
-    fn look_up(&self, topic: &str, partitions: &[i32], moment: Offset) -> Result<Vec<Option<i64>>> {
+    pub(super) fn look_up(&self, topic: &str, partitions: &[i32], moment: Offset) -> Result<Vec<Option<i64>>> {
         let ask = |wait| look_up(self.consumer, topic, partitions, moment, wait);
         self.line.answer(&self.brokers, self.context, ask)
     }
@@ -298,32 +316,51 @@ impl Source for KafkaSource {
     }
 
     fn discover(&self, known: &[String], context: &Context) -> Result<Vec<String>> {
-        let known: BTreeSet<(String, i32)> = known
+        let known: BTreeMap<(String, i32), Option<TopicId>> = known
             .iter()
-            .map(|name| Share::named(name).map(|share| (share.topic, share.partition)))
+            .map(|name| Share::named(name).map(|share| ((share.topic, share.partition), share.id)))
             .collect::<Result<_>>()?;
         let new = |topic: &str, asking: &Asking| -> Result<Vec<Share>> {
             let mut partitions = asking.line.partitions(topic, false, &asking.brokers, context)?;
-            partitions.retain(|partition| !known.contains(&(topic.to_owned(), *partition)));
+            let id = asking.id(topic)?;
+            let of_topic = known.iter().find(|((known, _), _)| known == topic).and_then(|(_, known)| known.as_ref());
+            if let (Some(known), Some(id)) = (of_topic, &id)
+                && known != id
+            {
+                return Err(recreated());
+            }
+            partitions.retain(|partition| !known.contains_key(&(topic.to_owned(), *partition)));
             if partitions.is_empty() {
                 return Ok(Vec::new());
             }
             let starts = known_offsets(&asking.look_up(topic, &partitions, Offset::Beginning)?)?;
-            let share = |(partition, start)| Share { topic: topic.to_owned(), partition, start, end: None };
+            let share =
+                |(partition, start)| Share { topic: topic.to_owned(), partition, start, end: None, id: id.clone() };
             Ok(partitions.into_iter().zip(starts).map(share).collect())
         };
         names(self.each_topic(context, new)?)
     }
 
-    fn open(&self, splits: &[String], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+    fn resume(&self, splits: Vec<SplitStart>, accept_gap: bool, context: &Context) -> Result<Vec<SplitStart>> {
+        match splits.is_empty() {
+            true => Ok(splits),
+            false => self.ask(context, |asking| resumed(splits, accept_gap, asking)),
+        }
+    }
+
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
         if splits.is_empty() {
             return Ok(Vec::new());
         }
         let consumer = Arc::new(self.consumer(splits.len(), context)?);
         let mut opened: Vec<Box<dyn Split>> = Vec::with_capacity(splits.len());
         let mut assignment = TopicPartitionList::with_capacity(splits.len());
-        for name in splits {
-            let share = Share::named(name)?;
+        for start in splits {
+            let mut share = Share::named(&start.name)?;
+            if let Some(position) = start.position {
+                share.start =
+                    i64::try_from(position).map_err(|_| Error::internal("an offset that Kafka cannot have"))?;
+            }
             let wrong = |reason: String| Error::invalid(reason).within(share.place());
             let queue = PartitionQueue::new(&consumer, &share.topic, share.partition)
                 .ok_or_else(|| wrong("librdkafka knows no such partition".into()))?;
@@ -370,17 +407,17 @@ fn names(topics: Vec<(String, Vec<Share>)>) -> Result<Vec<String>> {
 
 impl Share {
     /// The share that a split's name stands for.
-    fn named(name: &str) -> Result<Self> {
+    pub(super) fn named(name: &str) -> Result<Self> {
         serde_json::from_str(name)
             .map_err(|error| Error::internal(format!("split {name:?} is not one of a topic: {error}")))
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("topic \"{}\", partition {}", self.topic, self.partition)
     }
 
     /// True if all was read when the next record has at least offset `position`.
-    fn passed(&self, position: i64) -> bool {
+    pub(super) fn passed(&self, position: i64) -> bool {
         self.end.is_some_and(|end| position >= end)
     }
 }
@@ -628,7 +665,7 @@ fn look_up(
     partitions.iter().map(offset).collect()
 }
 
-fn known_offsets(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
+pub(super) fn known_offsets(offsets: &[Option<i64>]) -> Result<Vec<i64>> {
     let unknown = || Error::unavailable("the broker does not say which offsets the topic has");
     offsets.iter().map(|offset| offset.ok_or_else(unknown)).collect()
 }

@@ -45,7 +45,7 @@ impl Topics {
             (None, None) => Err(options.required(&TOPIC).err().unwrap_or_else(|| Error::internal("no topic"))),
             (Some(names), None) => {
                 let names: Vec<String> =
-                    names.split(';').map(|name| topic_name(options, name)).collect::<Result<_>>()?;
+                    names.split(';').map(|name| topic_name(options, &TOPIC, name)).collect::<Result<_>>()?;
                 match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
                     Some((_, name)) => Err(options.wrong(&TOPIC, format!("\"{name}\" is given twice"))),
                     None => Ok(Topics::Named(names)),
@@ -111,14 +111,14 @@ pub(super) fn discovery_interval(options: &Options, bounded: bool) -> Result<Opt
 }
 
 /// The name of a topic, which Kafka restricts.
-pub(super) fn topic_name(options: &Options, text: &str) -> Result<String> {
+pub(super) fn topic_name(options: &Options, option: &OptionSpec, text: &str) -> Result<String> {
     let name = text.trim();
     let fits =
         (1..=249).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     match fits && name != "." && name != ".." {
         true => Ok(name.to_owned()),
         false => Err(options
-            .wrong(&TOPIC, format!("'{name}' is not a topic's name"))
+            .wrong(option, format!("'{name}' is not a topic's name"))
             .help("letters, digits, '.', '_' and '-', at most 249")),
     }
 }

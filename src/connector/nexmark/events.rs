@@ -187,8 +187,8 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub fn new(split: u64, splits: u64) -> Self {
-        Cursor { split, splits, passed: 0 }
+    pub fn new(split: u64, splits: u64, passed: u64) -> Self {
+        Cursor { split, splits, passed }
     }
 
     /// Positions of this split that it has passed.

@@ -79,7 +79,12 @@ fn rows(table: &Table, columns: &[usize], rows_max: impl Fn() -> usize) -> Vec<B
         }
         concat_batches(&source.schema(), &batches).unwrap()
     };
-    source.open(&names, &context).unwrap().into_iter().map(read).collect()
+    source
+        .open(&names.into_iter().map(SplitStart::whole).collect::<Vec<_>>(), &context)
+        .unwrap()
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 fn longs<'a>(batch: &'a Batch, name: &str) -> &'a [i64] {
@@ -336,7 +341,7 @@ fn events_come_when_they_are_due() {
     let source = Nexmark::new(&table, &[0]).unwrap();
     assert!(!source.bounded());
     let context = Context { clock: hands.clone(), ..context() };
-    let mut split = source.open(&["1".into()], &context).unwrap().remove(0);
+    let mut split = source.open(&[SplitStart::whole("1")], &context).unwrap().remove(0);
     let mut given = |millis| {
         hands.0.store(millis, Ordering::Relaxed);
         match split.poll(100).unwrap() {

@@ -4,6 +4,10 @@
 //! common are one session; so a row that comes `gap` or more after the last one begins another. A session closes in the epoch whose
 //! watermark reaches its end. What an epoch's spans and the open sessions become together is late, whole, if no open session is in
 //! it and the watermark of an *earlier* epoch has reached its end. All of this depends on the set of the spans only.
+//!
+//! A delta has the sessions that changed, and does not say which are gone. There is no need to: open sessions of a key have no moment in
+//! common, so a session of an earlier delta that has one in common with a newer session went into it, or had closed when that began;
+//! and one that closed with nothing in its place ends at or before the watermark.
 
 use crate::error::Result;
 use crate::expr::Groups;
@@ -71,10 +75,19 @@ pub struct OpenSessions {
     mark: Watermark,
 }
 
+/// Where restored sessions are.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Their numbers, by [`Item::row`].
+    pub numbers: Vec<u32>,
+    /// The numbers of sessions whose place they took, but those that they have themselves.
+    pub gone: Vec<u32>,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Session {
     span: Span,
-    /// [`NONE`] if it went into another one.
+    /// [`NONE`] if it went into another one or has closed.
     key: u32,
     /// The key's next open session in time.
     next: u32,
@@ -108,14 +121,61 @@ impl OpenSessions {
         for items in items.chunk_by(|a, b| a.key == b.key) {
             let key = items[0].key;
             self.join_key(items, &mut joined, &mut chain);
-            self.busy_keys += usize::from(self.heads[key as usize] == NONE && !chain.is_empty());
-            let next = chain.drain(..).rev().fold(NONE, |next, session| {
-                self.sessions[session as usize].next = next;
-                session
-            });
-            self.heads[key as usize] = next;
+            self.link(key, &mut chain);
         }
         joined
+    }
+
+    /// Makes the open sessions of `key` those of `chain`, in order, which is empty then.
+    fn link(&mut self, key: u32, chain: &mut Vec<u32>) {
+        self.busy_keys += usize::from(self.heads[key as usize] == NONE && !chain.is_empty());
+        let first = chain.drain(..).rev().fold(NONE, |next, session| {
+            self.sessions[session as usize].next = next;
+            session
+        });
+        self.heads[key as usize] = first;
+    }
+
+    /// Opens the sessions of one delta as they are, instead of those with which they have a moment in common.
+    pub fn restore(&mut self, mut items: Vec<Item>) -> Restored {
+        self.heads.resize(self.keys.len(), NONE);
+        let mut restored = Restored { numbers: vec![NONE; items.len()], gone: Vec::new() };
+        let mut chain = Vec::new();
+        items.sort_unstable_by_key(|item| (item.key, item.span.start));
+        for items in items.chunk_by(|a, b| a.key == b.key) {
+            let key = items[0].key;
+            let mut open = self.heads[key as usize];
+            for &Item { row, span, .. } in items {
+                let mut own = None;
+                while open != NONE && self.sessions[open as usize].span.start < span.end {
+                    let session = &mut self.sessions[open as usize];
+                    if session.span.end <= span.start {
+                        chain.push(open);
+                    } else if own.is_none() {
+                        own = Some(open);
+                        session.span = span;
+                    } else {
+                        session.key = NONE;
+                        restored.gone.push(open);
+                    }
+                    open = session.next;
+                }
+                let number = own.unwrap_or_else(|| self.begin(key, span));
+                restored.numbers[row as usize] = number;
+                chain.push(number);
+            }
+            while open != NONE {
+                chain.push(open);
+                open = self.sessions[open as usize].next;
+            }
+            self.link(key, &mut chain);
+        }
+        restored
+    }
+
+    /// The span of session `number`; None if it is not open.
+    pub fn span_of(&self, number: u32) -> Option<Span> {
+        self.sessions.get(number as usize).filter(|session| session.key != NONE).map(|session| session.span)
     }
 
     /// Joins the spans of one key, in the order of their starts. `chain` is given its open sessions, in order.
@@ -204,6 +264,7 @@ impl OpenSessions {
             debug_assert_eq!(self.heads[key as usize], number, "a key's sessions close in order");
             self.heads[key as usize] = next;
             self.busy_keys -= usize::from(next == NONE);
+            self.sessions[number as usize].key = NONE;
             self.free.push(number);
         }
         if self.keys.len() > 2 * self.busy_keys + IDLE_KEYS_MIN {

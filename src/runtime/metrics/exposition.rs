@@ -186,6 +186,7 @@ impl Collector for Pipeline {
             let epochs = [
                 ("epochs_opened", "Epochs that have begun", &self.0.epochs_opened),
                 ("epochs_finished", "Epochs that every sink has finished", &self.0.epochs_finished),
+                ("checkpoints", "Checkpoints that are committed", &self.0.checkpoints),
             ];
             for (name, about, cell) in epochs {
                 count(&mut encoder.encode_descriptor(name, about, None, MetricType::Counter)?, &cell.load(Relaxed))?;
@@ -197,6 +198,13 @@ impl Collector for Pipeline {
             let about = "From the tick that ends an epoch until every sink has finished it";
             let histogram = encoder.encode_descriptor("epoch_seconds", about, None, MetricType::Histogram)?;
             self.0.epoch_seconds.encode(histogram)?;
+            let about = "The epoch of the last checkpoint that is committed";
+            encoder
+                .encode_descriptor("checkpoint_epoch", about, None, MetricType::Gauge)?
+                .encode_gauge(&self.0.checkpoint_epoch.load(Relaxed))?;
+            let about = "From the end of a checkpoint's epoch on worker 0 until it is committed";
+            let histogram = encoder.encode_descriptor("checkpoint_seconds", about, None, MetricType::Histogram)?;
+            self.0.checkpoint_seconds.encode(histogram)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::connector::bad::Refused;
 use crate::error::{Error, Result};
 use crate::operator::panes::{event_times, moments};
 use crate::plan::SourceStep;
-use crate::time::{Clock, Micros, Watermark, format_micros};
+use crate::time::{Micros, Watermark, format_micros};
 use arrow::array::{Array, StringArray};
 use arrow::compute::{concat_batches, max};
 use arrow::datatypes::SchemaRef;
@@ -22,20 +22,19 @@ const SHARE_RECORDS_MIN: u64 = 1000;
 pub struct Shaper {
     step: SourceStep,
     schema: SchemaRef,
-    clock: Arc<dyn Clock>,
 }
 
 impl Shaper {
     /// For the rows of `step`, which have the columns of `schema`.
-    pub fn new(step: &SourceStep, schema: &SchemaRef, clock: &Arc<dyn Clock>) -> Self {
-        Shaper { step: step.clone(), schema: Arc::clone(schema), clock: Arc::clone(clock) }
+    pub fn new(step: &SourceStep, schema: &SchemaRef) -> Self {
+        Shaper { step: step.clone(), schema: Arc::clone(schema) }
     }
 
-    /// The rows that `polled`, the last batch of `split`, gives. What is wrong with the others is added to `refused`.
+    /// The rows that `polled`, the last batch of `split`, gives in an epoch that began at `wall` by the clock. What is wrong with the others is added to `refused`.
     ///
     /// # Errors
     /// The first bad row, if the table bears none.
-    pub fn rows(&self, polled: Batch, split: &dyn Split, refused: &mut Vec<Refused>) -> Result<Batch> {
+    pub fn rows(&self, polled: Batch, split: &dyn Split, wall: Micros, refused: &mut Vec<Refused>) -> Result<Batch> {
         let mut bad: Vec<(usize, Error)> = Vec::new();
         let (rows, kept) = match self.shape(&polled, 0..polled.num_rows(), split) {
             Ok(rows) => (rows, None),
@@ -45,7 +44,7 @@ impl Shaper {
                 (concat_batches(&self.schema, &parts).map_err(from_arrow)?, Some(kept))
             }
         };
-        let wrong_time = self.wrong_time(&rows)?;
+        let wrong_time = self.wrong_time(&rows, wall)?;
         let rows = match wrong_time.is_empty() {
             true => rows,
             false => {
@@ -116,11 +115,11 @@ impl Shaper {
     }
 
     /// The rows without event time or from too far ahead, with what is wrong with them.
-    fn wrong_time(&self, rows: &Batch) -> Result<Vec<(usize, Error)>> {
+    fn wrong_time(&self, rows: &Batch, wall: Micros) -> Result<Vec<(usize, Error)>> {
         let Some(time) = &self.step.time else { return Ok(Vec::new()) };
         let times = moments(rows.column(time.column))?;
         let micros = self.step.max_future.as_micros().try_into().unwrap_or(i64::MAX);
-        let limit = self.clock.wall().saturating_add(micros);
+        let limit = wall.saturating_add(micros);
         let none = || {
             let name = self.schema.field(time.column).name();
             Error::data(format!("the event time \"{name}\" is NULL"))

@@ -1,0 +1,210 @@
+//! A run that has checkpoints goes on by itself: this process starts the pipeline as a child, and a new generation whenever one dies.
+//!
+//! What a person has to mend ends it: a wrong definition, bad input, a damaged checkpoint, a newer generation elsewhere. What may
+//! pass, a death or an outside that does not answer, is tried again, at once and then after longer and longer waits.
+
+use super::run::{BROKER_ENV, LOOK};
+use crate::checkpoint::log::Log;
+use crate::checkpoint::store::Store;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::time::{Clock, Epoch};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+use rand::Rng;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// By this a child knows that it is one, and whose.
+const SUPERVISOR_ENV: &str = "HIGHWATER_SUPERVISOR";
+
+/// Between two looks whether the supervisor is still there.
+const PARENT_LOOK: Duration = Duration::from_millis(200);
+
+/// The wait before the second restart; the first comes at once. It doubles.
+const WAIT: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A generation that lived this long was well: the next wait is short again.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Deaths by its own fault, without a checkpoint between them, after which it would only die again.
+const DEATHS_MAX: u32 = 3;
+
+/// The exit code of the first signal's second.
+const AT_ONCE: i32 = 130;
+
+/// The exit code for an outside that did not answer, and for a bug of ours.
+const UNAVAILABLE: i32 = 4;
+const INTERNAL: i32 = 1;
+
+/// Arguments that say where a run begins: they count once, for later generations go on from checkpoints of their own.
+const ONCE: [&str; 2] = ["--from-savepoint", "--fall-back-to"];
+
+/// True if this process is a supervisor's child; it then ends when that has.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if there is no thread to look after it.
+pub fn supervised() -> Result<bool> {
+    let Some(parent) = std::env::var(SUPERVISOR_ENV).ok().and_then(|text| text.parse().ok()) else { return Ok(false) };
+    let look = move || {
+        while getppid() == Pid::from_raw(parent) {
+            thread::sleep(PARENT_LOOK);
+        }
+        // without a supervisor nobody would know of this run; what is committed is safe
+        std::process::exit(UNAVAILABLE);
+    };
+    let spawned = thread::Builder::new().name("supervisor".into()).spawn(look);
+    spawned.map(|_| true).map_err(|error| Error::unavailable("no thread is left").caused_by(error))
+}
+
+/// How a child ended.
+enum End {
+    /// As it should.
+    Well,
+    /// In a way that repeats itself; it has said why.
+    ForGood(i32),
+    /// It may go better next time.
+    Died { how: String, own_fault: bool },
+}
+
+/// Runs `plan` in generations until it ends.
+pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> Result<()> {
+    let location = plan.settings.checkpoint_store.as_deref();
+    let location = location.ok_or_else(|| Error::internal("there is nothing to go on from without checkpoints"))?;
+    let store = Store::open(location, &plan.settings.name)?;
+    let child = Arc::new(AtomicU32::new(0));
+    let signals = forward(&child)?;
+    let (mut wait, mut deaths) = (Duration::ZERO, 0);
+    let begun = newest(&store);
+    let mut before = begun;
+    loop {
+        let since = clock.monotonic();
+        let first = newest(&store) == begun;
+        let end = generation(first, broker, &child)?;
+        let (how, own_fault) = match end {
+            End::Well => break,
+            End::ForGood(code) => {
+                signals.close();
+                std::process::exit(code);
+            }
+            End::Died { how, own_fault } => (how, own_fault),
+        };
+        let now = newest(&store);
+        deaths = if now == before && own_fault { deaths + 1 } else { u32::from(own_fault) };
+        before = now;
+        if deaths >= DEATHS_MAX {
+            signals.close();
+            return Err(stuck(&how, now));
+        }
+        if clock.monotonic().saturating_sub(since) >= HEALTHY {
+            wait = Duration::ZERO;
+        }
+        let jitter = rand::rng().random_range(0.75..1.25);
+        tracing::warn!("{how}; a new generation starts in {}", humantime::format_duration(whole(wait)));
+        thread::sleep(wait.mul_f64(jitter));
+        wait = (wait * 2).clamp(WAIT, WAIT_MAX);
+    }
+    signals.close();
+    Ok(())
+}
+
+fn stuck(how: &str, checkpoint: Option<Epoch>) -> Error {
+    let after =
+        checkpoint.map_or("before its first checkpoint".to_owned(), |epoch| format!("after checkpoint {epoch}"));
+    Error::new(crate::error::ErrorKind::Internal, format!("it died {DEATHS_MAX} times {after}, the last time so: {how}"))
+        .help("its last messages name the rows that it read; leave them out with WHERE or on_error, then run it again: it goes on from the checkpoint")
+}
+
+/// The last checkpoint that is committed, if it is known.
+fn newest(store: &Store) -> Option<Epoch> {
+    Log::read(store).ok()?.last_epoch()
+}
+
+/// One generation, from its start to its end.
+fn generation(first: bool, broker: Option<&str>, child: &AtomicU32) -> Result<End> {
+    let cannot = |error: std::io::Error| {
+        Error::unavailable(format!("cannot start a process: {error}")).help("see the limits on processes and memory")
+    };
+    let program = std::env::current_exe().map_err(cannot)?;
+    let mut command = Command::new(program);
+    command.args(arguments(first)).env(SUPERVISOR_ENV, std::process::id().to_string());
+    if let Some(address) = broker {
+        command.env(BROKER_ENV, address);
+    }
+    // a Ctrl-C comes to this process alone, which hands it on once
+    let mut running = command.process_group(0).spawn().map_err(cannot)?;
+    child.store(running.id(), Ordering::SeqCst);
+    let status = loop {
+        if let Some(status) = running.try_wait().map_err(cannot)? {
+            break status;
+        }
+        thread::sleep(LOOK);
+    };
+    child.store(0, Ordering::SeqCst);
+    Ok(end_of(status))
+}
+
+/// The arguments of this process, for a child: those that count once only if it is the `first`.
+fn arguments(first: bool) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut given = std::env::args_os().skip(1);
+    while let Some(argument) = given.next() {
+        let text = argument.to_string_lossy().into_owned();
+        let once = ONCE.iter().find(|once| text == **once || text.starts_with(&format!("{once}=")));
+        match once {
+            Some(once) if !first => drop((text == **once).then(|| given.next())),
+            _ => kept.push(argument),
+        }
+    }
+    kept
+}
+
+fn end_of(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => End::Well,
+        (Some(UNAVAILABLE), _) => End::Died { how: "it could not go on".into(), own_fault: false },
+        (Some(INTERNAL), _) => End::Died { how: "it failed".into(), own_fault: true },
+        (Some(code), _) => End::ForGood(code),
+        (None, signal) => {
+            let number = signal.unwrap_or_default();
+            let name = Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string());
+            // who is killed has not done it; the others are what a program does to itself
+            let own_fault = !matches!(Signal::try_from(number), Ok(Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT));
+            End::Died { how: format!("it was killed by {name}"), own_fault }
+        }
+    }
+}
+
+/// Hands signals on to the child.
+fn forward(child: &Arc<AtomicU32>) -> Result<signal_hook::iterator::Handle> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
+    let (handle, child) = (signals.handle(), Arc::clone(child));
+    thread::spawn(move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            let id = child.load(Ordering::SeqCst);
+            match (i32::try_from(id), Signal::try_from(signal)) {
+                // it has not been waited for, so the id is still its own
+                (Ok(id), Ok(signal)) if id > 0 => kill(Pid::from_raw(id), signal).unwrap_or_default(),
+                _ => std::process::exit(AT_ONCE),
+            }
+            if std::mem::replace(&mut asked, true) {
+                std::process::exit(AT_ONCE);
+            }
+        }
+    });
+    Ok(handle)
+}
+
+fn whole(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_secs())
+}

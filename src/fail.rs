@@ -1,0 +1,84 @@
+//! Deaths on purpose, for tests: a process that is told to ends, stops or fails at a named place.
+//!
+//! `HIGHWATER_FAIL=publish.mid@3:kill` kills the process when it comes to the place `publish.mid` for the third time; `:pause` stops
+//! it there until it is woken (SIGSTOP), `:error` makes the place fail as if an outside service did not answer. Each happens once.
+
+use crate::error::{Error, Result};
+use nix::sys::signal::{Signal, raise};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is to happen, and where.
+#[derive(Debug)]
+struct Plan {
+    name: String,
+    /// At the how manyeth visit, from 1.
+    visit: u64,
+    action: Action,
+    visits: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Kill,
+    Pause,
+    Error,
+}
+
+impl Plan {
+    /// Reads `<name>@<n>:kill|pause|error`.
+    fn read(text: &str) -> Option<Self> {
+        let (name, rest) = text.split_once('@')?;
+        let (visit, action) = rest.split_once(':')?;
+        let action = match action {
+            "kill" => Action::Kill,
+            "pause" => Action::Pause,
+            "error" => Action::Error,
+            _ => return None,
+        };
+        Some(Plan { name: name.to_owned(), visit: visit.parse().ok()?, action, visits: AtomicU64::new(0) })
+    }
+
+    /// What happens at this visit of `name`.
+    fn visit(&self, name: &str) -> Option<Action> {
+        let is_it = self.name == name && self.visits.fetch_add(1, Ordering::Relaxed) + 1 == self.visit;
+        is_it.then_some(self.action)
+    }
+}
+
+/// The place `name` is passed.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) where `HIGHWATER_FAIL` asks for it;
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if that cannot be read.
+pub fn point(name: &str) -> Result<()> {
+    static PLAN: OnceLock<Option<Result<Plan>>> = OnceLock::new();
+    let read = || {
+        let text = std::env::var("HIGHWATER_FAIL").ok()?;
+        let wrong = || Error::invalid(format!("HIGHWATER_FAIL is '{text}', not 'NAME@VISIT:kill|pause|error'"));
+        Some(Plan::read(&text).ok_or_else(wrong))
+    };
+    let Some(plan) = PLAN.get_or_init(read) else { return Ok(()) };
+    let action = plan.as_ref().map_err(Error::clone)?.visit(name);
+    let signal = match action {
+        None => return Ok(()),
+        Some(Action::Error) => return Err(Error::unavailable(format!("HIGHWATER_FAIL says so at {name}"))),
+        Some(Action::Kill) => Signal::SIGKILL,
+        Some(Action::Pause) => Signal::SIGSTOP,
+    };
+    raise(signal).map_err(|error| Error::internal(format!("{signal} cannot be raised: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_happens_once_at_its_visit() {
+        let plan = Plan::read("publish.mid@2:error").unwrap();
+        let seen: Vec<_> = ["publish.mid", "other", "publish.mid", "publish.mid"].map(|name| plan.visit(name)).into();
+        assert_eq!(seen, [None, None, Some(Action::Error), None]);
+        assert_eq!(Plan::read("x@1:kill").unwrap().action, Action::Kill);
+        assert!(["x", "x@1", "x@one:kill", "x@1:burn"].iter().all(|text| Plan::read(text).is_none()));
+    }
+}
