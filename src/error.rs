@@ -170,6 +170,11 @@ impl Error {
         title + &self.message
     }
 
+    /// True if `other` says the same, wherever it is.
+    pub fn says_like(&self, other: &Error) -> bool {
+        self.message == other.message
+    }
+
     /// Keeps the cause that another library gave.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));

@@ -43,7 +43,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use catalog::{Catalog, ColumnDef, TableDef, ViewDef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{Column, DFSchema, DataFusionError};
+use datafusion_common::{Column, DFSchema, DataFusionError, SchemaError};
 use datafusion_expr::logical_plan::{LogicalPlan, LogicalPlanBuilder};
 use datafusion_expr::planner::ContextProvider;
 use datafusion_expr::simplify::SimplifyContext;
@@ -74,7 +74,7 @@ pub struct Script {
 /// `overrides` are settings that win over SET, as `--set key=value` gives them.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for the first mistake, with its place and advice; whatever a connector says.
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for all mistakes that can be told apart, each with its place and advice; whatever a connector says.
 pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connectors) -> Result<Plan> {
     let script = script(text, overrides, connectors)?;
     script.plan.ok_or_else(|| nothing_written(text))
@@ -166,6 +166,42 @@ struct Session<'a> {
     reads: BTreeMap<String, usize>,
     /// Tables and views whose statements are wrong.
     broken: BTreeSet<String>,
+}
+
+/// How many mistakes of one query are looked for.
+const MISTAKES_MAX: usize = 10;
+
+/// A mistake in a query.
+struct Mistake {
+    error: Error,
+    place: Option<Span>,
+    /// True if it may be said only because NULL stands where something else was wrong.
+    follows: bool,
+}
+
+/// True if what DataFusion says may come from a NULL that the text does not have.
+fn follows_from_null(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::SchemaError(error, _) => match error.as_ref() {
+            // a query in FROM may have lost this name; a word that is like another one is misspelt
+            SchemaError::FieldNotFound { field, valid_fields } => {
+                let nameless = |other: &&Column| other.name() == "NULL";
+                let mut nameless = valid_fields.iter().filter(nameless);
+                match &field.relation {
+                    Some(_) => nameless.any(|other| other.relation == field.relation),
+                    None => {
+                        let known = valid_fields.iter().map(|other| other.name()).filter(|name| *name != "NULL");
+                        nameless.next().is_some() && nearest(field.name(), known).is_none()
+                    }
+                }
+            }
+            _ => false,
+        },
+        other => {
+            let text = other.to_string();
+            ["must appear in the GROUP BY", "NULL", "Null"].iter().any(|words| text.contains(words))
+        }
+    }
 }
 
 /// A table's columns, where each comes from, and its event time: which column, and the watermark that a row stands for.
@@ -477,35 +513,85 @@ impl<'a> Session<'a> {
     }
 
     /// A query's logical plan, as it is written.
+    ///
+    /// # Errors
+    /// Every mistake that does not follow from another one, as far as they can be told apart.
     fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
-        let query = unnested(query);
-        if let Some((error, span)) = refuse::refuse(&query, &self.catalog, self.text) {
-            return Err(self.text.error_over(error, span));
+        let mut query = *unnested(query);
+        let mut mistake = match self.planned(&query, start) {
+            Ok(plan) => return Ok(plan),
+            Err(mistake) => mistake,
+        };
+        let mut found: Vec<Error> = Vec::new();
+        let mut forgotten: Vec<Span> = Vec::new();
+        // the query is planned again without the expression that is wrong
+        for _ in 0..MISTAKES_MAX {
+            let Mistake { error, place, follows } = *mistake;
+            let around = place.and_then(|place| blame::around(&query, place, &forgotten));
+            let follows = || {
+                follows
+                    || around.is_none_or(|(_, around)| forgotten.iter().any(|gone| blame::holds(around, *gone)))
+                    || found.iter().any(|other| other.excerpt() == error.excerpt() || other.says_like(&error))
+            };
+            if found.is_empty() || !follows() {
+                found.push(error);
+            }
+            let Some((part, place)) = around else { break };
+            blame::forget(&mut query, part);
+            forgotten.push(place);
+            mistake = match self.planned(&query, start) {
+                Ok(_) => break,
+                Err(mistake) => mistake,
+            };
         }
-        let plan = self.sql().sql_statement_to_plan(ast::Statement::Query(query.clone()));
-        let plan = plan.map_err(|error| self.located(error, &query, start))?;
+        Err(Error::join(found).expect("the first mistake is among them"))
+    }
+
+    /// The plan of `query`, or a mistake in it.
+    fn planned(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan, Box<Mistake>> {
+        if let Some((error, span)) = refuse::refuse(query, &self.catalog, self.text) {
+            let error = self.text.error_over(error, span);
+            return Err(Box::new(Mistake { error, place: Some(span), follows: false }));
+        }
+        let plan = self.sql().sql_statement_to_plan(ast::Statement::Query(Box::new(query.clone())));
         // types are settled here, so that what is wrong with them is said of this query and not of one that reads it
-        self.optimise(plan.clone()).map_err(|error| self.located(error, &query, start))?;
-        Ok(plan)
+        let plan = plan.and_then(|plan| self.optimise(plan.clone()).map(|_| plan));
+        plan.map_err(|error| {
+            let place = self.place_of(&error, query);
+            let follows = follows_from_null(&error);
+            let error = self.text.datafusion_error(error, place.unwrap_or(Span::new(start, start)));
+            Box::new(Mistake { error, place, follows })
+        })
     }
 
     /// What DataFusion says of `query`, at the place that it knows, else at the expression that is to blame, else at `start`.
     fn located(&self, error: DataFusionError, query: &ast::Query, start: Location) -> Error {
+        let place = self.place_of(&error, query);
+        self.text.datafusion_error(error, place.unwrap_or(Span::new(start, start)))
+    }
+
+    /// The place that DataFusion knows of an error in `query`, else that of the expression that is to blame.
+    fn place_of(&self, error: &DataFusionError, query: &ast::Query) -> Option<Span> {
         let fails = |query: &ast::Query| {
             let statement = ast::Statement::Query(Box::new(query.clone()));
-            self.sql().sql_statement_to_plan(statement).and_then(|plan| self.optimise(plan)).is_err()
+            let plan = self.sql().sql_statement_to_plan(statement).and_then(|plan| self.optimise(plan));
+            plan.is_err_and(|other| other.to_string() == error.to_string())
         };
-        let culprit = match place::known_span(&error) {
-            Some(_) => None,
-            None => blame::culprit(query, fails),
-        };
-        self.text.datafusion_error(error, culprit.unwrap_or(Span::new(start, start)))
+        place::known_span(error).or_else(|| blame::culprit(query, fails))
     }
 
     /// The query of an INSERT, its columns those of the table; `number` tells printed SELECTs apart.
     fn insert(&self, insert: Insert, number: usize) -> Result<Query> {
         let start = insert.start;
-        let plan = self.query(&insert.query, start)?;
+        let plan = self.query(&insert.query, start);
+        let table = insert.table.as_ref().map(|name| self.written_table(name).map(drop)).transpose();
+        let plan = match (plan, table) {
+            (Ok(plan), Ok(_)) => plan,
+            (plan, table) => {
+                let wrong = plan.err().into_iter().chain(table.err()).collect();
+                return Err(Error::join(wrong).expect("one of them is wrong"));
+            }
+        };
         let (plan, table) = match &insert.table {
             Some(name) => self.cast_to_table(plan, name, &insert)?,
             None => {

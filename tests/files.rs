@@ -1,7 +1,7 @@
 //! Files that are read and written: every record once wherever a file is cut, and nothing half-written under its name.
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimestampMicrosecondType};
 use highwater::batch::Batch;
 use highwater::connector::builtin::{Builtin, CONNECTORS};
 use highwater::connector::memory::{MemorySink, MemorySource};
@@ -929,4 +929,47 @@ fn the_bytes_of_a_sink_are_those_of_its_files() {
         assert_eq!(written, sizes.sum::<u64>(), "{format}");
         assert!(written > 10_000, "{format}");
     }
+}
+
+#[test]
+fn a_row_may_say_which_file_it_is_from_and_how_old_that_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("in");
+    fs::create_dir_all(folder.join("day=1")).unwrap();
+    let mut expected = Vec::new();
+    for (name, second) in [("day=1/a.csv", 1_700_000_000_u64), ("day=1/b.csv", 1_700_000_123)] {
+        let path = folder.join(name);
+        fs::write(&path, format!("{name}\n{name}\n")).unwrap();
+        let modified = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let row = format!("{name} 1 {} {}", path.display(), second * 1_000_000);
+        expected.extend([row.clone(), row]);
+    }
+    let text = format!(
+        "CREATE TABLE t (path STRING METADATA, name STRING, day INT, changed TIMESTAMP(3) METADATA FROM 'modified' VIRTUAL)
+           PARTITIONED BY (day) WITH ('connector' = 'file', 'path' = '{}/', 'format' = 'csv');
+         CREATE TABLE o (name STRING, day INT, path STRING, changed TIMESTAMP(3)) WITH ('connector' = 'memory');
+         INSERT INTO o SELECT name, day, path, changed FROM t;",
+        folder.display()
+    );
+    let sink = MemorySink::new();
+    let connectors = Builtin::default().with_sink("o", Arc::new(sink.clone()));
+    let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &connectors).unwrap();
+    runtime::start(plan, Workers::Threads(2), None, Arc::new(SystemClock::default())).unwrap().wait().1.unwrap();
+    let mut found = Vec::new();
+    for batch in sink.batches() {
+        let times = batch.column(3).as_primitive::<TimestampMicrosecondType>();
+        for row in 0..batch.num_rows() {
+            let text = |column: usize| batch.column(column).as_string::<i32>().value(row);
+            let day = batch.column(1).as_primitive::<Int32Type>().value(row);
+            found.push(format!("{} {day} {} {}", text(0), text(2), times.value(row)));
+        }
+    }
+    found.sort();
+    assert_eq!(found, expected);
+
+    // what is known of a file is not written into one
+    let text = text.replace("INSERT INTO o SELECT name, day, path, changed FROM t", "INSERT INTO t SELECT 'x', 'y', 2");
+    let wrong = sql::plan(Text { name: "p.sql", sql: &text }, &[], &connectors).err().unwrap();
+    assert!(wrong.to_string().contains("column 'path' is metadata that cannot be written"), "{wrong}");
 }

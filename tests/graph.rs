@@ -253,6 +253,7 @@ fn check_wrong(yaml: &str, expected: &[&str]) {
     let wrong = from_yaml(yaml).err().unwrap_or_else(|| panic!("it is accepted:\n{yaml}"));
     let found: Vec<String> = wrong
         .iter()
+        .flat_map(Error::each)
         .map(|error| {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
             let text = error.to_string();
@@ -322,7 +323,10 @@ fn mistakes_in_expressions_are_shown_inside_of_their_strings() {
     // The step's op is on line 19.
     check_wrong(
         &with_step("op: filter\nfrom: bids\nwhere: \"price > 'a' AND bider = 'x'\""),
-        &["21:29: unknown column 'bider' (did you mean 'bidder'?)"],
+        &[
+            "21:13: 'a' is not a value of type DECIMAL(38, 10)",
+            "21:29: unknown column 'bider' (did you mean 'bidder'?)",
+        ],
     );
     check_wrong(
         &with_step("op: filter\nfrom: bids\nwhere: >-\n  price > 3\n  AND length(biddr) > 3"),

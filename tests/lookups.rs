@@ -14,17 +14,33 @@ use std::sync::Arc;
 
 /// Runs `text` over the stream `t` and the table `u` into `out`, everywhere, and expects `rows` and so many `late` ones.
 fn check(rng: &mut StdRng, t: &Table, u: &Table, text: &str, rows: Vec<String>, late: usize) {
-    let rows = expected(rows);
+    check_late(rng, t, u, text, rows, late, Vec::new());
+}
+
+/// The same, with what goes into `late`.
+fn check_late(
+    rng: &mut StdRng,
+    t: &Table,
+    u: &Table,
+    text: &str,
+    rows: Vec<String>,
+    late: usize,
+    too_late: Vec<String>,
+) {
+    let (rows, too_late) = (expected(rows), expected(too_late));
     let table = t.ddl().replace("CREATE TABLE t ", "CREATE TABLE u ").replace("WATERMARK FOR ts AS ts", "x AS ts");
     let text = format!("{}{table}{text}", t.ddl());
     for shape in SHAPES {
         let sink = MemorySink::new();
+        let late_sink = MemorySink::new();
         let connectors = Builtin::default().with_sink("out", Arc::new(sink.clone()));
+        let connectors = connectors.with_sink("late", Arc::new(late_sink.clone()));
         let connectors = connectors.with_source("t", t.shuffled(rng).source());
         let connectors = connectors.with_source("u", u.shuffled(rng).source());
         let (snapshot, result) = run_with(&text, &connectors, shape);
         result.unwrap_or_else(|error| panic!("{error:?} on {shape:?}\n{text}"));
         assert_same(&sorted(&sink), &rows, &format!("{shape:?}: {text}"));
+        assert_same(&sorted(&late_sink), &too_late, &format!("late rows on {shape:?}: {text}"));
         assert_eq!(snapshot.late_rows(), late as u64, "late rows on {shape:?}: {text}");
     }
 }
@@ -130,26 +146,41 @@ fn windows_behind_a_lookup_do_not_close_before_the_table_has_ended() {
             false => of_stream.get(epoch).copied().unwrap_or(i64::MAX),
         };
         let (mut counts, mut late) = (BTreeMap::<(i64, &str), i64>::new(), 0);
+        let (mut late_rows, mut late_pairs) = (Vec::new(), Vec::new());
         for epoch in 0..epochs {
             let before = if epoch == 0 { i64::MIN } else { mark(epoch - 1) };
             for row in t.epoch(epoch) {
                 let start = row.ts - row.ts.rem_euclid(size);
+                if start + size <= before {
+                    late_rows.push(row!(row.word, row.ts));
+                }
                 for partner in u.rows().filter(|partner| equal(&partner.word, &row.word)) {
                     match start + size > before {
                         true => *counts.entry((start, partner.word.as_deref().expect("it is equal"))).or_default() += 1,
-                        false => late += 1,
+                        false => {
+                            late += 1;
+                            late_pairs.push(row!(partner.word, row.ts));
+                        }
                     }
                 }
             }
         }
-        let rows = counts.into_iter().map(|((start, word), count)| row!(start, word.to_owned(), count)).collect();
-        let text = format!(
-            "CREATE TABLE out (a TIMESTAMP(6), b STRING, c BIGINT) WITH ('connector' = 'memory'); \
-             CREATE VIEW joined AS SELECT a.ts, b.word FROM t AS a JOIN u AS b ON a.word = b.word; \
-             INSERT INTO out SELECT window_start, word, count(*) FROM tumble(joined, ts, INTERVAL '{}' SECOND) \
-             GROUP BY window_start, window_end, word;",
-            size / SECOND
-        );
-        check(rng, &t, &u, &text, rows, late);
+        let rows: Vec<String> =
+            counts.into_iter().map(|((start, word), count)| row!(start, word.to_owned(), count)).collect();
+        let tables = "CREATE TABLE out (a TIMESTAMP(6), b STRING, c BIGINT) WITH ('connector' = 'memory'); \
+                      CREATE TABLE late (word STRING, ts TIMESTAMP(6)) WITH ('connector' = 'memory');";
+        let count = "INSERT INTO out SELECT window_start, b.word, count(*)";
+        let by = "GROUP BY window_start, window_end, b.word";
+        let size = size / SECOND;
+        let behind = format!("tumble(joined, ts, INTERVAL '{size}' SECOND) AS b");
+        let view = "CREATE VIEW joined AS SELECT a.ts, b.word FROM t AS a JOIN u AS b ON a.word = b.word;";
+        check(rng, &t, &u, &format!("{tables} {view} {count} FROM {behind} {by};"), rows.clone(), late);
+        let text = format!("{tables} {view} {count} FROM {behind} {by} LATE INTO late;");
+        check_late(rng, &t, &u, &text, rows.clone(), late, late_pairs);
+
+        // the windows of the stream's own rows go on behind the join
+        let before = format!("tumble(t, ts, INTERVAL '{size}' SECOND) AS a JOIN u AS b ON a.word = b.word");
+        let text = format!("{tables} {count} FROM {before} {by} LATE INTO late;");
+        check_late(rng, &t, &u, &text, rows, late, late_rows);
     });
 }

@@ -35,6 +35,32 @@ fn check(rng: &mut StdRng, tables: &[&Table], columns: &str, insert: &str, rows:
     }
 }
 
+/// The same where late rows go into `late`, and are `too_late`, in any order.
+fn check_late(rng: &mut StdRng, tables: &[&Table], insert: &str, rows: Vec<String>, too_late: Vec<String>) {
+    let (rows, too_late) = (expected(rows), expected(too_late));
+    let names = ["t", "u"];
+    let ddl = |(table, name): (&&Table, &str)| table.ddl().replace("CREATE TABLE t ", &format!("CREATE TABLE {name} "));
+    let text = format!(
+        "{} CREATE TABLE out (word STRING, a TIMESTAMP(6), b TIMESTAMP(6)) WITH ('connector' = 'memory');
+         CREATE TABLE late (word STRING, ts TIMESTAMP(6), window_end TIMESTAMP(6)) WITH ('connector' = 'memory');
+         INSERT INTO out {insert} LATE INTO late;",
+        tables.iter().zip(names).map(ddl).collect::<String>()
+    );
+    for shape in SHAPES {
+        let (sink, late) = (MemorySink::new(), MemorySink::new());
+        let connectors = Builtin::default().with_sink("out", Arc::new(sink.clone()));
+        let mut connectors = connectors.with_sink("late", Arc::new(late.clone()));
+        for (table, name) in tables.iter().zip(names) {
+            connectors = connectors.with_source(name, table.shuffled(rng).source());
+        }
+        let (snapshot, result) = run_with(&text, &connectors, shape);
+        result.unwrap_or_else(|error| panic!("{error:?} on {shape:?}\n{text}"));
+        assert_same(&sorted(&sink), &rows, &format!("{shape:?}: {text}"));
+        assert_same(&sorted(&late), &too_late, &format!("late rows on {shape:?}: {text}"));
+        assert_eq!(snapshot.late_rows(), too_late.len() as u64, "late rows on {shape:?}: {text}");
+    }
+}
+
 fn group<K: Ord, T>(items: impl IntoIterator<Item = (K, T)>) -> BTreeMap<K, Vec<T>> {
     let mut groups: BTreeMap<K, Vec<T>> = BTreeMap::new();
     items.into_iter().for_each(|(key, item)| groups.entry(key).or_default().push(item));
@@ -392,5 +418,82 @@ fn sessions_are_ranked_and_joined_like_other_windows() {
             "SELECT a.window_start, a.word, b.c FROM {sessions} AS a JOIN {sessions} AS b ON {SAME_WINDOW} AND a.word = b.word"
         ));
         assert_same(&joined, &plain, "and so it is joined with itself");
+    });
+}
+
+/// Rows by the start of the window of `size` that is open when they come, and what a table of late rows has of the others.
+fn in_time<'a>(table: &'a Table, marks: &[i64], size: i64) -> (BTreeMap<i64, Vec<&'a Row>>, Vec<String>) {
+    let (mut open, mut late) = (Vec::new(), Vec::new());
+    for (row, starts) in table.windowed_by(marks, size, size) {
+        match starts.first() {
+            Some(start) => open.push((*start, row)),
+            None => late.push(row!(row.word, row.ts, row.ts - row.ts.rem_euclid(size) + size)),
+        }
+    }
+    (group(open), late)
+}
+
+#[test]
+fn late_rows_of_both_sides_of_a_join_go_into_a_table() {
+    for_seeds(3, |rng| {
+        let (t, u, marks) = two_tables(rng);
+        let size = rng.random_range(1..4) * SECOND;
+        // windows that stay open for longer see an earlier watermark
+        let lateness = rng.random_range(0..3) * SECOND;
+        let later: Vec<i64> = marks
+            .iter()
+            .map(|mark| if matches!(*mark, i64::MIN | i64::MAX) { *mark } else { mark - lateness })
+            .collect();
+        let (left, mut late) = in_time(&t, &later, size);
+        let (right, late_right) = in_time(&u, &later, size);
+        late.extend(late_right);
+        let rows = left.iter().flat_map(|(start, left)| {
+            let right = right.get(start).into_iter().flatten();
+            right.flat_map(|b| left.iter().filter(|a| equal(&a.word, &b.word)).map(|a| row!(a.word, a.ts, b.ts)))
+        });
+        let over = |table: &str| format!("tumble({table}, ts, INTERVAL '{}' SECOND)", size / SECOND);
+        let insert = format!(
+            "SELECT a.word, a.ts, b.ts FROM {} AS a JOIN {} AS b ON {SAME_WINDOW} AND a.word = b.word \
+             ALLOWED LATENESS INTERVAL '{}' SECONDS",
+            over("t"),
+            over("u"),
+            lateness / SECOND
+        );
+        check_late(rng, &[&t, &u], &insert, rows.collect(), late);
+
+        // of a join of one table with itself each side has its own
+        let (own, late) = in_time(&t, &t.marks(), size);
+        let rows = own.values().flat_map(|rows| {
+            rows.iter().flat_map(move |a| rows.iter().filter(|b| equal(&a.n, &b.n)).map(|b| row!(a.word, a.ts, b.ts)))
+        });
+        let insert = format!(
+            "SELECT a.word, a.ts, b.ts FROM {} AS a JOIN {} AS b ON {SAME_WINDOW} AND a.n = b.n",
+            over("t"),
+            over("t")
+        );
+        check_late(rng, &[&t], &insert, rows.collect(), [late.clone(), late].concat());
+    });
+}
+
+#[test]
+fn late_rows_of_a_ranking_go_into_a_table() {
+    for_seeds(3, |rng| {
+        let table = Table::random(rng);
+        let size = rng.random_range(1..4) * SECOND;
+        let (open, late) = in_time(&table, &table.marks(), size);
+        let mut rows = Vec::new();
+        for (start, all) in &open {
+            for of_word in group(all.iter().map(|row| (row.word.clone(), *row))).into_values() {
+                // two rows of the same moment are the same to the answer
+                let sorted = sorted_by(&of_word, |row| row.ts);
+                rows.extend(sorted.iter().take(2).map(|row| row!(row.word, row.ts, start + size)));
+            }
+        }
+        let insert = format!(
+            "SELECT word, ts, window_end FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY ts) AS number \
+             FROM tumble(t, ts, INTERVAL '{}' SECOND)) WHERE number <= 2",
+            size / SECOND
+        );
+        check_late(rng, &[&table], &insert, rows, late);
     });
 }

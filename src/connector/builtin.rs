@@ -28,7 +28,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "Files, read once or written",
         reads: true,
         writes: true,
-        metadata: &[],
+        metadata: file::METADATA,
         formats: &[""],
         options: file::OPTIONS,
     },

@@ -21,6 +21,7 @@ mod rows;
 mod sink;
 mod stream;
 
+pub use partition::METADATA;
 pub use sink::FileSink;
 
 use super::bad::{OnError, Sieve};
@@ -133,12 +134,13 @@ fn format_of(options: &Options) -> Result<FileFormat> {
     Ok(format)
 }
 
-/// The columns that directories have.
+/// The columns that are in no file.
 fn partition_of(table: &Table) -> Result<Partition> {
-    match table.options.text(&PARTITION) {
+    let directories = match table.options.text(&PARTITION) {
         None => Ok(Partition::default()),
         Some(text) => Partition::parse(text, &table.schema).map_err(|error| table.options.misvalued(&PARTITION, error)),
-    }
+    };
+    Ok(directories?.with_metadata(&table.metadata))
 }
 
 /// Files that are read.
@@ -452,9 +454,9 @@ impl Source for FileSource {
                     })
                 }
             };
-            opened.push(match self.partition.depth() {
-                0 => split,
-                _ => Box::new(PartitionedSplit::new(
+            opened.push(match self.partition.is_empty() {
+                true => split,
+                false => Box::new(PartitionedSplit::new(
                     split,
                     &path,
                     &self.partition,

@@ -40,6 +40,25 @@ pub(super) fn culprit(query: &Query, fails: impl Fn(&Query) -> bool) -> Option<S
     found.map(|part| tree.spans[part]).filter(|span| span.start.line > 0)
 }
 
+/// The smallest expression of `query` that holds all of `place` and is none of `others`: its number and where it is.
+pub(super) fn around(query: &Query, place: Span, others: &[Span]) -> Option<(usize, Span)> {
+    let mut tree = Tree::default();
+    let _ = query.visit(&mut tree);
+    // an expression comes before its parts
+    let part = tree.spans.iter().rposition(|span| holds(*span, place) && !others.contains(span))?;
+    Some((part, tree.spans[part]))
+}
+
+/// Puts NULL in the place of expression `part` of `query`.
+pub(super) fn forget(query: &mut Query, part: usize) {
+    let _ = VisitMut::visit(query, &mut Replace { left: part });
+}
+
+/// True if `outer` goes over all of `inner`.
+pub(super) fn holds(outer: Span, inner: Span) -> bool {
+    outer.start.line > 0 && outer.start <= inner.start && inner.end <= outer.end
+}
+
 /// The expressions in the order in which they are visited: the one that each is in, and its place.
 #[derive(Default)]
 struct Tree {
@@ -74,7 +93,8 @@ impl VisitorMut for Replace {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if self.left == 0 {
-            *expr = Expr::Value(Value::Null.into());
+            // it stays where the expression was
+            *expr = Expr::Value(Value::Null.with_span(expr.span()));
             return ControlFlow::Break(());
         }
         self.left -= 1;

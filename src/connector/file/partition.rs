@@ -1,25 +1,53 @@
-//! Columns that are kept in the names of directories: `day=2026-01-01/country=DE/part-0-0.parquet`.
+//! Columns that are in no file: kept in the names of directories, `day=2026-01-01/country=DE/part-0-0.parquet`, or metadata.
 //!
 //! The names are Hive's, which others read: what could be mistaken in a path is `%` and two digits, NULL is
-//! `__HIVE_DEFAULT_PARTITION__`. The columns are in the order of the directories, and in no file.
+//! `__HIVE_DEFAULT_PARTITION__`. The columns are in the order of the directories. All of these have one value for all rows of a split.
 
 use super::place_of;
 use crate::batch::{Batch, batch_of, take_rows};
 use crate::connector::bad::{Origin, Refused};
-use crate::connector::{Polled, Split};
+use crate::connector::metadata::convert;
+use crate::connector::{MetadataColumn, MetadataSpec, Polled, Split};
 use crate::error::{Error, Result, nearest};
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{CastOptions, cast, cast_with_options, take};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The columns of a table that are in directories, by index, in the directories' order; perhaps none.
+/// What a table over files may have, see `docs/connectors.md`.
+pub const METADATA: &[MetadataSpec] = &[
+    MetadataSpec {
+        name: "path",
+        data_type: || DataType::Utf8,
+        writable: false,
+        about: "the file's path as it was found; `-` for standard input",
+    },
+    MetadataSpec {
+        name: "modified",
+        data_type: modified_type,
+        writable: false,
+        about: "when the file was last changed, as it was when reading it began; NULL for what is no file",
+    },
+];
+
+fn modified_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
+}
+
+/// The columns of a table that are in no file, by index; perhaps none.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Partition(Vec<usize>);
+pub(super) struct Partition {
+    /// Those in directories, in the directories' order.
+    directories: Vec<usize>,
+    /// Those that are metadata, and which.
+    metadata: BTreeMap<usize, &'static str>,
+}
 
 impl Partition {
     /// Finds the columns that `text` names, with `;` between them.
@@ -45,17 +73,28 @@ impl Partition {
         if columns.len() == schema.fields().len() {
             return Err(Error::invalid("no column would be left for the files"));
         }
-        Ok(Partition(columns))
+        Ok(Partition { directories: columns, metadata: BTreeMap::new() })
+    }
+
+    /// Adds columns that are metadata.
+    pub fn with_metadata(mut self, columns: &BTreeMap<usize, MetadataColumn>) -> Self {
+        self.metadata = columns.iter().map(|(index, column)| (*index, column.spec.name)).collect();
+        self
+    }
+
+    /// True if every column is in the files.
+    pub fn is_empty(&self) -> bool {
+        self.directories.is_empty() && self.metadata.is_empty()
     }
 
     /// How many directories lie in each other.
     pub fn depth(&self) -> usize {
-        self.0.len()
+        self.directories.len()
     }
 
-    /// True if column `index` of the table is in a directory.
+    /// True if column `index` of the table is in no file.
     pub fn has(&self, index: usize) -> bool {
-        self.0.contains(&index)
+        self.directories.contains(&index) || self.metadata.contains_key(&index)
     }
 
     /// The columns of `schema` that are in the files.
@@ -66,12 +105,12 @@ impl Partition {
 
     /// The rows of each directory, by index; none without partitions. `table` has the names of the columns.
     pub fn directories(&self, rows: &Batch, table: &Schema) -> Result<BTreeMap<String, Vec<u32>>> {
-        if self.0.is_empty() {
+        if self.directories.is_empty() {
             return Ok(BTreeMap::new());
         }
         let texts = |index: &usize| Ok((table.field(*index).name(), cast(rows.column(*index), &DataType::Utf8)?));
         let texts: Vec<(&String, ArrayRef)> =
-            self.0.iter().map(texts).collect::<Result<_, _>>().map_err(crate::batch::from_arrow)?;
+            self.directories.iter().map(texts).collect::<Result<_, _>>().map_err(crate::batch::from_arrow)?;
         let mut dealt: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         let mut directory = String::new();
         for row in 0..rows.num_rows() {
@@ -96,7 +135,7 @@ impl Partition {
 
     /// The rows of each directory, without the columns that its name has.
     pub fn deal(&self, rows: &Batch, table: &Schema) -> Result<BTreeMap<String, Batch>> {
-        if self.0.is_empty() {
+        if self.directories.is_empty() {
             return Ok([(String::new(), rows.clone())].into());
         }
         let dealt = self.directories(rows, table)?;
@@ -105,9 +144,16 @@ impl Partition {
         dealt.into_iter().map(|(directory, indices)| Ok((directory, take_rows(&rows, indices)?))).collect()
     }
 
-    /// The value, in an array of one, of column `index` of `table` in the path of a file.
+    /// The value, in an array of one, of column `index` of `table` for a file.
     fn value(&self, index: usize, table: &Schema, path: &str) -> Result<ArrayRef> {
         let field = table.field(index);
+        if let Some(name) = self.metadata.get(&index) {
+            let value: ArrayRef = match *name {
+                "path" => Arc::new(StringArray::from(vec![path])),
+                _ => Arc::new(TimestampMicrosecondArray::from(vec![modified(path)]).with_data_type(modified_type())),
+            };
+            return convert(&value, field.data_type()).map_err(|bad| Error::data(bad.reason));
+        }
         let mut name = String::new();
         escape(field.name(), &mut name);
         let (directories, _) = path.rsplit_once('/').unwrap_or(("", path));
@@ -128,7 +174,13 @@ impl Partition {
     }
 }
 
-/// The rows of a file with the columns that its directories have.
+/// When the file was last changed, in microseconds since 1970.
+fn modified(path: &str) -> Option<i64> {
+    let metadata = fs::metadata(path).ok().filter(|metadata| metadata.is_file())?;
+    Some(metadata.mtime().checked_mul(1_000_000)? + metadata.mtime_nsec() / 1000)
+}
+
+/// The rows of a file with the columns that are not in it.
 pub(super) struct PartitionedSplit {
     split: Box<dyn Split>,
     schema: SchemaRef,
@@ -137,7 +189,7 @@ pub(super) struct PartitionedSplit {
 }
 
 impl PartitionedSplit {
-    /// Adds to what `split` reads of the file at `path` those of `columns` that are in its directories.
+    /// Adds to what `split` reads of the file at `path` those of `columns` that are not in it.
     pub fn new(
         split: Box<dyn Split>,
         path: &str,
