@@ -28,6 +28,11 @@ pub fn save(store: &Store, log: &mut Log, generation: u64, epoch: Epoch, name: &
     }
     let committed = log.checkpoint(epoch).ok_or_else(|| Error::invalid(format!("checkpoint {epoch} is not kept")))?;
     let mut manifest = Manifest::read(store, &committed.manifest_ref())?;
+    // who has stopped has published everything; otherwise whoever begins here publishes what may not be outside yet
+    let after = log.records().iter().filter(|(number, _)| *number > committed.number);
+    if after.clone().any(|(_, record)| matches!(record, Record::Stop { .. })) {
+        manifest.outputs.clear();
+    }
     let path = format!("savepoints/{name}");
     let folder = store.below(&path);
     let mut copied: Vec<String> = Vec::new();

@@ -94,6 +94,13 @@ impl Beginning {
         steps.clone().find(|state| state.name == step).map_or(Watermark::NONE, |state| state.watermark)
     }
 
+    /// The last checkpoint that `shard` of sink step `step` had published, as far as was known.
+    pub fn published(&self, step: &str, shard: usize) -> Option<Epoch> {
+        let sinks = self.manifest.iter().flat_map(|manifest| &manifest.sinks);
+        let sink = sinks.clone().find(|sink| sink.step == step)?;
+        sink.shards.get(shard).copied().flatten()
+    }
+
     /// True if the state of `step` is to be restored.
     pub fn keeps(&self, step: &str) -> bool {
         self.manifest.iter().flat_map(|manifest| &manifest.steps).any(|state| state.name == step)
@@ -313,7 +320,11 @@ impl Found {
     fn import(self, store: &Store, generation: u64) -> Result<Manifest> {
         match self.elsewhere {
             None => Ok(self.manifest),
-            Some(elsewhere) => savepoint::import(&elsewhere, self.manifest, store, generation),
+            Some(elsewhere) => {
+                // how far its sinks had come is known by the names of the pipeline that it is of
+                let manifest = Manifest { sinks: Vec::new(), ..self.manifest };
+                savepoint::import(&elsewhere, manifest, store, generation)
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ pub fn publisher<'scope>(
     checkpoints: &Arc<Checkpoints>,
 ) -> Result<Done<'scope>> {
     let scope = news.scope();
-    let table = name.table.clone();
+    let (table, shard) = (name.table.clone(), name.shard);
     let mut builder = OperatorBuilder::new(format!("publish {table}"), scope);
     let mut news = builder.new_input(news, Pipeline);
     let (_, done) = builder.new_output::<Packet>();
@@ -56,6 +56,7 @@ pub fn publisher<'scope>(
         name,
         publisher: None,
         kept: VecDeque::new(),
+        reached: checkpoints.beginning.published(&site.local.plan.steps[site.id].name, shard),
     };
     let mut lane = Lane::start("publish", &checkpoints.offload, move |job: Job| desk.work(job))?;
     builder.build(move |mut capabilities| {
@@ -160,6 +161,8 @@ struct Desk {
     publisher: Option<Box<dyn Publisher>>,
     /// Objects whose records the publisher has taken and may not have published.
     kept: VecDeque<ObjectRef>,
+    /// The last checkpoint that was outside, whole, when somebody looked.
+    reached: Option<Epoch>,
 }
 
 impl Desk {
@@ -201,6 +204,7 @@ impl Desk {
             Job::Finish { ended } => publisher.finish(*ended)?,
         }
         let published = publisher.published();
+        self.reached = self.reached.max(published);
         self.kept.retain(|object| published.is_none_or(|published| object.epoch > published));
         Ok(published)
     }
@@ -209,6 +213,14 @@ impl Desk {
     fn open(&mut self) -> Result<()> {
         let staging = self.sink.staging().ok_or_else(|| Error::internal("a sink without staging is to publish"))?;
         let mut publisher = staging.publisher(&self.name, &self.context)?;
+        if publisher.published() < self.reached {
+            let before = self.reached.unwrap_or_default();
+            let now = publisher.published().map_or("of none".to_owned(), |epoch| format!("of {epoch}"));
+            return Err(Error::invalid(format!(
+                "the sink's history is lost: checkpoint {before} was published, and the outside knows {now}"
+            ))
+            .help("was a topic or a file deleted? what was published can not be told from what was not: begin in a store of its own, with what should be written again"));
+        }
         if let Some(published) = publisher.published() {
             info!(table = self.name.table, shard = self.name.shard, published, "publishing goes on");
         }
