@@ -25,8 +25,10 @@ mod state;
 mod stop;
 mod supervise;
 mod tables;
+mod verify;
 
 use crate::connector::extensions::Extensions;
+use crate::connector::redirect::Redirected;
 use crate::error::{Error, ErrorKind, Result, report};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::{IsTerminal, Write};
@@ -60,6 +62,8 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
+    /// Kill a pipeline's processes again and again, and compare what it wrote with what it should have
+    Verify(verify::Arguments),
     /// Stop a pipeline wherever it runs, with a last checkpoint
     Stop(stop::StopArguments),
     /// Keep a pipeline's newest checkpoint under a name
@@ -111,7 +115,12 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
     let result = match cli.command {
         Command::Init(arguments) => init::run(&arguments),
         Command::Sql(arguments) => return shell::run(&arguments, extensions),
-        Command::Run(arguments) => run::run(arguments, extensions),
+        Command::Run(arguments) => match verify::trial() {
+            Ok(None) => run::run(arguments, extensions),
+            Ok(Some(trial)) => run::run(arguments, &Redirected::new(extensions, trial)),
+            Err(error) => Err(error),
+        },
+        Command::Verify(arguments) => verify::run(&arguments, extensions),
         Command::Stop(arguments) => stop::stop(&arguments, extensions),
         Command::Savepoint(arguments) => stop::save(&arguments, extensions),
         Command::Explain(arguments) => explain::explain(&arguments, extensions),

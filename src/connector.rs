@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod memory;
 pub mod nexmark;
 pub mod print;
+pub mod redirect;
 pub mod values;
 
 mod formats;

@@ -105,12 +105,14 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
         };
         let now = newest(&store);
         deaths = if now == before && own_fault { deaths + 1 } else { u32::from(own_fault) };
+        // who commits is well
+        let advanced = now > before;
         before = now;
         if deaths >= DEATHS_MAX {
             signals.close();
             return Err(stuck(&how, now));
         }
-        if clock.monotonic().saturating_sub(since) >= HEALTHY {
+        if advanced || clock.monotonic().saturating_sub(since) >= HEALTHY {
             wait = Duration::ZERO;
         }
         let jitter = rand::rng().random_range(0.75..1.25);

@@ -341,6 +341,11 @@ impl Options {
         })
     }
 
+    /// All that are given, as they are written.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &OptionText)> {
+        self.given.iter().map(|(name, option)| (name.as_str(), option))
+    }
+
     /// What stands for the `*` of `spec` in the names that are given.
     pub fn parts<'a>(&'a self, spec: &'a OptionSpec) -> impl Iterator<Item = &'a str> {
         self.given.keys().filter_map(move |name| Named::from(spec).part(name))
