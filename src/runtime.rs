@@ -105,8 +105,8 @@ pub struct Surroundings {
     pub wishes: Wishes,
     /// Where work beside the workers is done.
     pub offload: Offload,
-    /// The epochs that are seen again, instead of reading on.
-    pub(crate) replay: Option<Arc<Replay>>,
+    /// The epochs that are seen again, instead of reading on: see [`replay::start`].
+    pub replay: Option<Arc<Replay>>,
 }
 
 impl Surroundings {

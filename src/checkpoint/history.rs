@@ -147,6 +147,10 @@ enum Before<'a> {
 
 /// What `committed` goes on from.
 fn before<'a>(store: &Store, log: &'a Log, committed: Committed<'a>) -> Before<'a> {
+    // whatever goes on from something has later ones
+    if committed.bindings.first().is_some_and(|binding| binding.epoch == 0) {
+        return Before::Nothing;
+    }
     let of = |epoch: Epoch, number: u64| {
         log.checkpoints().rev().find(|known| known.number < number && known.epoch == epoch)
     };

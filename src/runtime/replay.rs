@@ -77,7 +77,7 @@ pub struct Written {
     pub key: Vec<usize>,
 }
 
-/// A run that sees epochs again; an iterator over those in which something is said, in order.
+/// A run that sees epochs again.
 pub struct Replaying {
     /// The tables that the pipeline writes.
     pub tables: Vec<Written>,
@@ -149,17 +149,16 @@ pub fn whole(
     let mut replaying = start(plan, store, stretch, 1, embedded_broker, clock)?;
     let mut tables: Vec<Rows> =
         replaying.tables.iter().map(|table| Rows { table: table.clone(), rows: Vec::new() }).collect();
-    for Told { epoch, rows } in &mut replaying {
+    while let Some(Told { epoch, rows }) = replaying.hear() {
         rows.into_iter().for_each(|(table, batch)| tables[table].rows.push((epoch, batch)));
     }
     replaying.finish().1?;
     Ok(tables)
 }
 
-impl Iterator for Replaying {
-    type Item = Told;
-
-    fn next(&mut self) -> Option<Told> {
+impl Replaying {
+    /// Waits for the next epoch in which something is said; none at the end.
+    pub fn hear(&mut self) -> Option<Told> {
         loop {
             match self.told.recv_timeout(LOOK) {
                 Ok(told) => return Some(told),
@@ -170,9 +169,7 @@ impl Iterator for Replaying {
             }
         }
     }
-}
 
-impl Replaying {
     /// Ends it, whether it has come to its end or not, and answers why it failed if it failed.
     pub fn finish(self) -> (Snapshot, Result<()>) {
         let Replaying { running, told, .. } = self;
