@@ -15,6 +15,7 @@
 //! but below the pipeline. What is wrong or missing is [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt), with the object's name.
 
 pub mod decide;
+pub mod history;
 pub mod log;
 pub mod manifest;
 pub mod object;

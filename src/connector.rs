@@ -131,6 +131,11 @@ pub trait Split {
     fn caught_up(&self) -> bool {
         true
     }
+    /// True if the outside leaves out places, so that the next row may lie further on than [`Split::position`] says: offsets of
+    /// records that are not shown.
+    fn skips(&self) -> bool {
+        false
+    }
     /// Rows that are known to wait, where the outside says so.
     fn lag_rows(&self) -> Option<u64> {
         None

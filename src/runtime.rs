@@ -22,11 +22,13 @@ pub mod metrics;
 mod metronome;
 mod operators;
 mod publisher;
+pub mod replay;
 mod sink;
 mod source;
 pub mod spawn;
 mod staging;
 mod steps;
+mod tap;
 pub mod usage;
 mod worker;
 mod writer;
@@ -42,6 +44,7 @@ use fate::Fate;
 use lane::Offload;
 use mesh::{Guard, Mesh, Peers};
 use metrics::{Metrics, Snapshot};
+use replay::Replay;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -103,13 +106,15 @@ pub struct Surroundings {
     pub wishes: Wishes,
     /// Where work beside the workers is done.
     pub offload: Offload,
+    /// The epochs that are seen again, instead of reading on: see [`replay::start`].
+    pub replay: Option<Arc<Replay>>,
 }
 
 impl Surroundings {
     /// Nothing but the clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let (wishes, offload) = (Wishes::default(), Offload::default());
-        Surroundings { embedded_broker: None, clock, store: None, wishes, offload }
+        Surroundings { embedded_broker: None, clock, store: None, wishes, offload, replay: None }
     }
 }
 
@@ -119,13 +124,14 @@ impl Surroundings {
 /// As [`start`], and if the store of checkpoints cannot be opened.
 pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> Result<Running> {
     plan.check()?;
-    let Surroundings { embedded_broker, clock, store, wishes, offload } = surroundings;
+    let Surroundings { embedded_broker, clock, store, wishes, offload, replay } = surroundings;
     let store = match (store, &plan.settings.checkpoint_store) {
+        _ if replay.is_some() => None,
         (Some(store), _) => Some(store),
         (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
         (None, None) => None,
     };
-    let keeping = store.map(|store| (store, wishes, offload));
+    let past = Past { keeping: store.map(|store| (store, wishes, offload)), replay };
     let fate = Arc::new(Fate::default());
     let (first, count) = match &workers {
         Workers::Threads(threads) => (0, *threads),
@@ -154,11 +160,20 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
     let plan = Arc::new(plan);
     let (shared_fate, shared_metrics) = (Arc::clone(&fate), Arc::clone(&metrics));
     let work = move |worker: &mut timely::worker::Worker| {
-        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, keeping.clone());
+        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, past.clone());
     };
     let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
         .map_err(Error::internal)?;
     Ok(Running { fate, metrics, workers, others })
+}
+
+/// What was before the run.
+#[derive(Clone)]
+struct Past {
+    /// Checkpoints, which it goes on from and adds to.
+    keeping: Option<(Store, Wishes, Offload)>,
+    /// Epochs that it sees again.
+    replay: Option<Arc<Replay>>,
 }
 
 fn work(
@@ -168,8 +183,9 @@ fn work(
     workers: &Range<usize>,
     fate: &Arc<Fate>,
     metrics: &Arc<Metrics>,
-    keeping: Option<(Store, Wishes, Offload)>,
+    past: Past,
 ) {
+    let Past { keeping, replay } = past;
     let local = Local {
         plan: Arc::clone(plan),
         context: context.clone(),
@@ -180,6 +196,7 @@ fn work(
         workers: workers.clone(),
         worker: worker.index(),
         checkpoints: None,
+        replay,
         committed: Rc::default(),
         ended: Rc::default(),
     };

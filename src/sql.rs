@@ -54,7 +54,8 @@ use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use ddl::{ColumnKind, CreateTable, is_event_time};
 use planner::{Letters, Needs, Planner, Query, Target, collect_needs};
 use sqlparser::ast::{self, Ident, ObjectName, SelectItem, SetExpr, Spanned, Visit, Visitor};
-use sqlparser::tokenizer::{Location, Span};
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Location, Span, Token};
 use statements::{CreateView, EmitClause, Ending, Insert, Kind, Statement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -141,6 +142,32 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
     match Error::join(wrong) {
         Some(error) => Err(error),
         None => Ok(Script { plan, explains }),
+    }
+}
+
+/// The condition `text` over rows with the columns of `schema`, by their names: true, false or NULL for each row.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if it is none, with its place.
+pub fn condition(text: Text, schema: &Schema, connectors: &dyn Connectors) -> Result<crate::expr::Expr> {
+    let end = Location::empty();
+    let parsed = Parser::new(&statements::DIALECT).try_with_sql(text.sql).and_then(|mut parser| {
+        let parsed = parser.parse_expr()?;
+        parser.expect_token(&Token::EOF)?;
+        Ok(parsed)
+    });
+    let parsed = parsed.map_err(|error| text.parser_error(error, end))?;
+    let session = Session::with_reads(text, BTreeMap::new(), connectors);
+    let row = DFSchema::try_from(schema.clone()).map_err(from_datafusion)?;
+    let at = parsed.span().start;
+    let value = session.value(&parsed, &row, at)?;
+    let data_type = value.get_type(&row).map_err(|error| text.datafusion_error(error, Span::new(at, at)))?;
+    match data_type {
+        DataType::Boolean => planner::compile(&value, &row, schema),
+        other => Err(text.error_at(
+            Error::invalid(format!("a condition is true or false, but this is {}", type_name(&other))),
+            at,
+        )),
     }
 }
 

@@ -78,6 +78,11 @@ pub struct Beginning {
 }
 
 impl Beginning {
+    /// Of a run that sees epochs again, the first of them behind `manifest`: it is no generation of the pipeline.
+    pub fn again(manifest: Option<Manifest>, first: Epoch) -> Self {
+        Beginning { generation: 0, incarnation: String::new(), first, manifest, finished: false }
+    }
+
     /// The objects that the state is made of.
     pub fn state(&self) -> Vec<ObjectRef> {
         self.manifest.as_ref().map(|manifest| manifest.state.clone()).unwrap_or_default()

@@ -3,6 +3,7 @@
 //! It emits batches into the open epoch and, when the epoch ends, reports where each split stands. It never reads further than
 //! the worker's budget of bytes in epochs that the sinks have not finished: that is what bounds the whole engine.
 
+mod again;
 mod shaper;
 
 use super::exchange::Packet;
@@ -10,12 +11,13 @@ use super::metrics::StepCells;
 use super::metronome::{Dealt, Order, Orders};
 use super::worker::Local;
 use crate::batch::{BATCH_ROWS, Batch};
-use crate::connector::bad::dead_letters;
+use crate::connector::bad::{Refused, dead_letters};
 use crate::connector::{Polled, Split, SplitStart};
 use crate::error::Result;
 use crate::format::sift::OnBad;
 use crate::plan::{Interval, SourceStep, StepId, Tick, WhenAllIdle};
 use crate::time::{Epoch, Micros, Report, SplitReport, Watermark};
+use again::Again;
 use shaper::{Shaper, Tally};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -99,10 +101,9 @@ pub fn source<'scope>(
                                     .session_with_builder(&held[2])
                                     .give_container(&mut Packet::Rows(batch));
                             }
-                            Event::Closed(report) => {
+                            Event::Closed(report, next) => {
                                 let copies = (0..peers as u64).map(|worker| (worker, report.clone()));
                                 reports.activate().session_with_builder(&held[1]).give_iterator(copies);
-                                let next = held[0].time() + 1;
                                 held.iter_mut().for_each(|capability| capability.downgrade(&next));
                             }
                         }
@@ -128,7 +129,8 @@ pub fn source<'scope>(
 enum Event {
     Rows(Batch),
     Letters(Batch),
-    Closed(Report),
+    /// With the epoch that is open from then on.
+    Closed(Report, Epoch),
 }
 
 /// What to do after a turn.
@@ -156,6 +158,8 @@ struct Reader {
     /// Bytes emitted in epochs that the sinks have not finished.
     in_flight: VecDeque<(Epoch, usize)>,
     in_flight_bytes: usize,
+    /// Set if it reads recorded epochs.
+    again: Option<Again>,
 }
 
 /// A split that is being read.
@@ -207,6 +211,7 @@ impl Reader {
             next: 0,
             epoch: local.first_epoch(),
             wall: local.context.clock.wall(),
+            again: local.replay.as_ref().map(Again::new),
             local,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -215,6 +220,9 @@ impl Reader {
 
     /// Follows the orders, then reads a little.
     fn turn(&mut self, inbox: &mut VecDeque<Order>, outbox: &mut Vec<Event>) -> Result<Turn> {
+        if let Some(again) = self.again.take() {
+            return self.turn_again(again, outbox);
+        }
         while let Some(order) = inbox.pop_front() {
             match order {
                 Order::Read { source, splits, wall } if source as usize == self.id => {
@@ -227,7 +235,8 @@ impl Reader {
                 Order::Close { epoch, checkpoint, wall } => {
                     debug_assert_eq!(epoch, self.epoch, "the metronome and a source disagree about the open epoch");
                     let ended = self.ended();
-                    outbox.push(Event::Closed(self.close(checkpoint, ended, ended, wall)));
+                    let report = self.close(checkpoint, ended, ended, wall);
+                    outbox.push(Event::Closed(report, self.epoch));
                     self.wall = wall;
                     if ended {
                         return Ok(Turn::Done);
@@ -237,7 +246,8 @@ impl Reader {
                     if drain {
                         self.splits.iter_mut().flatten().for_each(Open::end);
                     }
-                    outbox.push(Event::Closed(self.close(true, drain, true, self.wall)));
+                    let report = self.close(true, drain, true, self.wall);
+                    outbox.push(Event::Closed(report, self.epoch));
                     return Ok(Turn::Done);
                 }
             }
@@ -245,7 +255,8 @@ impl Reader {
         self.forget_finished();
         if self.ended() {
             let checkpoint = self.checkpoint_by_rows();
-            outbox.push(Event::Closed(self.close(checkpoint, true, true, self.wall)));
+            let report = self.close(checkpoint, true, true, self.wall);
+            outbox.push(Event::Closed(report, self.epoch));
             return Ok(Turn::Done);
         }
         let rows_a_split = match self.local.plan.settings.tick {
@@ -268,7 +279,8 @@ impl Reader {
             && !self.ended()
         {
             let checkpoint = self.checkpoint_by_rows();
-            outbox.push(Event::Closed(self.close(checkpoint, false, false, self.wall)));
+            let report = self.close(checkpoint, false, false, self.wall);
+            outbox.push(Event::Closed(report, self.epoch));
             return Ok(Turn::Again);
         }
         Ok(if read || self.ended() { Turn::Again } else { Turn::Nap })
@@ -326,17 +338,17 @@ impl Reader {
         // an epoch that ends by its rows must be able to reach its end, whatever its size
         let own = self.in_flight.back().filter(|(epoch, _)| rows_a_split != u64::MAX && *epoch == self.epoch);
         let budget = self.local.plan.settings.inflight_bytes.saturating_add(own.map_or(0, |(_, bytes)| *bytes));
-        let Some(splits) = self.splits.as_mut() else { return Ok(false) };
+        let count = self.splits.as_ref().map_or(0, Vec::len);
         let now = self.local.context.clock.monotonic();
         let (mut turn_bytes, mut without_data) = (0, 0);
         if self.in_flight_bytes >= budget {
             self.local.full.set(true);
-            splits.iter_mut().for_each(|open| open.silent_since = None);
+            self.splits.iter_mut().flatten().for_each(|open| open.silent_since = None);
         }
-        while turn_bytes < TURN_BYTES && without_data < splits.len() && self.in_flight_bytes < budget {
-            let turn = self.next % splits.len();
+        while turn_bytes < TURN_BYTES && without_data < count && self.in_flight_bytes < budget {
+            let turn = self.next % count;
             self.next = turn + 1;
-            let open = &mut splits[turn];
+            let Some(open) = self.splits.as_mut().and_then(|splits| splits.get_mut(turn)) else { break };
             without_data += 1;
             let room = rows_a_split.saturating_sub(open.rows_in_epoch).min(BATCH_ROWS as u64) as usize;
             if open.ended || room == 0 {
@@ -348,32 +360,46 @@ impl Reader {
                 Polled::Rows { rows, bytes } => {
                     without_data = 0;
                     turn_bytes += bytes.max(1);
-                    self.in_flight_bytes += bytes;
-                    match self.in_flight.back_mut() {
-                        Some((epoch, sum)) if *epoch == self.epoch => *sum += bytes,
-                        _ => self.in_flight.push_back((self.epoch, bytes)),
-                    }
                     let mut refused = open.split.take_refused();
-                    let records =
-                        rows.num_rows() + if self.step.bad.on_bad == OnBad::LeaveOut { refused.len() } else { 0 };
-                    open.rows_in_epoch += records as u64;
-                    open.silent_since = None;
-                    let rows = self.shaper.rows(rows, open.split.as_ref(), self.wall, &mut refused)?;
-                    if let Some(mark) = self.shaper.watermark(&rows)? {
-                        open.watermark = open.watermark.max(mark);
-                    }
-                    self.cells.read(bytes, refused.len());
+                    let records = self.take(turn, rows, bytes, &mut refused, outbox)?;
                     self.tally.count(&self.step, records, &refused)?;
-                    if self.step.bad.letters && !refused.is_empty() {
-                        outbox.push(Event::Letters(dead_letters(&self.step.table, &refused)?));
-                    }
-                    if rows.num_rows() > 0 {
-                        outbox.push(Event::Rows(rows));
-                    }
                 }
             }
         }
         Ok(turn_bytes > 0)
+    }
+
+    /// Takes what split `turn` has given last into the open epoch, and answers how many records that were. What is wrong with some of
+    /// them is added to `refused`.
+    fn take(
+        &mut self,
+        turn: usize,
+        rows: Batch,
+        bytes: usize,
+        refused: &mut Vec<Refused>,
+        outbox: &mut Vec<Event>,
+    ) -> Result<usize> {
+        let Some(open) = self.splits.as_mut().and_then(|splits| splits.get_mut(turn)) else { return Ok(0) };
+        self.in_flight_bytes += bytes;
+        match self.in_flight.back_mut() {
+            Some((epoch, sum)) if *epoch == self.epoch => *sum += bytes,
+            _ => self.in_flight.push_back((self.epoch, bytes)),
+        }
+        let records = rows.num_rows() + if self.step.bad.on_bad == OnBad::LeaveOut { refused.len() } else { 0 };
+        open.rows_in_epoch += records as u64;
+        open.silent_since = None;
+        let rows = self.shaper.rows(rows, open.split.as_ref(), self.wall, refused)?;
+        if let Some(mark) = self.shaper.watermark(&rows)? {
+            open.watermark = open.watermark.max(mark);
+        }
+        self.cells.read(bytes, refused.len());
+        if self.step.bad.letters && !refused.is_empty() {
+            outbox.push(Event::Letters(dead_letters(&self.step.table, refused)?));
+        }
+        if rows.num_rows() > 0 {
+            outbox.push(Event::Rows(rows));
+        }
+        Ok(records)
     }
 
     /// Ends the open epoch, at `wall` by the clock, and says where every split stands.

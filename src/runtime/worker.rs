@@ -11,10 +11,12 @@ use super::metrics::{Metrics, StepCells};
 use super::metronome::{Orders, SplitNames, metronome};
 use super::operators::{Made, carried, kept_in, merges_rows_directly, operator_of, restore};
 use super::publisher::publisher;
+use super::replay::Replay;
 use super::sink::sink;
 use super::source::{Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
+use super::tap::tap;
 use super::writer::{self, writer};
 use crate::checkpoint::store::Store;
 use crate::connector::{Changes, Context, Delivery};
@@ -63,6 +65,8 @@ pub struct Local {
     pub worker: usize,
     /// Where and from where checkpoints are, if there are any.
     pub checkpoints: Option<Arc<Checkpoints>>,
+    /// The epochs that are seen again, instead of reading on; nothing is kept of them, and no sink is written.
+    pub replay: Option<Arc<Replay>>,
     /// The last checkpoint that is committed; on worker 0 only.
     pub committed: Rc<Cell<Option<Epoch>>>,
     /// True once all input has ended, as opposed to a stop.
@@ -78,6 +82,11 @@ impl Local {
     /// The first epoch of the run.
     pub fn first_epoch(&self) -> Epoch {
         self.checkpoints.as_ref().map_or(0, |checkpoints| checkpoints.beginning.first)
+    }
+
+    /// True if checkpoints are taken.
+    fn keeps(&self) -> bool {
+        self.checkpoints.is_some() && self.replay.is_none()
     }
 
     /// How far apart checkpoints are; none if there are none.
@@ -107,6 +116,9 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         local.fate.began(beginning.generation);
         local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
     }
+    if let Some(replay) = &local.replay {
+        local.checkpoints = Some(Arc::new(replay.checkpoints()));
+    }
     worker.dataflow::<Epoch, _, _>(|scope| {
         if let Err(error) = build(scope, &local) {
             local.fate.fail(error);
@@ -116,6 +128,7 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         worker.step_or_park(Some(SLEEP_MAX));
     }
     if let (Some(checkpoints), 0, false) = (&local.checkpoints, worker.index(), local.fate.failed())
+        && local.keeps()
         && let Err(error) = note_end(checkpoints, local.ended.get())
     {
         local.fate.fail(error);
@@ -138,6 +151,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut written = Vec::new();
     let mut deposits = Vec::new();
     let mut publishing = Vec::new();
+    let mut tapped = Vec::new();
     let mut kept = match &local.checkpoints {
         Some(checkpoints) => {
             let own = groups_of(scope.index(), scope.peers());
@@ -186,7 +200,9 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let inputs = inputs.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
                 let mut mark = Watermark::NONE;
                 if let Some(checkpoints) = &local.checkpoints {
-                    operator.track();
+                    if local.keeps() {
+                        operator.track();
+                    }
                     mark = checkpoints.beginning.mark_of(&step.name);
                     if checkpoints.beginning.keeps(&step.name) {
                         let deltas = kept.remove(&step.name).unwrap_or_default();
@@ -197,6 +213,12 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let staged = staged_step(id, inputs, &reports, operator, mark, None, local);
                 deposits.push(staged.deposits);
                 Some(staged.rows)
+            }
+            Action::Sink(_) if local.replay.is_some() => {
+                let site = site(carried(&local.plan, step.inputs[0].from));
+                let router = router(&Route::Single, &site.input, &site);
+                tapped.push((input(0), router, site));
+                None
             }
             Action::Sink(definition) if definition.delivery == Delivery::ExactlyOnce => {
                 let checkpoints = local.checkpoints.as_ref().ok_or_else(|| {
@@ -229,10 +251,13 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
         };
         built.push(rows);
     }
+    if let Some(replay) = &local.replay {
+        done.push(tap(scope, tapped, replay.told.clone(), local));
+    }
     let written = scope.concatenate(written);
     done.push(written.clone());
     scope.concatenate(done).probe_with(&local.probe);
-    if let Some(checkpoints) = &local.checkpoints {
+    if let Some(checkpoints) = local.checkpoints.as_ref().filter(|_| local.keeps()) {
         let inputs = writer::Inputs {
             deposits: scope.concatenate(deposits),
             reports: scope.concatenate(reports.values().cloned()),
@@ -302,7 +327,7 @@ fn staged_step<'scope>(
     let followed: Vec<u32> = sources.iter().map(|&source| source as u32).collect();
     let marks = Marks::new(&followed, scope.peers(), lateness).from(mark);
     let name = local.plan.steps[id].name.clone();
-    let keeping = local.checkpoints.as_ref().map(|_| Keeping { step: id, name, outbox });
+    let keeping = local.keeps().then_some(Keeping { step: id, name, outbox });
     let site = Site { id, input: Arc::clone(&inputs[0].1), cells: local.cells(id), local: local.clone() };
     let routes = local.plan.steps[id].inputs.iter().map(|input| &input.route);
     if scope.peers() == 1 || routes.clone().all(|route| *route == Route::Forward) {

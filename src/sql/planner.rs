@@ -1337,7 +1337,7 @@ fn bare(expr: &Logical) -> Option<&Column> {
 }
 
 /// Compiles `expr` over rows that `schema` describes by the query's names and `rows` by their own, which is what the result calls them.
-fn compile(expr: &Logical, schema: &DFSchema, rows: &Schema) -> Result<Expr> {
+pub(super) fn compile(expr: &Logical, schema: &DFSchema, rows: &Schema) -> Result<Expr> {
     let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default());
     let renamed = compiled.and_then(|compiled| {
         compiled.transform_up(|part| match part.downcast_ref::<physical::Column>().map(physical::Column::index) {

@@ -48,6 +48,13 @@ impl Outside {
         of_table.flat_map(|(_, topic)| topic.records.iter().map(|(_, batch)| batch.clone())).collect()
     }
 
+    /// The same with the checkpoint that each batch was published with.
+    pub fn published_with_epochs(&self, table: &str) -> Vec<(Epoch, RecordBatch)> {
+        let shards = self.shards();
+        let of_table = shards.iter().filter(|((name, ..), _)| name == table);
+        of_table.flat_map(|(_, topic)| topic.records.clone()).collect()
+    }
+
     fn shards(&self) -> MutexGuard<'_, BTreeMap<(String, String, usize), Topic>> {
         self.shards.lock().unwrap()
     }

@@ -247,6 +247,10 @@ impl Split for PartitionedSplit {
     fn caught_up(&self) -> bool {
         self.split.caught_up()
     }
+
+    fn skips(&self) -> bool {
+        self.split.skips()
+    }
 }
 
 /// Hive's way to write text as a part of a path.

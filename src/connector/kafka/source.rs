@@ -629,6 +629,10 @@ impl Split for KafkaSplit {
         reached && self.trouble.is_none() && !self.consumer.context().trouble()
     }
 
+    fn skips(&self) -> bool {
+        true
+    }
+
     fn lag_rows(&self) -> Option<u64> {
         let (_, high) = self.queue.watermarks()?;
         let end = self.share.end.map_or(high, |end| end.min(high));
