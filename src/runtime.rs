@@ -34,6 +34,7 @@ mod worker;
 mod writer;
 
 pub use begin::{From, Wishes};
+pub use source::Suspect;
 
 use crate::checkpoint::store::Store;
 use crate::connector::Context;
@@ -45,11 +46,12 @@ use lane::Offload;
 use mesh::{Guard, Mesh, Peers};
 use metrics::{Metrics, Snapshot};
 use replay::Replay;
+use source::LastRead;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use timely::communication::WorkerGuards;
@@ -186,6 +188,7 @@ fn work(
     past: Past,
 ) {
     let Past { keeping, replay } = past;
+    let last_read = LastRead::default();
     let local = Local {
         plan: Arc::clone(plan),
         context: context.clone(),
@@ -198,13 +201,26 @@ fn work(
         checkpoints: None,
         replay,
         committed: Rc::default(),
+        last_read: Arc::clone(&last_read),
         ended: Rc::default(),
     };
     // a panic is a bug; the other workers must hear of it instead of waiting for this one
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, keeping))) {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));
+        let suspect = last_read.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let after = match suspect.as_ref().map(|suspect| suspect.place.as_str()) {
+            None | Some("") => String::new(),
+            Some(place) => format!(", after it had read {place} and what follows"),
+        };
+        fate.fail(Error::internal(format!("worker {} panicked: {text}{after}", worker.index())));
+        if let Some(suspect) = suspect {
+            fate.suspect(suspect);
+        }
+        // timely steps what is left until it ends by itself, which it would not
+        if catch_unwind(AssertUnwindSafe(|| worker::drop_all(worker))).is_err() {
+            tracing::debug!("a dataflow that had panicked could not be dropped");
+        }
     }
 }
 

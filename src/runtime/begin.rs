@@ -8,6 +8,7 @@
 use super::lane::Offload;
 use super::metronome::SplitNames;
 use super::publisher::give;
+use super::source::{Skip, Suspect};
 use super::worker::Local;
 use crate::checkpoint::decide::{Match, Verdict, match_steps};
 use crate::checkpoint::log::{Committed, Log, Record};
@@ -60,6 +61,8 @@ pub struct Wishes {
     pub drop_state: bool,
     /// Input that is gone may be left out.
     pub accept_gap: bool,
+    /// Read row by row, because earlier generations died after reading this.
+    pub careful: Option<Suspect>,
 }
 
 /// What all workers know of how the run begins.
@@ -75,12 +78,14 @@ pub struct Beginning {
     manifest: Option<Manifest>,
     /// The input had ended: nothing is left to do.
     pub finished: bool,
+    /// Rows that are left out.
+    pub skips: Vec<Skip>,
 }
 
 impl Beginning {
     /// Of a run that sees epochs again, the first of them behind `manifest`: it is no generation of the pipeline.
-    pub fn again(manifest: Option<Manifest>, first: Epoch) -> Self {
-        Beginning { generation: 0, incarnation: String::new(), first, manifest, finished: false }
+    pub fn again(manifest: Option<Manifest>, first: Epoch, skips: Vec<Skip>) -> Self {
+        Beginning { generation: 0, incarnation: String::new(), first, manifest, finished: false, skips }
     }
 
     /// The objects that the state is made of.
@@ -133,6 +138,8 @@ pub struct Checkpoints {
     pub offload: Offload,
     /// What the splits are called; on worker 0's process only.
     pub names: SplitNames,
+    /// Set if a generation reads row by row, because earlier ones died: after what.
+    pub careful: Option<Suspect>,
 }
 
 /// The objects that concern the key groups `own`, each with those of them for which it counts: where a later base has a
@@ -269,7 +276,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         info!(generation, epoch = found.epoch, "goes on from a checkpoint");
         manifest = Some(found);
     }
-    Ok(Beginning { generation, incarnation, first, manifest, finished: false })
+    Ok(Beginning { generation, incarnation, first, manifest, finished: false, skips: skips(&log) })
 }
 
 /// Sees to it that everything is published of a pipeline whose input has ended.
@@ -280,7 +287,8 @@ fn end(local: &Local, store: &Store, log: &mut Log, workers: usize, mut manifest
         log.append(generation, Record::Stop { generation, how: FINISHED.into() })?;
     }
     let (generation, incarnation) = (log.generation(), incarnation(log)?);
-    Ok(Beginning { generation, incarnation, first: manifest.epoch + 1, manifest: Some(manifest), finished: true })
+    let (first, manifest) = (manifest.epoch + 1, Some(manifest));
+    Ok(Beginning { generation, incarnation, first, manifest, finished: true, skips: Vec::new() })
 }
 
 /// Notes in the log that a run has ended and that everything it committed is published.
@@ -292,6 +300,17 @@ pub fn note_end(checkpoints: &Checkpoints, ended: bool) -> Result<()> {
 
 /// How a run ends whose input has.
 const FINISHED: &str = "finished";
+
+/// The rows that `log` says are left out.
+pub fn skips(log: &Log) -> Vec<Skip> {
+    let skip = |record: &Record| match record {
+        Record::SkipRow { table, split, position, reason } => {
+            Some(Skip { table: table.clone(), split: split.clone(), position: *position, reason: reason.clone() })
+        }
+        _ => None,
+    };
+    log.records().iter().filter_map(|(_, record)| skip(record)).collect()
+}
 
 /// An operator that cannot give up what it remembers would forget it.
 fn refuse_forgetful(plan: &Plan) -> Result<()> {

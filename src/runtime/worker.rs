@@ -13,7 +13,7 @@ use super::operators::{Made, carried, kept_in, merges_rows_directly, operator_of
 use super::publisher::publisher;
 use super::replay::Replay;
 use super::sink::sink;
-use super::source::{Reports, source};
+use super::source::{LastRead, Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
 use super::tap::tap;
@@ -69,6 +69,8 @@ pub struct Local {
     pub replay: Option<Arc<Replay>>,
     /// The last checkpoint that is committed; on worker 0 only.
     pub committed: Rc<Cell<Option<Epoch>>>,
+    /// What this worker has read last, if there are checkpoints.
+    pub last_read: LastRead,
     /// True once all input has ended, as opposed to a stop.
     pub ended: Rc<Cell<bool>>,
 }
@@ -114,7 +116,8 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
             return drop_all(worker);
         }
         local.fate.began(beginning.generation);
-        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
+        let (names, careful) = (SplitNames::default(), wishes.careful);
+        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names, careful }));
     }
     if let Some(replay) = &local.replay {
         local.checkpoints = Some(Arc::new(replay.checkpoints()));
@@ -136,7 +139,8 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
     drop_all(worker);
 }
 
-fn drop_all(worker: &mut Worker) {
+/// Takes all dataflows down.
+pub fn drop_all(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
