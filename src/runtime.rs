@@ -21,6 +21,7 @@ pub mod metrics;
 mod metronome;
 mod operators;
 mod publisher;
+pub mod simulate;
 mod sink;
 mod source;
 pub mod spawn;
@@ -30,7 +31,7 @@ pub mod usage;
 mod worker;
 mod writer;
 
-pub use begin::{From, Wishes};
+pub use begin::{From, Upkeep, Wishes};
 
 use crate::checkpoint::store::Store;
 use crate::connector::Context;
@@ -51,7 +52,7 @@ use std::time::Duration;
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle;
 use timely::{CommunicationConfig, WorkerConfig};
-use worker::Local;
+use worker::{Kept, Local, SLEEP_MAX};
 
 /// How often the news of other processes is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -102,13 +103,26 @@ pub struct Surroundings {
     pub wishes: Wishes,
     /// Where work beside the workers is done.
     pub offload: Offload,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
 }
 
 impl Surroundings {
     /// Nothing but the clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let (wishes, offload) = (Wishes::default(), Offload::default());
-        Surroundings { embedded_broker: None, clock, store: None, wishes, offload }
+        let (wishes, offload, upkeep) = (Wishes::default(), Offload::default(), Upkeep::default());
+        Surroundings { embedded_broker: None, clock, store: None, wishes, offload, upkeep }
+    }
+
+    /// What is kept of a run of `plan`, if anything is.
+    fn kept(self, plan: &Plan) -> Result<Option<Kept>> {
+        let Surroundings { store, wishes, offload, upkeep, .. } = self;
+        let store = match (store, &plan.settings.checkpoint_store) {
+            (Some(store), _) => Some(store),
+            (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
+            (None, None) => None,
+        };
+        Ok(store.map(|store| Kept { store, wishes, offload, upkeep }))
     }
 }
 
@@ -118,13 +132,8 @@ impl Surroundings {
 /// As [`start`], and if the store of checkpoints cannot be opened.
 pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> Result<Running> {
     plan.check()?;
-    let Surroundings { embedded_broker, clock, store, wishes, offload } = surroundings;
-    let store = match (store, &plan.settings.checkpoint_store) {
-        (Some(store), _) => Some(store),
-        (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
-        (None, None) => None,
-    };
-    let keeping = store.map(|store| (store, wishes, offload));
+    let (embedded_broker, clock) = (surroundings.embedded_broker.clone(), Arc::clone(&surroundings.clock));
+    let kept = surroundings.kept(&plan)?;
     let fate = Arc::new(Fate::default());
     let (first, count) = match &workers {
         Workers::Threads(threads) => (0, *threads),
@@ -153,13 +162,17 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
     let plan = Arc::new(plan);
     let (shared_fate, shared_metrics) = (Arc::clone(&fate), Arc::clone(&metrics));
     let work = move |worker: &mut timely::worker::Worker| {
-        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, keeping.clone());
+        let step = |worker: &mut timely::worker::Worker| {
+            worker.step_or_park(Some(SLEEP_MAX));
+        };
+        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, kept.clone(), &step);
     };
     let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
         .map_err(Error::internal)?;
     Ok(Running { fate, metrics, workers, others })
 }
 
+#[allow(clippy::too_many_arguments)]
 fn work(
     worker: &mut timely::worker::Worker,
     plan: &Arc<Plan>,
@@ -167,7 +180,8 @@ fn work(
     workers: &Range<usize>,
     fate: &Arc<Fate>,
     metrics: &Arc<Metrics>,
-    keeping: Option<(Store, Wishes, Offload)>,
+    kept: Option<Kept>,
+    step: &impl Fn(&mut timely::worker::Worker),
 ) {
     let local = Local {
         plan: Arc::clone(plan),
@@ -183,7 +197,7 @@ fn work(
         ended: Rc::default(),
     };
     // a panic is a bug; the other workers must hear of it instead of waiting for this one
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, keeping))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, kept, step))) {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));

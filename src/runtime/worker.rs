@@ -1,6 +1,6 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
-use super::begin::{Checkpoints, Wishes, agree, holds_output, note_end, shard_name};
+use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
 use super::fate::Fate;
@@ -97,14 +97,29 @@ const INTERVAL_LOCAL: Interval = Interval::Every(Duration::from_secs(1));
 const INTERVAL_REMOTE: Interval = Interval::Every(Duration::from_secs(10));
 const INTERVAL_BY_ROWS: Interval = Interval::Epochs(10);
 
-/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run. With a `store` it goes on from there.
-pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes, Offload)>) {
-    if let Some((store, wishes, offload)) = keeping {
-        let Some(beginning) = agree(worker, &local, &store, &wishes) else { return drop_all(worker) };
+/// What a run with checkpoints is given.
+#[derive(Clone)]
+pub struct Kept {
+    /// Where they are.
+    pub store: Store,
+    /// Where it goes on.
+    pub wishes: Wishes,
+    /// Where work beside the workers is done.
+    pub offload: Offload,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
+}
+
+/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run, each `step` a turn of all operators.
+/// What is `kept` is where it goes on.
+pub fn run(worker: &mut Worker, mut local: Local, kept: Option<Kept>, step: &impl Fn(&mut Worker)) {
+    if let Some(Kept { store, wishes, offload, upkeep }) = kept {
+        let Some(beginning) = agree(worker, &local, &store, &wishes, step) else { return drop_all(worker) };
         if beginning.finished {
             return drop_all(worker);
         }
-        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
+        let names = SplitNames::default();
+        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names, upkeep }));
     }
     worker.dataflow::<Epoch, _, _>(|scope| {
         if let Err(error) = build(scope, &local) {
@@ -112,7 +127,7 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         }
     });
     while worker.has_dataflows() && !local.fate.failed() {
-        worker.step_or_park(Some(SLEEP_MAX));
+        step(worker);
     }
     if let (Some(checkpoints), 0, false) = (&local.checkpoints, worker.index(), local.fate.failed())
         && let Err(error) = note_end(checkpoints, local.ended.get())
