@@ -224,6 +224,7 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> Result<Report, String> {
     let broker = Broker::new(world);
     let definition = Definition::random(rng, world, &broker);
     let (expected, _) = run(&text(&definition.table, definition.query), &definition.table, Shape::Threads(1));
+    world.note(format_args!("{} splits, a tick of {}, {}, one shard: {}: {}", definition.table.splits.len(), definition.table.tick, definition.records_max, definition.single, QUERIES[definition.query]));
     let swarm = world.swarm.clone();
     let mut oracles = Oracles::default();
     let mut lives = 1;

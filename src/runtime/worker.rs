@@ -226,9 +226,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let staged = staged_step(id, inputs, &reports, operator, Watermark::NONE, keeps, local);
                 deposits.push(staged.deposits);
                 done.push(staged.rows);
-                if let Some(outbox) = outbox {
-                    publishing.push((id, outbox, site(schema)));
-                }
+                publishing.push((id, outbox, site(schema)));
                 None
             }
             Action::Sink(definition) => {
@@ -253,14 +251,17 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             done: written,
         };
         let all = inputs.reports.clone();
-        let outboxes = publishing.iter().map(|(id, outbox, _)| (*id, Rc::clone(outbox))).collect();
+        let outboxes = publishing.iter().filter_map(|(id, outbox, _)| Some((*id, outbox.clone()?))).collect();
         let acks = writer(scope, inputs, outboxes, local, checkpoints)?;
         let news = committer(scope, acks, all, local, checkpoints)?;
         for (id, outbox, site) in publishing {
             let Action::Sink(definition) = &local.plan.steps[id].action else { continue };
-            let shard = outbox.borrow().shard as usize;
-            let name = shard_name(&local.plan, definition, &checkpoints.beginning.incarnation, shard);
-            publisher(news.clone(), &definition.sink, name, outbox, site, checkpoints)?;
+            let incarnation = &checkpoints.beginning.incarnation;
+            let named = |outbox: SharedOutbox| {
+                let shard = outbox.borrow().shard as usize;
+                (shard_name(&local.plan, definition, incarnation, shard), outbox)
+            };
+            publisher(news.clone(), &definition.sink, outbox.map(named), site, checkpoints)?;
         }
     }
     Ok(())
