@@ -134,7 +134,8 @@ impl Generation {
     /// One of its workers makes a step.
     fn step(&mut self, rng: &mut StdRng) {
         let worker = rng.random_range(0..self.pace.len());
-        if self.pace[worker] == 1 || rng.random_ratio(1, self.pace[worker]) {
+        let pace = if self.life.world.calm() { 1 } else { self.pace[worker] };
+        if pace == 1 || rng.random_ratio(1, pace) {
             self.sim.step(worker);
         }
     }
