@@ -52,6 +52,9 @@ const LOOK_EVERY: u64 = 500;
 /// Steps that those who were replaced are given when all is done.
 const AFTERMATH: u64 = 2000;
 
+/// Queries that say the same however rows fall into epochs.
+const WHATEVER_EPOCHS: [usize; 3] = [0, 5, 6];
+
 /// What a run came to.
 struct Report {
     hash: u64,
@@ -88,6 +91,18 @@ impl Definition {
             "SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '{interval} epochs'; SET 'checkpoint_retain' = '{retain}'; {}",
             text(&table, query)
         );
+        // epochs that end by the clock are others each time
+        let text = match WHATEVER_EPOCHS.contains(&query) && rng.random_bool(0.5) {
+            true => text.replace(
+                &format!("SET 'tick' = '{} rows'", table.tick),
+                &format!(
+                    "SET 'tick' = '{}ms'; SET 'inflight_bytes' = '{}'",
+                    rng.random_range(1..100),
+                    rng.random_range(1000..40_000)
+                ),
+            ),
+            false => text,
+        };
         let (single, records_max) = (rng.random_bool(0.2), rng.random_range(1..60));
         let nobody = Life::new(world, 0, 0);
         let sink = broker.sink(&nobody, single, records_max);
@@ -233,6 +248,7 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> Result<Report, String> {
     let mut current = definition.start(&broker, lives, workers, rng);
     let mut replaced: Vec<Generation> = Vec::new();
     let calm_at = rng.random_range(500..12_000);
+    let mut asked_to_stop = false;
     let mut steps = 0;
     loop {
         steps += 1;
@@ -255,7 +271,14 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> Result<Report, String> {
         retire(&mut replaced)?;
         let mut next = false;
         match current.end() {
-            Some(Ok(())) => break,
+            Some(Ok(())) => {
+                let log = Log::read(world.store()).map_err(|error| format!("the log is broken: {error:?}"))?;
+                match log.latest_checkpoint() {
+                    Some(last) if last.ended => break,
+                    _ if asked_to_stop => next = true,
+                    last => return Err(format!("life {lives} ends before its input: {last:?}")),
+                }
+            }
             Some(Err(error)) if may_happen(&error, false) => {
                 world.note(format_args!("life {lives} ends: {error}"));
                 next = true;
@@ -264,10 +287,19 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> Result<Report, String> {
             None => {}
         }
         if !world.calm() && rng.random_ratio(1, u32::try_from(swarm.deaths_every).unwrap_or(u32::MAX)) {
-            next = true;
+            // a stop ends an epoch early
+            match WHATEVER_EPOCHS.contains(&definition.query) && rng.random_bool(0.2) {
+                true => {
+                    world.note(format_args!("life {lives} is asked to stop"));
+                    current.sim.fate().stop();
+                    asked_to_stop = true;
+                }
+                false => next = true,
+            }
         }
         if next {
             lives += 1;
+            asked_to_stop = false;
             if rng.random_bool(0.5) {
                 workers = rng.random_range(1..=swarm.workers_max);
             }
