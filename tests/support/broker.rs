@@ -59,9 +59,16 @@ pub enum Refusal {
 /// A record of a partition.
 #[derive(Debug, Clone)]
 enum Slot {
-    Record { id: String, key: String, value: String },
+    Record {
+        id: String,
+        key: String,
+        value: String,
+    },
     /// Ends what `id` has in this partition.
-    Control { id: String, commit: bool },
+    Control {
+        id: String,
+        commit: bool,
+    },
 }
 
 #[derive(Default)]
@@ -169,7 +176,7 @@ impl State {
     }
 
     /// Ends what has been open for too long.
-    fn expire(&mut self, now: Duration, timeout: Duration) -> usize {
+    pub fn expire(&mut self, now: Duration, timeout: Duration) -> usize {
         let mut ended = 0;
         for known in self.ids.values_mut() {
             if let Some((places, _)) = known.open.take_if(|(_, since)| now.saturating_sub(*since) > timeout) {
@@ -183,7 +190,7 @@ impl State {
     }
 
     /// Writes one of the control records that are due; false if there is none.
-    fn control(&mut self, choose: &mut dyn FnMut(usize) -> usize) -> bool {
+    pub fn control(&mut self, choose: &mut dyn FnMut(usize) -> usize) -> bool {
         let due = |(id, known): (&String, &Transactional)| {
             known.ending.iter().flat_map(|(_, places)| places).map(|place| (id.clone(), place.clone())).collect()
         };
@@ -241,6 +248,10 @@ impl State {
 pub struct Broker {
     state: Mutex<State>,
     pub world: Arc<World>,
+    /// Shards that have a partition of their own for their markers.
+    markers: usize,
+    /// Nobody drives it: it goes on with each request.
+    alone: Mutex<Option<StdRng>>,
 }
 
 /// Of the topic that is written.
@@ -248,19 +259,23 @@ const PARTITIONS: usize = 2;
 const TOPIC: &str = "out";
 const PROGRESS: &str = "progress";
 
-/// Shards that have a partition of their own for their markers.
-const PROGRESS_PARTITIONS: usize = 3;
-
 impl Broker {
-    pub fn new(world: &Arc<World>) -> Arc<Self> {
+    /// With `markers` partitions for markers.
+    pub fn new(world: &Arc<World>, markers: usize) -> Arc<Self> {
         let mut state = State::default();
         state.create_topic(TOPIC, PARTITIONS);
-        state.create_topic(PROGRESS, PROGRESS_PARTITIONS);
-        Arc::new(Broker { state: Mutex::new(state), world: Arc::clone(world) })
+        state.create_topic(PROGRESS, markers);
+        let (state, alone) = (Mutex::new(state), Mutex::new(None));
+        Arc::new(Broker { state, world: Arc::clone(world), markers, alone })
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// For tests that drive nothing: with each request it goes on by itself.
+    pub fn go_on_alone(&self, rng: StdRng) {
+        *self.alone.lock().unwrap() = Some(rng);
     }
 
     /// What happens by itself: timeouts, control records, requests that were on their way.
@@ -311,7 +326,7 @@ impl Broker {
     pub fn broken_marker(&self) -> Option<String> {
         let state = self.state();
         let mut last: BTreeMap<String, Marker> = BTreeMap::new();
-        for partition in 0..PROGRESS_PARTITIONS {
+        for partition in 0..self.markers {
             for (key, value) in state.committed(&(PROGRESS.into(), partition)).expect("the topic is there").1 {
                 let marker = Marker::read(&value);
                 let says = |marker: &Marker| (marker.epoch, marker.rows_done, marker.last);
@@ -384,6 +399,9 @@ impl Desk {
         let (life, swarm) = (&self.life, &self.life.world.swarm);
         let lost = || Error::unavailable(format!("injected: no answer to {what}"));
         life.live()?;
+        if let Some(rng) = self.broker.alone.lock().unwrap().as_mut() {
+            self.broker.tick(rng);
+        }
         if !self.broker.world.broker_is_back() {
             life.note(format_args!("{what}: the broker is gone"));
             return Err(lost());
@@ -505,7 +523,7 @@ impl TopicPublisher {
                 Err(refusal) => return Err(failure(refusal)),
             }
         };
-        let progress = (PROGRESS.to_owned(), shard.shard % PROGRESS_PARTITIONS);
+        let progress = (PROGRESS.to_owned(), shard.shard % desk.broker.markers);
         let key = format!("{}/{id}", shard.incarnation);
         let bound = desk.question(&format!("high watermark {id}"), |state| state.high_watermark(&progress))?;
         let start = clock.monotonic();

@@ -214,17 +214,24 @@ pub struct Life {
     pub world: Arc<World>,
     rng: Mutex<StdRng>,
     dead: AtomicBool,
+    /// After so many steps of the outside it is dead.
+    left: AtomicU64,
 }
 
 impl Life {
     pub fn new(world: &Arc<World>, number: u32, seed: u64) -> Arc<Self> {
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        Arc::new(Life { number, world: Arc::clone(world), rng, dead: AtomicBool::new(false) })
+        Arc::new(Life { number, world: Arc::clone(world), rng, dead: AtomicBool::new(false), left: u64::MAX.into() })
     }
 
     /// Nothing that it does happens any more.
     pub fn die(&self) {
         self.dead.store(true, Ordering::SeqCst);
+    }
+
+    /// It dies by itself after so many steps of the outside.
+    pub fn dies_after(&self, steps: u64) {
+        self.left.store(steps, Ordering::SeqCst);
     }
 
     pub fn dead(&self) -> bool {
@@ -235,6 +242,9 @@ impl Life {
     pub fn between(&self) -> bool {
         if self.dead() {
             return false;
+        }
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 1 {
+            self.die();
         }
         let passes = self.world.swarm.passes;
         if passes > 0.0 && self.luck(passes) {
