@@ -8,7 +8,7 @@ cargo := cargo
 debug := $(or $(CARGO_TARGET_DIR),target)/debug/highwater
 release := $(or $(CARGO_TARGET_DIR),target)/release/highwater
 
-.PHONY: help build demo demo-kafka check test bench install deny
+.PHONY: help build demo demo-kafka check test sim bench install deny
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,11 @@ check: ## Format and lints, without running anything
 
 test: ## Everything that CI runs
 	@tools/test.sh
+
+sim: ## More simulated runs than `make test` has: SEEDS=n of them, or SEED=n to see one again
+	@tools/need.sh build
+	$(if $(SEED),HIGHWATER_SEED=$(SEED)) $(if $(SEEDS),HIGHWATER_RUNS=$(SEEDS)) \
+	  $(cargo) test --locked --test sim -- --nocapture
 
 bench: ## Build for speed and measure this machine
 	@tools/need.sh build

@@ -4,8 +4,10 @@
 mod outside;
 #[path = "support/pipeline.rs"]
 mod pipeline;
+#[path = "support/queries.rs"]
+mod queries;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use highwater::checkpoint::log::{Log, Record};
 use highwater::connector::builtin::Builtin;
@@ -19,41 +21,11 @@ use highwater::sql::{self, Text};
 use highwater::time::{Clock, SystemClock};
 use outside::{Life, Outside, StagedSink};
 use pipeline::{MINUTE, Shape, Table, for_seeds, plan, run, texts, within};
+use queries::{QUERIES, text};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The queries, each of which is a function of the epochs.
-const QUERIES: &[&str] = &[
-    "SELECT word, n, ts FROM t WHERE n > 0",
-    "SELECT window_start, word, count(*) AS c, sum(n) AS s, max(price) AS p FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
-    "SELECT window_end, count(DISTINCT word) AS c, avg(ratio) AS r FROM HOP(t, ts, INTERVAL '5' SECOND, INTERVAL '15' SECOND) GROUP BY window_start, window_end",
-    "SELECT window_start, window_end, word, count(*) AS c FROM SESSION(t, ts, INTERVAL '3' SECOND) GROUP BY window_start, window_end, word",
-    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word",
-    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word EMIT FINAL",
-    "SELECT count(*) AS c FROM t EMIT FINAL",
-    "SELECT window_start, word, n, r FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n DESC) AS r FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) WHERE r <= 2",
-    "SELECT a.window_start, a.word, a.c, b.n FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
-];
-
-/// The columns that the queries give, by their number in [`QUERIES`].
-const COLUMNS: &[&str] = &[
-    "word STRING, n BIGINT, ts TIMESTAMP(6)",
-    "window_start TIMESTAMP(6), word STRING, c BIGINT, s BIGINT, p DECIMAL(12, 2)",
-    "window_end TIMESTAMP(6), c BIGINT, r DOUBLE",
-    "window_start TIMESTAMP(6), window_end TIMESTAMP(6), word STRING, c BIGINT",
-    "word STRING, c BIGINT, s BIGINT",
-    "word STRING, c BIGINT, s BIGINT",
-    "c BIGINT",
-    "window_start TIMESTAMP(6), word STRING, n BIGINT, r BIGINT",
-    "window_start TIMESTAMP(6), word STRING, c BIGINT, n BIGINT",
-];
-
-fn text(table: &Table, query: usize) -> String {
-    let declared = format!("{} CREATE TABLE out ({}) WITH ('connector' = 'memory');", table.ddl(), COLUMNS[query]);
-    format!("{declared} INSERT INTO out {};", QUERIES[query])
-}
 
 /// Runs the query in as many lives as it takes; each has its own number of workers and of steps.
 fn run_in_lives(

@@ -140,6 +140,25 @@ pub struct Checkpoints {
     pub names: SplitNames,
     /// Set if a generation reads row by row, because earlier ones died: after what.
     pub careful: Option<Suspect>,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
+}
+
+/// When stored things are tidied. The defaults are for real stores; simulations do it more often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Objects of deltas that are left as they are; above that they are folded once they are larger than their base.
+    pub deltas_min: usize,
+    /// Checkpoints between two sweeps of what is not needed any more; at least 1.
+    pub sweep_every: u64,
+    /// Objects younger than this are not swept: someone may be about to name them.
+    pub sweep_age: Duration,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Upkeep { deltas_min: 8, sweep_every: 16, sweep_age: Duration::from_secs(10 * 60) }
+    }
 }
 
 /// The objects that concern the key groups `own`, each with those of them for which it counts: where a later base has a
@@ -171,7 +190,13 @@ pub fn parts_of<'a>(objects: &'a [ObjectRef], own: &Range<usize>) -> Vec<(&'a Ob
 }
 
 /// Finds out on worker 0 how the run begins, and on the others hears of it. None if the run fails.
-pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes) -> Option<Beginning> {
+pub fn agree(
+    worker: &mut Worker,
+    local: &Local,
+    store: &Store,
+    wishes: &Wishes,
+    step: &impl Fn(&mut Worker),
+) -> Option<Beginning> {
     let heard: Rc<RefCell<Option<String>>> = Rc::default();
     let (ear, speaker) = (Rc::clone(&heard), local.clone());
     let (store, wishes) = (store.clone(), wishes.clone());
@@ -211,7 +236,7 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
         });
     });
     while heard.borrow().is_none() && !local.fate.failed() {
-        worker.step_or_park(Some(super::worker::SLEEP_MAX));
+        step(worker);
     }
     let text = heard.borrow_mut().take()?;
     match serde_json::from_str(&text) {
@@ -434,7 +459,7 @@ fn publish_all(local: &Local, store: &Store, incarnation: &str, manifest: &mut M
                             && context.clock.monotonic().saturating_sub(start) < RECOVERY_WAIT =>
                     {
                         tracing::warn!(table = sink.table, shard, %error, "cannot publish what was left; trying again");
-                        std::thread::sleep(BREATH);
+                        context.clock.sleep(BREATH);
                     }
                     Err(error) => return Err(error.within(format!("table \"{}\"", sink.table))),
                 }

@@ -6,7 +6,7 @@
 //! Everything that a pipeline says is a function of its epochs, so it does not matter how many workers there were then or are now. The
 //! store is only read: such a run is no generation, takes no checkpoint, and opens no sink.
 
-use super::begin::{Beginning, Checkpoints, skips};
+use super::begin::{Beginning, Checkpoints, Upkeep, skips};
 use super::lane::Offload;
 use super::metrics::Snapshot;
 use super::metronome::SplitNames;
@@ -54,7 +54,7 @@ impl Replay {
         let first = self.stretch.first();
         let beginning = Beginning::again(self.stretch.checkpoint.clone(), first, self.skips.clone());
         let (store, offload) = (self.store.clone(), Offload::default());
-        Checkpoints { store, beginning, offload, names: SplitNames::default(), careful: None }
+        Checkpoints { store, beginning, offload, names: SplitNames::default(), careful: None, upkeep: Upkeep::default() }
     }
 }
 
