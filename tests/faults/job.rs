@@ -349,6 +349,15 @@ impl Run {
         self.processes()
     }
 
+    /// Waits for `done` while it runs.
+    pub fn wait_for(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self) {
+            assert!(self.running() && start.elapsed() < LIMIT, "no {what}:\n{}", self.err());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     pub fn running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

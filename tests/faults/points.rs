@@ -4,7 +4,7 @@ use crate::job::{DevBroker, Input, Job, children, lives, stands_still, wait_for}
 use crate::kafka::Kafka;
 use nix::sys::signal::{Signal, kill};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ROWS: u64 = 8000;
 
@@ -12,8 +12,10 @@ pub const ONE: &[&str] = &[];
 pub const TWO_BY_ONE: &[&str] = &["--processes", "2", "--peer-timeout", "2s"];
 pub const TWO_BY_TWO: &[&str] = &["--processes", "2", "--workers", "2", "--peer-timeout", "2s"];
 
-/// A step, at which visit, in which process, on which workers. The catalogue calls the steps C1 to P4.
-const KILLS: &[(&str, u64, usize, &[&str])] = &[
+/// A step, at which visit, in which process, on which workers.
+type Kill = (&'static str, u64, usize, &'static [&'static str]);
+
+const KILLS: &[Kill] = &[
     ("begin.started", 1, 0, TWO_BY_ONE),
     ("begin.recovered", 1, 0, ONE),
     ("checkpoint.write", 3, 0, ONE),
@@ -40,30 +42,32 @@ const KILLS: &[(&str, u64, usize, &[&str])] = &[
     ("sweep.objects", 1, 0, ONE),
 ];
 
-fn killed_at_every_step(bootstrap: &str) {
+fn killed_at_every_step<'a>(bootstrap: &str, kills: impl Iterator<Item = &'a Kill>) {
     let input = Input::with(bootstrap, ROWS);
-    for &(place, visit, process, shape) in KILLS {
+    for &(place, visit, process, shape) in kills {
         let what = format!("{place}@{visit} in process {process} on {shape:?}");
-        let job = Job::new(&input);
+        let (job, start) = (Job::new(&input), Instant::now());
         let (fail, once) = (format!("{place}@{visit}:kill:{process}"), job.path("failed"));
         let run = job.start(shape, &[("HIGHWATER_FAIL", &fail), ("HIGHWATER_FAIL_ONCE", once.to_str().unwrap())]);
         let (code, err) = run.end();
         assert_eq!(code, 0, "{what}: {err}");
         assert!(once.exists(), "{what}: it was never there");
         assert!(err.contains("a new generation starts"), "{what}: {err}");
+        let took = start.elapsed();
         job.check(ROWS, &what);
+        println!("       {what}: {took:.1?}");
     }
 }
 
 #[test]
 fn a_process_that_is_killed_at_any_step_loses_and_doubles_nothing_on_a_real_broker() {
     let Some(kafka) = Kafka::start() else { return };
-    killed_at_every_step(kafka.bootstrap());
+    killed_at_every_step(kafka.bootstrap(), KILLS.iter());
 }
 
 #[test]
 fn a_process_that_is_killed_at_any_step_loses_and_doubles_nothing_on_the_development_broker() {
-    killed_at_every_step(&DevBroker::start().address);
+    killed_at_every_step(&DevBroker::start().address, KILLS.iter().step_by(5));
 }
 
 /// The whole pipeline stands still at a step, a second run takes its place and ends, and the first one wakes up: it finds that it was replaced.
