@@ -436,10 +436,6 @@ impl DevBroker {
         (child, line.trim().to_owned())
     }
 
-    pub fn id(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
-    }
-
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
