@@ -123,6 +123,8 @@ pub struct Special<'a> {
     pub endless: bool,
     /// Further options of the sinks.
     pub sinks: &'a str,
+    /// Further options of the source.
+    pub source: &'a str,
     /// Where the pipeline finds the broker, if not where the test does.
     pub bootstrap: Option<&'a str>,
     /// Further settings.
@@ -164,10 +166,10 @@ impl Job {
         let topic = |name: &str| {
             format!("'connector' = 'kafka', 'topic' = '{name}', 'properties.bootstrap.servers' = '{bootstrap}', 'format' = 'json'")
         };
-        let Special { sinks, settings, .. } = special;
+        let Special { sinks, source, settings, .. } = special;
         format!(
             "SET 'pipeline.name' = '{}'; SET 'checkpoint_store' = 'checkpoints'; {pace} {settings}
-CREATE TABLE t (n BIGINT, word STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ({}{bounded});
+CREATE TABLE t (n BIGINT, word STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ({}{bounded}{source});
 CREATE TABLE windows (at TIMESTAMP(3), word STRING, c BIGINT, s BIGINT) WITH ({}{sinks});
 CREATE TABLE totals (word STRING, c BIGINT, s BIGINT, PRIMARY KEY (word) NOT ENFORCED) WITH ({}{sinks});
 INSERT INTO windows SELECT window_start, word, count(*), sum(n)

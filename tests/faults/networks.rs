@@ -185,10 +185,16 @@ fn redirect(answer: &mut [u8], broker: &str, port: u16) {
     }
 }
 
-/// A pipeline whose broker is behind a proxy.
+/// A pipeline whose broker is behind a proxy. It takes a partition that has nothing to say for 8 s for idle.
 fn behind(proxy: &Proxy, input: &Input) -> Job {
-    let sinks = ", 'properties.socket.timeout.ms' = '4000'";
-    Job::special(input, Special { endless: true, bootstrap: Some(&proxy.address), sinks, ..Special::default() })
+    let special = Special {
+        endless: true,
+        bootstrap: Some(&proxy.address),
+        sinks: ", 'properties.socket.timeout.ms' = '4000'",
+        source: ", 'properties.socket.timeout.ms' = '12000'",
+        settings: "SET 'idle_timeout' = '8 s';",
+    };
+    Job::special(input, special)
 }
 
 fn a_bad_network(bootstrap: &str) {
@@ -249,7 +255,8 @@ fn an_end_of_a_transaction_that_comes_late_tears_nothing() {
     }
 }
 
-/// A broker that is out of reach makes the pipeline wait; it is no reason to begin again.
+/// A broker that is out of reach, or that does not answer, makes the pipeline wait; it is no reason to begin again, and no reason to
+/// take a partition for idle: then its rows would come late.
 #[test]
 fn a_broker_out_of_reach_is_waited_for() {
     let broker = DevBroker::start();
@@ -257,9 +264,9 @@ fn a_broker_out_of_reach_is_waited_for() {
     let job = behind(&proxy, &input);
     let (feed, run) = (Feed::start(&input, 0), job.start(TWO_BY_ONE, &[]));
     wait_for("checkpoint", || job.checkpoint().is_some());
-    for mode in [Mode::Blocked, Mode::HalfOpen, Mode::Delay(Duration::from_millis(200))] {
+    for (mode, seconds) in [(Mode::HalfOpen, 10), (Mode::Blocked, 10), (Mode::Delay(Duration::from_millis(200)), 4)] {
         proxy.set(mode);
-        sleep(Duration::from_secs(6));
+        sleep(Duration::from_secs(seconds));
         proxy.set(Mode::Clear);
         sleep(Duration::from_secs(1));
     }
