@@ -9,6 +9,7 @@ use crate::broker::{self, Broker};
 use crate::checkpoint::store::Store;
 use crate::connector::Connectors;
 use crate::error::{Error, Result};
+use crate::fail;
 use crate::plan::Plan;
 use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Rendezvous, Secret};
 use crate::runtime::spawn::{Assignment, Children, spawn_local};
@@ -118,6 +119,8 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
         let broker = if plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
         return supervise(&plan, broker.as_ref().map(Broker::address).as_deref(), &clock);
     }
+    let process = assignment.as_ref().map(|child| child.process).or(arguments.process);
+    fail::process_is(process.unwrap_or_default());
     let door = arguments.metrics.open(assignment.as_ref().map_or(0, |child| child.process))?;
     let broker = if alone && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());

@@ -18,6 +18,7 @@ use crate::checkpoint::savepoint;
 use crate::checkpoint::store::Store;
 use crate::connector::{Context, Delivery, ShardName, SplitStart};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
 use crate::plan::{Plan, SinkStep};
 use crate::time::{Epoch, Watermark};
 use serde::{Deserialize, Serialize};
@@ -272,6 +273,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         _ => log.start(workers as u32, &fingerprint, version),
     };
     let generation = generation.map_err(within)?;
+    fail::point("begin.started")?;
     let incarnation = incarnation(&log)?;
     let mut first = log.last_epoch().map_or(0, |epoch| epoch + 1);
     let mut manifest = None;
@@ -301,6 +303,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         info!(generation, epoch = found.epoch, "goes on from a checkpoint");
         manifest = Some(found);
     }
+    fail::point("begin.recovered")?;
     Ok(Beginning { generation, incarnation, first, manifest, finished: false, skips: skips(&log) })
 }
 

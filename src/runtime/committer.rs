@@ -19,6 +19,7 @@ use crate::checkpoint::store::Store;
 use crate::checkpoint::sweep::sweep;
 use crate::connector::SplitStart;
 use crate::error::Result;
+use crate::fail;
 use crate::plan::{Plan, StepId};
 use crate::time::{Clock, Epoch, Report, Watermark};
 use std::collections::{BTreeMap, VecDeque};
@@ -149,7 +150,9 @@ impl Keeper {
 
     fn commit(&mut self, job: Job) -> Result<()> {
         let epoch = job.manifest.epoch;
+        fail::point("commit.begin")?;
         let ManifestRef { path, blake3, bytes } = job.manifest.write(&self.store)?;
+        fail::point("commit.manifest")?;
         let record = Record::Checkpoint {
             generation: self.generation,
             epoch,
@@ -165,6 +168,7 @@ impl Keeper {
             None => self.log.insert(Log::read(&self.store)?),
         };
         log.append(self.generation, record)?;
+        fail::point("commit.recorded")?;
         self.commits += 1;
         if self.commits.is_multiple_of(self.upkeep.sweep_every) {
             // what is left over costs room, not answers

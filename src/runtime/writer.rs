@@ -16,6 +16,7 @@ use super::worker::Local;
 use crate::checkpoint::object::{self, ObjectRef, Section, SectionKind};
 use crate::checkpoint::store::Store;
 use crate::error::Result;
+use crate::fail;
 use crate::plan::StepId;
 use crate::state::groups_of;
 use crate::time::{Epoch, Watermark};
@@ -178,7 +179,10 @@ fn write(
         return Ok(None);
     }
     let path = format!("g{generation}/e{epoch}/w{worker}.hw");
-    object::write(store, &path, sections, epoch, generation, groups, false).map(Some)
+    fail::point("checkpoint.write")?;
+    let written = object::write(store, &path, sections, epoch, generation, groups, false)?;
+    fail::point("checkpoint.written")?;
+    Ok(Some(written))
 }
 
 /// What is to be folded: objects up to a checkpoint, and how far its steps had come.

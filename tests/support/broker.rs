@@ -640,7 +640,10 @@ impl Publisher for TopicPublisher {
         }
         self.spent = true;
         self.records(epoch, records)?;
-        self.published = Some(epoch);
+        // without records there is no marker
+        if self.marker.as_ref().is_some_and(|marker| marker.epoch == epoch && marker.last) {
+            self.published = Some(epoch);
+        }
         self.spent = false;
         Ok(())
     }

@@ -39,7 +39,9 @@ pub fn what_is_published_is_known_when_it_is_opened_again(shard: &impl Shard) {
     assert_eq!(publisher.published(), None);
     for epoch in 1..=20 {
         shard.publish(publisher.as_mut(), epoch).unwrap();
-        assert_eq!(publisher.published(), Some(epoch));
+        // what it says while it lives is what its successor will say
+        let last = (1..=epoch).rfind(|epoch| shard.rows(*epoch) > 0);
+        assert_eq!(publisher.published(), last);
     }
     publisher.finish(true).unwrap();
     shard.check(20);

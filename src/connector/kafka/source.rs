@@ -626,7 +626,8 @@ impl Split for KafkaSplit {
     fn caught_up(&self) -> bool {
         // Under read_committed the position stays below the high watermark while a transaction is open.
         let reached = self.queue.watermarks().is_some_and(|(_, high)| self.position >= high);
-        reached && self.trouble.is_none() && !self.consumer.context().trouble()
+        let watch = self.consumer.context();
+        reached && self.trouble.is_none() && !watch.trouble() && !watch.silent()
     }
 
     fn skips(&self) -> bool {
