@@ -12,7 +12,7 @@ macro_rules! feed {
             std::sync::LazyLock::new(|| $crate::fuzzing::target($name).expect("src/fuzzing.rs has it"));
 
         $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-            (TARGET.run)(bytes);
+            let _ = (TARGET.run)(bytes);
         });
 
         $crate::libfuzzer_sys::fuzz_mutator!(|bytes: &mut [u8], size: usize, max_size: usize, seed: u32| {

@@ -105,50 +105,59 @@ impl Feeder {
                 }
             }
         });
-        std::panic::set_hook(Box::new(|panic| SAID.set(panic.to_string())));
         Feeder { path, file, start }
     }
 
     fn feed(&self, target: &Target, seed: u64) {
-        let seeds = seeds(target);
+        let (own, seeds) = seeds(target);
+        // a panic that a decoder catches is no news
+        std::panic::set_hook(Box::new(|panic| SAID.set(panic.to_string())));
         limit_memory();
         if let Some(path) = variable::<String>("HIGHWATER_FUZZ_INPUT") {
-            return self.one(target, &fs::read(path).expect("the file of an input"));
+            let taken = self.one(target, &fs::read(path).expect("the file of an input"));
+            return println!("\n{taken}");
         }
-        seeds.iter().for_each(|seed| self.one(target, seed));
+        let taken: Vec<bool> = seeds.iter().map(|seed| self.one(target, seed)).collect();
+        let valid = taken[..own].iter().filter(|taken| **taken).count();
+        if valid * 3 <= own {
+            eprintln!("only {valid} of {own} inputs to begin with are taken");
+            std::process::exit(4);
+        }
         let time = Duration::from_secs_f64(variable("HIGHWATER_FUZZ_SECONDS").unwrap_or(2.0));
-        let (start, mut fed) = (Instant::now(), 0_u64);
+        let (start, mut fed, mut taken) = (Instant::now(), 0_u64, 0_u64);
         while start.elapsed() < time {
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(fed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let mut input = changed(&mut random, &seeds);
             if random.random() {
                 (target.reseal)(&mut input);
             }
-            self.one(target, &input);
+            taken += u64::from(self.one(target, &input));
             fed += 1;
         }
-        println!("{fed} inputs");
+        println!("\n{taken} of {fed} inputs were taken");
         fs::remove_file(&self.path).expect("it is there");
     }
 
-    fn one(&self, target: &Target, input: &[u8]) {
+    fn one(&self, target: &Target, input: &[u8]) -> bool {
         self.file.set_len(0).and_then(|()| self.file.write_all_at(input, 0)).expect("the disk has room");
         SINCE.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
-        if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
+        let Ok(taken) = catch_unwind(AssertUnwindSafe(|| (target.run)(input))) else {
             eprintln!("{}", SAID.take());
             std::process::exit(2);
-        }
+        };
         SINCE.store(0, Ordering::Relaxed);
+        taken
     }
 }
 
-/// What the encoders make; for texts also those that the repository has.
-fn seeds(target: &Target) -> Vec<Vec<u8>> {
+/// The target's own, and how many those are; for texts also those that the repository has, which are in part mistakes.
+fn seeds(target: &Target) -> (usize, Vec<Vec<u8>>) {
     let mut seeds = (target.seeds)();
+    let own = seeds.len();
     let ending = match target.name {
         "sql" => "sql",
         "graph" => "yaml",
-        _ => return seeds,
+        _ => return (own, seeds),
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["pipelines", "tests/mistakes"] {
@@ -158,7 +167,7 @@ fn seeds(target: &Target) -> Vec<Vec<u8>> {
         let named = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == ending);
         seeds.extend(paths.iter().filter(named).map(|path| fs::read(path).unwrap()));
     }
-    seeds
+    (own, seeds)
 }
 
 /// Lets an allocation beyond the limit fail, which ends the process.
@@ -219,7 +228,16 @@ fn changed(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
                 let digit = |byte: &u8| byte.is_ascii_digit();
                 if let Some(first) = bytes[at..].iter().position(digit).map(|first| at + first) {
                     let end = first + bytes[first..].iter().take_while(|byte| digit(byte)).count();
-                    let numbers = ["0", "-1", "18446744073709551615", "9223372036854775807", "-9223372036854775808", "1e999", "4294967296", "256"];
+                    let numbers = [
+                        "0",
+                        "-1",
+                        "18446744073709551615",
+                        "9223372036854775807",
+                        "-9223372036854775808",
+                        "1e999",
+                        "4294967296",
+                        "256",
+                    ];
                     let number = numbers.choose(random).expect("there are some");
                     bytes.splice(first..end, number.bytes());
                 }

@@ -122,12 +122,12 @@ fn drain(operator: &mut dyn Confluence, epoch: u64, mark: Watermark) -> crate::e
     Ok(())
 }
 
-fn run(bytes: &[u8]) {
+fn run(bytes: &[u8]) -> bool {
     let parts = parts(bytes);
-    let Some((number, tables)) = parts.split_first() else { return };
+    let Some((number, tables)) = parts.split_first() else { return false };
     let mut delta = Delta::new();
     for table in tables.chunks_exact(2) {
-        let (Ok(name), Some(rows)) = (std::str::from_utf8(table[0]), rows_of(table[1])) else { return };
+        let (Ok(name), Some(rows)) = (std::str::from_utf8(table[0]), rows_of(table[1])) else { return false };
         delta.push(Table::new(name, rows, Vec::new()));
     }
     ALL.with(|all| {
@@ -139,10 +139,11 @@ fn run(bytes: &[u8]) {
         let Made { mut operator, inputs } = staged.make();
         operator.track();
         let taken = restore(operator.as_mut(), vec![delta], Watermark::at(1_000_000));
-        let _ = taken
+        taken
             .and_then(|()| feed(operator.as_mut(), &inputs, 1))
             .and_then(|()| drain(operator.as_mut(), 7, Watermark::at(3_000_000)))
             .and_then(|()| operator.delta().map(drop))
-            .and_then(|()| drain(operator.as_mut(), 8, Watermark::END));
-    });
+            .and_then(|()| drain(operator.as_mut(), 8, Watermark::END))
+            .is_ok()
+    })
 }

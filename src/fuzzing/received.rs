@@ -7,7 +7,7 @@ use crate::batch::wire::Encoder;
 use crate::broker::protocol::{Api, SUPPORTED};
 use crate::broker::{Config, batch, server::Server, wire::Writer};
 use crate::runtime::exchange::Packet;
-use crate::runtime::mesh::handshake::{Hello, Kind, Passport, accept, dial};
+use crate::runtime::mesh::handshake::{Hello, Kind, Passport, Rejection, accept, dial};
 use crate::runtime::mesh::peers::{Message, Watch};
 use crate::runtime::mesh::{Deadlines, Identity, Secret, wire};
 use crate::time::SystemClock;
@@ -30,8 +30,12 @@ pub const HANDSHAKE: Target = Target { name: "handshake", seeds: hellos, reseal:
 pub const CONTROL: Target = Target { name: "control", seeds: messages, reseal: unsealed, run: control };
 
 /// Requests to one development broker.
-pub const BROKER: Target =
-    Target { name: "broker", seeds: requests, reseal: |bytes| reseal_parts(bytes, |part| reseal_batches(part)), run: broker };
+pub const BROKER: Target = Target {
+    name: "broker",
+    seeds: requests,
+    reseal: |bytes| reseal_parts(bytes, |part| reseal_batches(part)),
+    run: broker,
+};
 
 fn edges() -> [SchemaRef; 2] {
     [rows::schema(true), rows::schema(false)]
@@ -45,13 +49,13 @@ fn packets() -> Vec<Vec<u8>> {
     vec![packet(0, 20), packet(1, 5), packet(0, 0)]
 }
 
-fn exchange(bytes: &[u8]) {
-    let Some((edge, packet)) = bytes.split_first() else { return };
+fn exchange(bytes: &[u8]) -> bool {
+    let Some((edge, packet)) = bytes.split_first() else { return false };
     let schema = &edges()[usize::from(*edge) % 2];
-    let Ok(rows) = Packet::Wire(Bytes::copy_from_slice(packet)).take(schema) else { return };
+    let Ok(rows) = Packet::Wire(Bytes::copy_from_slice(packet)).take(schema) else { return false };
     let workers = NonZeroUsize::new(3).expect("three is not zero");
     let _ = split_by_key(&rows, &[0, 1, 8], workers.get());
-    let _ = Encoder::default().encode(&rows);
+    Encoder::default().encode(&rows).is_ok()
 }
 
 fn passport() -> Passport {
@@ -82,14 +86,11 @@ fn hellos() -> Vec<Vec<u8>> {
     vec![dialer, listener, wrong, [&[2], hello().to_string().as_bytes()].concat()]
 }
 
-fn handshake(bytes: &[u8]) {
-    let Some((side, said)) = bytes.split_first() else { return };
+fn handshake(bytes: &[u8]) -> bool {
+    let Some((side, said)) = bytes.split_first() else { return false };
     if *side == 2 {
         // what is compared once the proof is right
-        if let Ok(hello) = serde_json::from_slice::<Hello>(said) {
-            let _ = passport().objection(&hello);
-        }
-        return;
+        return serde_json::from_slice::<Hello>(said).is_ok_and(|hello| passport().objection(&hello).is_none());
     }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a port");
     let mut theirs = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("someone listens");
@@ -99,10 +100,14 @@ fn handshake(bytes: &[u8]) {
     theirs.write_all(&said[..said.len().min(60_000)]).expect("it fits the socket's buffer");
     theirs.shutdown(Shutdown::Write).expect("it is connected");
     let (clock, deadline) = (SystemClock::default(), Duration::from_secs(2));
-    let _ = match side {
+    let answer = match side {
         0 => accept(&ours, &passport(), deadline, &clock, |_| true).map(drop),
         _ => dial(&ours, &passport(), Kind::Control, 1, deadline, &clock),
     };
+    // nobody knows the nonces before, so a stranger comes no further than to its proof
+    assert!(answer.is_err(), "a stranger was let in");
+    let Err(Rejection::Stray(what)) = answer else { return true };
+    what.contains("secret")
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -116,13 +121,14 @@ fn messages() -> Vec<Vec<u8>> {
     vec![said.iter().flat_map(wire::frame).collect()]
 }
 
-fn control(bytes: &[u8]) {
+fn control(bytes: &[u8]) -> bool {
     let watch = Watch::new(0, 2, Deadlines::default(), Arc::new(SystemClock::default()));
     let mut inbox = bytes.to_vec();
     while let Ok(Some(message)) = wire::take::<Message>(&mut inbox) {
         watch.on_message(1, message);
     }
     let _ = watch.failure();
+    inbox.is_empty()
 }
 
 fn request(api: Api, version: i16, body: impl FnOnce(&mut Writer)) -> Vec<u8> {
@@ -237,12 +243,10 @@ fn requests() -> Vec<Vec<u8>> {
     std::iter::once(join(&all)).chain(blank).collect()
 }
 
-fn broker(bytes: &[u8]) {
+fn broker(bytes: &[u8]) -> bool {
     let config = Config { memory_limit: 4 << 20, ..Config::default() };
     let server = Server::open(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 9092))).expect("memory is there");
     // nobody waits for a broker that stops, so no request takes its time
     server.stop();
-    for part in parts(bytes) {
-        let _ = server.answer(part, "127.0.0.1");
-    }
+    parts(bytes).into_iter().map(|part| server.answer(part, "127.0.0.1").is_ok()).fold(false, std::ops::BitOr::bitor)
 }
