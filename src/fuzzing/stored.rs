@@ -26,14 +26,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Records of a log from number 1 on; the first part is a boundary, or empty.
-pub const LOG: Target = Target { name: "log", seeds: logs, reseal: |bytes| reseal_parts(bytes, reseal_json), run: log };
+pub const LOG: Target =
+    Target { name: "log", seeds: logs, reseal: |bytes| reseal_parts(bytes, |part| reseal_json(part)), run: log };
 
 /// A manifest.
-pub const MANIFEST: Target = Target { name: "manifest", seeds: manifests, reseal: reseal_json, run: manifest };
+pub const MANIFEST: Target =
+    Target { name: "manifest", seeds: manifests, reseal: |bytes| reseal_json(bytes), run: manifest };
 
 /// A savepoint: its manifest, and an object.
-pub const SAVEPOINT: Target =
-    Target { name: "savepoint", seeds: savepoints, reseal: |bytes| reseal_parts(bytes, reseal_json), run: savepoint };
+pub const SAVEPOINT: Target = Target {
+    name: "savepoint",
+    seeds: savepoints,
+    reseal: |bytes| reseal_parts(bytes, |part| reseal_json(part)),
+    run: savepoint,
+};
 
 /// An object of a checkpoint.
 pub const OBJECT: Target = Target { name: "object", seeds: objects, reseal: reseal_object, run: object_ };
@@ -51,7 +57,7 @@ pub const SPLITS: Target = Target { name: "splits", seeds: names, reseal: unseal
 pub const LEDGER: Target = Target { name: "ledger", seeds: ledgers, reseal: reseal_ledger, run: ledger };
 
 /// Makes the checksum of sealed JSON right.
-fn reseal_json(bytes: &mut Vec<u8>) {
+fn reseal_json(bytes: &mut [u8]) {
     const HEAD: &[u8] = b"{\"blake3\":\"";
     let start = HEAD.len() + 64 + 2;
     if bytes.len() < start {
