@@ -8,10 +8,10 @@
 //! the bytes in epochs that the probe has not passed. A run ends in one of three ways, which [`fate::Fate`] tells apart: its
 //! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
-mod begin;
+pub(crate) mod begin;
 mod committer;
 mod discovery;
-mod exchange;
+pub(crate) mod exchange;
 pub mod fate;
 mod gather;
 mod keeping;
@@ -20,7 +20,7 @@ mod marks;
 pub mod mesh;
 pub mod metrics;
 mod metronome;
-mod operators;
+pub(crate) mod operators;
 mod publisher;
 pub mod replay;
 pub mod simulate;

@@ -9,12 +9,12 @@ use std::fs::{self, Metadata};
 use std::io;
 
 /// The position of a split that has ended, whatever it had: its file need not be there any more.
-pub(super) const END: u64 = u64::MAX;
+pub(crate) const END: u64 = u64::MAX;
 
 /// A split's name, parsed: the path, then `:start-end/size` for lines, `:blocks start-end/size`, `:groups start-end/size`,
 /// `:gzip/size`, `:zstd/size`, `:followed` or `:pipe`, and but for a pipe which file it was: ` #number-born`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub path: String,
     pub part: Part,
     /// None for a pipe.
@@ -23,7 +23,7 @@ pub(super) struct Piece {
 
 /// What a split has of a file that had `size` bytes when it was listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// The lines of these bytes. Positions are bytes of the file.
     Bytes { start: u64, end: u64, size: u64 },
     /// The blocks of rows of these bytes. Positions are rows of the part, here and with row groups.
