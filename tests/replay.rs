@@ -465,8 +465,8 @@ SET 'checkpoint_retain' = '100';
 SET 'tick' = '5 rows';
 CREATE TABLE orders (id BIGINT, item STRING, at TIMESTAMP(3), WATERMARK FOR at AS at)
   WITH ('connector' = 'file', 'path' = 'orders.json', 'format' = 'json');
-CREATE TABLE counts (start TIMESTAMP(3), item STRING, n BIGINT) WITH ('connector' = 'file', 'path' = 'FOLDER/counts', 'format' = 'json');
-CREATE TABLE late (id BIGINT, watermark TIMESTAMP(3)) WITH ('connector' = 'file', 'path' = 'FOLDER/late', 'format' = 'json');
+CREATE TABLE counts (start TIMESTAMP(3), item STRING, n BIGINT) WITH ('connector' = 'file', 'path' = 'FOLDER/counts', 'format' = 'json', 'delivery' = 'at-least-once');
+CREATE TABLE late (id BIGINT, watermark TIMESTAMP(3)) WITH ('connector' = 'file', 'path' = 'FOLDER/late', 'format' = 'json', 'delivery' = 'at-least-once');
 INSERT INTO counts SELECT window_start, item, count(*) FROM TUMBLE(orders, at, INTERVAL '8' SECOND)
   GROUP BY window_start, window_end, item LATE INTO late;
 ";
