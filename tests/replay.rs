@@ -371,7 +371,7 @@ fn input_that_is_not_what_it_was_is_refused() {
 #[test]
 fn a_stretch_follows_the_branch_that_was_gone_on_with() {
     for_seeds(1, |rng| {
-        let mut table = Table::random(rng);
+        let mut table = Table { tick: 5, ..Table::random(rng) };
         while table.splits.iter().all(|split| split.len() < 100) {
             table = Table { tick: 5, ..Table::random(rng) };
         }
@@ -482,7 +482,7 @@ INSERT INTO counts SELECT window_start, item, count(*) FROM TUMBLE(orders, at, I
         lines
     };
     let (counts, late) = (written("counts"), written("late"));
-    assert!(counts.len() > 6 && late.len() == 4, "{counts:?} {late:?}");
+    assert!(counts.len() > 6 && late.len() == 2, "{counts:?} {late:?}");
 
     let shown = |arguments: &[&str]| {
         let mut lines: Vec<String> =
@@ -526,8 +526,8 @@ INSERT INTO counts SELECT window_start, item, count(*) FROM TUMBLE(orders, at, I
             ],
         );
         assert_eq!(code, 0, "{err}");
-        assert!(out.lines().last().unwrap().contains("\"id\":19,"), "{out}");
-        assert!(err.contains("a row of this epoch is as asked for epoch=3"), "{err}");
+        assert!(out.lines().last().unwrap().contains("\"id\":29,"), "{out}");
+        assert!(err.contains("a row of this epoch is as asked for epoch=5"), "{err}");
     }
     let both = good(folder.path(), &["replay", "p.sql", "--from", "start"]);
     assert!(both.contains("epoch | table  | start") && both.contains("epoch | table | id | watermark"), "{both}");
