@@ -13,6 +13,7 @@ mod limits;
 mod meter;
 mod nexmark;
 mod pipelines;
+mod recovery;
 mod task;
 
 pub use meter::Spent;
@@ -54,11 +55,17 @@ pub enum Workload {
     Nexmark,
     /// Bytes are cut into records, records become rows, rows become records; there is no pipeline.
     Formats,
+    /// Words are counted in windows that hold every word, with a checkpoint each second.
+    Checkpoints,
+    /// A supervised run whose state is large is killed: how long until its next generation has committed.
+    Recovery,
+    /// A topic is copied exactly once.
+    ExactlyOnce,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 8] = [
+    pub const ALL: [Workload; 11] = [
         Workload::WordCount,
         Workload::Windowed,
         Workload::Exchange,
@@ -67,6 +74,9 @@ impl Workload {
         Workload::Latency,
         Workload::Nexmark,
         Workload::Formats,
+        Workload::Checkpoints,
+        Workload::Recovery,
+        Workload::ExactlyOnce,
     ];
 
     /// What it is called.
@@ -80,15 +90,19 @@ impl Workload {
             Workload::Latency => "latency",
             Workload::Nexmark => "nexmark",
             Workload::Formats => "formats",
+            Workload::Checkpoints => "checkpoints",
+            Workload::Recovery => "recovery",
+            Workload::ExactlyOnce => "exactly-once",
         }
     }
 
     /// What its rows are.
     pub fn unit(self) -> &'static str {
         match self {
-            Workload::WordCount | Workload::Windowed | Workload::Latency => "words",
+            Workload::WordCount | Workload::Windowed | Workload::Latency | Workload::Checkpoints => "words",
             Workload::Exchange => "rows",
-            Workload::Json | Workload::Kafka | Workload::Formats => "records",
+            Workload::Json | Workload::Kafka | Workload::Formats | Workload::ExactlyOnce => "records",
+            Workload::Recovery => "keys",
             Workload::Nexmark => "events",
         }
     }
@@ -101,7 +115,9 @@ impl Workload {
             Workload::Json => &[Limit::ArrowJson],
             Workload::Kafka => &[Limit::Librdkafka],
             Workload::Nexmark => &[Limit::ByHand],
-            Workload::Latency | Workload::Formats => &[],
+            Workload::Checkpoints => &[Limit::Unkept],
+            Workload::ExactlyOnce => &[Limit::AtLeastOnce],
+            Workload::Latency | Workload::Formats | Workload::Recovery => &[],
         }
     }
 
@@ -111,6 +127,9 @@ impl Workload {
             Workload::Json | Workload::Kafka | Workload::Formats => 1_000_000,
             Workload::Nexmark => 2_000_000,
             Workload::Latency => 10 * PACE,
+            Workload::Checkpoints => 200_000_000,
+            Workload::Recovery => 10_000_000,
+            Workload::ExactlyOnce => 2_000_000,
         }
     }
 
@@ -119,8 +138,8 @@ impl Workload {
         rows.max(1).next_multiple_of(match self {
             Workload::WordCount | Workload::Windowed => LINE_WORDS,
             Workload::Exchange | Workload::Json | Workload::Formats => BATCH_ROWS as u64,
-            Workload::Latency => LINE_WORDS * BATCH_ROWS as u64,
-            Workload::Kafka | Workload::Nexmark => 1,
+            Workload::Latency | Workload::Checkpoints => LINE_WORDS * BATCH_ROWS as u64,
+            Workload::Kafka | Workload::Nexmark | Workload::Recovery | Workload::ExactlyOnce => 1,
         })
     }
 }
@@ -197,6 +216,7 @@ impl Case {
     fn limits(&self) -> &'static [Limit] {
         match (self.workload, self.variant.as_deref()) {
             (Workload::Nexmark, query) if !query.is_some_and(nexmark::is_by_hand) => &[],
+            (Workload::ExactlyOnce, Some(kafka::PACED)) => &[],
             (workload, _) => workload.limits(),
         }
     }
@@ -218,7 +238,7 @@ impl fmt::Display for Case {
         let Case { processes, workers, distinct, .. } = self;
         write!(f, "{} from {}, {processes}x{workers} workers", self.name(), self.origin())?;
         match self.workload {
-            Workload::Nexmark => Ok(()),
+            Workload::Nexmark | Workload::Recovery | Workload::ExactlyOnce => Ok(()),
             _ => write!(f, ", {distinct} distinct"),
         }
     }
@@ -258,6 +278,8 @@ impl Suite {
         for &workload in &self.workloads {
             match workload {
                 Workload::Kafka => self.run_kafka(&mut show)?,
+                Workload::ExactlyOnce => self.run_exactly_once(&mut show)?,
+                Workload::Recovery => self.run_recovery(&mut show)?,
                 _ => self
                     .cases(workload, folder.path())?
                     .iter()
@@ -274,7 +296,7 @@ impl Suite {
         match workload {
             Workload::Exchange => places.retain(|(processes, workers)| processes * workers > 1),
             Workload::Json | Workload::Formats => places.truncate(1),
-            Workload::Nexmark => places.retain(|(processes, _)| *processes == 1),
+            Workload::Nexmark | Workload::Checkpoints => places.retain(|(processes, _)| *processes == 1),
             Workload::Latency if places.iter().any(|(processes, _)| *processes > 1) => {
                 places.retain(|(processes, _)| *processes > 1)
             }
@@ -285,6 +307,8 @@ impl Suite {
             Workload::Exchange | Workload::Json | Workload::Latency | Workload::Nexmark | Workload::Formats => {
                 &self.distinct[..self.distinct.len().min(1)]
             }
+            // what is kept is large, or it would cost nothing
+            Workload::Checkpoints => &self.distinct[self.distinct.len().saturating_sub(1)..],
             _ => &self.distinct,
         };
         let variants: Vec<Option<String>> = match workload {
@@ -328,6 +352,29 @@ impl Suite {
                 case.input = topics.fill(&case)?;
                 show(&topics.measure(&case, self.runs)?);
             }
+        }
+        Ok(())
+    }
+
+    fn run_exactly_once(&self, show: &mut impl FnMut(&Measured)) -> Result<()> {
+        let mut topics = Topics::new(self.bootstrap.as_deref())?;
+        let distinct = self.distinct.first().copied().unwrap_or_default();
+        let mut case = self.case(Workload::ExactlyOnce, Input::Memory, 1, 1, distinct);
+        case.input = topics.fill(&case)?;
+        show(&topics.copy(&case, self.runs)?);
+        let mut case = Case { variant: Some(kafka::PACED.to_owned()), ..case };
+        case.rows = self.rows.unwrap_or(kafka::PACED_RECORDS);
+        show(&topics.copy(&case, self.runs)?);
+        Ok(())
+    }
+
+    fn run_recovery(&self, show: &mut impl FnMut(&Measured)) -> Result<()> {
+        let most = self.rows.unwrap_or(Workload::Recovery.default_rows());
+        for rows in [most / 100, most / 10, most].into_iter().filter(|rows| *rows > 0) {
+            let mut topics = Topics::new(self.bootstrap.as_deref())?;
+            let workers = self.workers.last().copied().unwrap_or(1);
+            let case = Case { rows, ..self.case(Workload::Recovery, Input::Generator, 1, workers, rows) };
+            show(&recovery::measure(&case, &mut topics, self.runs)?);
         }
         Ok(())
     }
@@ -378,12 +425,20 @@ fn measure(case: &Case, runs: usize) -> Result<Measured> {
         [] => None,
         _ => run(Part::Pipeline { keep: true })?.answer,
     };
+    if limits.contains(&Limit::Unkept) {
+        let by_hand = run(Part::Limit(Limit::Tuned))?.answer;
+        if by_hand != answer {
+            let error = format!("the pipeline answers {answer:?}, a loop by hand answers {by_hand:?}");
+            return Err(Error::internal(error).within(case.to_string()));
+        }
+    }
     let mut measured = Measured::new(case, answer.map(|answer| answer.rows));
     for _ in 0..runs {
         measured.pipeline.push(run(Part::Pipeline { keep: false })?);
         for (limit, done) in limits.iter().zip(&mut measured.limits) {
             let run = run(Part::Limit(*limit))?;
-            if run.answer != answer {
+            // the pipeline itself, with less to do, has answered already
+            if *limit != Limit::Unkept && run.answer != answer {
                 let error = format!("the pipeline answers {answer:?}, '{}' answers {:?}", done.name, run.answer);
                 return Err(Error::internal(error).within(case.to_string()));
             }

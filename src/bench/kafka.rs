@@ -2,6 +2,10 @@
 //!
 //! The limit takes records from librdkafka in batches, as the connector does, and drops them: no pipeline can read faster.
 
+pub mod paced;
+
+pub use paced::{PACED, PACED_RECORDS};
+
 use super::answer::Answer;
 use super::data::{self, LINE_WORDS, Lines};
 use super::limits::{self, Tuned};
@@ -24,6 +28,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// How long a broker may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -115,6 +120,55 @@ impl Topics {
         Ok(measured)
     }
 
+    /// Measures copies of the topic of `case`, exactly once and beside that at least once; every run writes into a topic of its
+    /// own. With the variant [`PACED`] it is written while it is read.
+    pub fn copy(&mut self, case: &Case, runs: usize) -> Result<Measured> {
+        let Input::Topic { bootstrap, topic, .. } = &case.input else {
+            return Err(Error::internal("a case of the workload 'exactly-once' reads no topic"));
+        };
+        let paced = case.variant.is_some();
+        let expected = lines_of(case);
+        let mut measured = Measured::new(case, Some(case.rows));
+        let parts: Vec<Part> =
+            std::iter::once(Part::Pipeline { keep: false }).chain(case.limits().iter().copied().map(Part::Limit)).collect();
+        for _ in 0..runs {
+            let topic = if paced { self.make("in")? } else { topic.clone() };
+            for part in &parts {
+                let answers = self.make_written_once("out")?;
+                let input = Input::Topic {
+                    bootstrap: bootstrap.clone(),
+                    topic: topic.clone(),
+                    answers: Some(answers.clone()),
+                };
+                let run = Task { case: Case { input, ..case.clone() }, part: *part }.spawn()?;
+                if !paced {
+                    let found = records_in(bootstrap, &answers)?;
+                    if found != expected {
+                        let error = format!("the copy holds {found:?}, the original {expected:?}");
+                        return Err(Error::internal(error).within(case.to_string()));
+                    }
+                }
+                match part {
+                    Part::Pipeline { .. } => measured.pipeline.push(run),
+                    Part::Limit(_) => measured.limits[0].runs.push(run),
+                }
+            }
+        }
+        Ok(measured)
+    }
+
+    /// The brokers' address.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Makes an empty topic, and leaves no trace of it or of its progress topic afterwards.
+    pub fn make_written_once(&mut self, what: &str) -> Result<String> {
+        let name = self.make(what)?;
+        self.made.push(progress_of(&name));
+        Ok(name)
+    }
+
     fn make(&mut self, what: &str) -> Result<String> {
         let name = format!("highwater-bench-{:08x}-{what}", StdRng::from_os_rng().random::<u32>());
         let topic = rdkafka::admin::NewTopic::new(&name, 1, rdkafka::admin::TopicReplication::Fixed(1));
@@ -192,40 +246,106 @@ pub fn consume(bootstrap: &str, topic: &str, preparation: Preparation) -> Result
     read(bootstrap, topic, preparation, |_| ())?.stop()
 }
 
+/// What the topic that keeps how far writing into `topic` has come is called.
+pub fn progress_of(topic: &str) -> String {
+    format!("{topic}-progress")
+}
+
+/// The records of a topic, as a bag.
+fn records_in(bootstrap: &str, topic: &str) -> Result<Answer> {
+    let mut answer = Answer::default();
+    read(bootstrap, topic, Preparation::begin(), |record| answer = answer.and(of_record(record)))?;
+    Ok(answer)
+}
+
+/// What [`Topics::fill`] has put into the topic of `case`.
+fn lines_of(case: &Case) -> Answer {
+    let mut lines = Lines::new(case.rows * LINE_WORDS, case.distinct, case.seed);
+    let (mut line, mut answer) = (String::new(), Answer::default());
+    while lines.next(&mut line) {
+        answer = answer.and(of_record(line.as_bytes()));
+        line.clear();
+    }
+    answer
+}
+
+fn of_record(record: &[u8]) -> Answer {
+    Answer { rows: 1, digest: xxh3_64(record) }
+}
+
 fn read(bootstrap: &str, topic: &str, preparation: Preparation, mut on_record: impl FnMut(&[u8])) -> Result<Meter> {
     let meter = preparation.done()?;
-    let properties = [
-        ("group.id", "highwater-bench"),
-        ("enable.auto.commit", "false"),
-        ("enable.auto.offset.store", "false"),
-        ("enable.partition.eof", "true"),
-        ("isolation.level", "read_committed"),
-        ("fetch.queue.backoff.ms", "10"),
-        ("queued.max.messages.kbytes", "16384"),
-        ("queued.min.messages", "100000"),
-    ];
-    let consumer: BaseConsumer<Watch> =
-        client(bootstrap, &properties).create_with_context(Watch::default()).map_err(no_answer)?;
-    let (_, end) = consumer.fetch_watermarks(topic, PARTITION, ANSWER_WAIT).map_err(no_answer)?;
-    let consumer = Arc::new(consumer);
-    let unknown = || Error::internal(format!("librdkafka does not know topic \"{topic}\""));
-    let mut queue = PartitionQueue::new(&consumer, topic, PARTITION).ok_or_else(unknown)?;
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, PARTITION, Offset::Beginning).map_err(no_answer)?;
-    consumer.assign(&assignment).map_err(no_answer)?;
-    let mut position = 0;
-    while position < end {
-        match queue.next() {
-            Some(Taken::Record(record)) => {
-                position = record.offset() + 1;
-                on_record(record.value().unwrap_or_default());
-            }
-            Some(Taken::End { offset }) => position = offset,
-            Some(Taken::Trouble { reason, .. }) => {
-                return Err(Error::unavailable(reason).within(format!("topic \"{topic}\"")));
-            }
-            None => drop(consumer.poll(Duration::from_millis(1))),
-        }
+    let mut reader = Reader::new(bootstrap, topic)?;
+    let end = reader.end()?;
+    while reader.position < end {
+        reader.step(&mut on_record)?;
     }
     Ok(meter)
+}
+
+/// Reads a topic from its beginning, as it grows, and of transactions only what is committed.
+pub struct Reader {
+    topic: String,
+    consumer: Arc<BaseConsumer<Watch>>,
+    queue: PartitionQueue,
+    position: i64,
+}
+
+impl Reader {
+    /// Of `topic`, which exists.
+    pub fn new(bootstrap: &str, topic: &str) -> Result<Self> {
+        let properties = [
+            ("group.id", "highwater-bench"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            ("isolation.level", "read_committed"),
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.wait.max.ms", "10"),
+            ("queued.max.messages.kbytes", "16384"),
+            ("queued.min.messages", "100000"),
+        ];
+        let consumer: BaseConsumer<Watch> =
+            client(bootstrap, &properties).create_with_context(Watch::default()).map_err(no_answer)?;
+        let consumer = Arc::new(consumer);
+        let unknown = || Error::internal(format!("librdkafka does not know topic \"{topic}\""));
+        let queue = PartitionQueue::new(&consumer, topic, PARTITION).ok_or_else(unknown)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, PARTITION, Offset::Beginning).map_err(no_answer)?;
+        consumer.assign(&assignment).map_err(no_answer)?;
+        Ok(Reader { topic: topic.to_owned(), consumer, queue, position: 0 })
+    }
+
+    /// True if there is nothing that was not taken.
+    pub fn at_end(&self) -> Result<bool> {
+        Ok(self.position >= self.end()?)
+    }
+
+    fn end(&self) -> Result<i64> {
+        let bounds = self.consumer.fetch_watermarks(&self.topic, PARTITION, ANSWER_WAIT);
+        bounds.map(|(_, end)| end).map_err(no_answer)
+    }
+
+    /// Takes what is there; waits a moment if that is nothing.
+    pub fn step(&mut self, mut on_record: impl FnMut(&[u8])) -> Result<()> {
+        let mut any = false;
+        loop {
+            match self.queue.next() {
+                Some(Taken::Record(record)) => {
+                    self.position = record.offset() + 1;
+                    on_record(record.value().unwrap_or_default());
+                }
+                Some(Taken::End { offset }) => self.position = offset,
+                Some(Taken::Trouble { reason, .. }) => {
+                    return Err(Error::unavailable(reason).within(format!("topic \"{}\"", self.topic)));
+                }
+                None if any => return Ok(()),
+                None => {
+                    drop(self.consumer.poll(Duration::from_millis(1)));
+                    return Ok(());
+                }
+            }
+            any = true;
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! SQL, so its plan is written out.
 
 use super::data;
-use super::{Case, Input, Workload, nexmark};
+use super::{Case, Input, Workload, kafka, nexmark};
 use crate::batch::{BATCH_ROWS, Batch};
 use crate::connector::builtin::Builtin;
 use crate::connector::memory::MemorySource;
@@ -15,11 +15,22 @@ use crate::sql;
 use crate::time::Clock;
 use arrow::array::{Array, BinaryArray};
 use arrow::datatypes::SchemaRef;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Windows of the windowed workloads, in seconds.
-pub const WINDOW_SECONDS: u32 = 10;
+const WINDOW_SECONDS: u32 = 10;
+
+/// The same where state is to be large: 20 M words are in each, which are most of a million different ones.
+const LARGE_WINDOW_SECONDS: u32 = 2000;
+
+/// Words that are made where more are read: they come again and again.
+const MADE_WORDS: u64 = 20_000_000;
+
+/// How far apart checkpoints are.
+pub const INTERVAL: &str = "1 s";
 
 /// Words a second that the latency workload reads on all workers together.
 pub const PACE: u64 = 5_000_000;
@@ -42,6 +53,11 @@ FROM (
 )
 GROUP BY window_start, window_end, word;";
 
+const COPY: &str = "
+CREATE TABLE copies (line STRING) WITH ({out});
+CREATE TABLE lines (line STRING) WITH ({in});
+INSERT INTO copies SELECT line FROM lines;";
+
 const JSON: &str = "
 CREATE TABLE copies (id BIGINT, \"user\" STRING, page STRING, price DOUBLE, paid BOOLEAN, ts TIMESTAMP) WITH ({out});
 CREATE TABLE events (id BIGINT, \"user\" STRING, page STRING, price DOUBLE, paid BOOLEAN, ts TIMESTAMP) WITH ({in});
@@ -52,18 +68,39 @@ CREATE TABLE counts (\"user\" STRING, n BIGINT) WITH ({out});
 CREATE TABLE events (id BIGINT, \"user\" STRING, page STRING, price DOUBLE, paid BOOLEAN, ts TIMESTAMP) WITH ({in});
 INSERT INTO counts SELECT \"user\", count(*) AS n FROM events GROUP BY \"user\" EMIT FINAL;";
 
-/// The plan of `case`, whose rows go to `sink` unless they go to a topic.
-pub fn plan(case: &Case, sink: Arc<dyn Sink>) -> Result<Plan> {
+/// How long the windows of `case` are, in seconds.
+pub fn window_seconds(case: &Case) -> u32 {
+    match case.workload {
+        Workload::Checkpoints => LARGE_WINDOW_SECONDS,
+        _ => WINDOW_SECONDS,
+    }
+}
+
+/// Where `case` keeps its checkpoints, if it is about that.
+pub fn store(case: &Case) -> Result<Option<TempDir>> {
+    match case.workload {
+        Workload::Checkpoints | Workload::ExactlyOnce => {
+            let made = tempfile::tempdir();
+            made.map(Some).map_err(|error| Error::unavailable("no temporary directory").caused_by(error))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The plan of `case`, whose rows go to `sink` unless they go to a topic, with checkpoints in the directory `store`, if there
+/// is one.
+pub fn plan(case: &Case, sink: Arc<dyn Sink>, store: Option<&Path>) -> Result<Plan> {
     if case.workload == Workload::Exchange {
         return Ok(exchange(case, sink));
     }
     if case.workload == Workload::Nexmark {
         let text = nexmark::text(case, MEMORY)?;
-        return planned(case, &text, &Builtin::default().with_sink("out", sink));
+        return planned(case, &text, &Builtin::default().with_sink("out", sink), store);
     }
     let (query, source) = match case.workload {
         Workload::Json => (JSON, source(case)),
-        Workload::Windowed | Workload::Latency => (WINDOWED, source(case)),
+        Workload::Windowed | Workload::Latency | Workload::Checkpoints => (WINDOWED, source(case)),
+        Workload::ExactlyOnce => (COPY, None),
         Workload::Kafka if case.json => (JSON_COUNT, None),
         _ => (WORD_COUNT, source(case)),
     };
@@ -73,28 +110,42 @@ pub fn plan(case: &Case, sink: Arc<dyn Sink>) -> Result<Plan> {
         Input::Topic { bootstrap, topic, answers } => {
             let format = if case.json { "json" } else { "raw" };
             let bootstrap = format!("'connector' = 'kafka', 'properties.bootstrap.servers' = '{bootstrap}'");
-            let bounds = "'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset'";
+            let end = if case.variant.is_some() { "unbounded" } else { "latest-offset" };
+            let bounds = format!("'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = '{end}'");
+            let written = match case.workload {
+                Workload::ExactlyOnce => "'format' = 'raw'",
+                _ => "'format' = 'json'",
+            };
+            let exactly = |answers: &String| match store {
+                Some(_) => format!(", 'sink.progress-topic' = '{}'", kafka::progress_of(answers)),
+                None => String::new(),
+            };
             (
                 format!("{bootstrap}, 'topic' = '{topic}', 'format' = '{format}', {bounds}"),
-                answers.as_ref().map(|answers| format!("{bootstrap}, 'topic' = '{answers}', 'format' = 'json'")),
+                answers.as_ref().map(|answers| format!("{bootstrap}, 'topic' = '{answers}', {written}{}", exactly(answers))),
             )
         }
     };
     let writes = writes.unwrap_or_else(|| MEMORY.to_owned());
-    let text = query.replace("{in}", &reads).replace("{out}", &writes).replace("{window}", &WINDOW_SECONDS.to_string());
+    let text = query.replace("{in}", &reads).replace("{out}", &writes).replace("{window}", &window_seconds(case).to_string());
     let mut connectors = Builtin::default().with_sink("out", sink);
     if let Some(source) = source {
         connectors = connectors.with_source("in", source);
     }
-    planned(case, &text, &connectors)
+    planned(case, &text, &connectors, store)
 }
 
 /// The options of a table whose rows go to the sink called `out`.
 const MEMORY: &str = "'connector' = 'memory', 'name' = 'out'";
 
-fn planned(case: &Case, text: &str, connectors: &Builtin) -> Result<Plan> {
-    let tick = case.tick.iter().map(|tick| ("tick".to_owned(), tick.clone()));
-    sql::plan(sql::Text { name: case.workload.name(), sql: text }, &tick.collect::<Vec<_>>(), connectors)
+fn planned(case: &Case, text: &str, connectors: &Builtin, store: Option<&Path>) -> Result<Plan> {
+    let mut set: Vec<(String, String)> = Vec::new();
+    set.extend(case.tick.iter().map(|tick| ("tick".to_owned(), tick.clone())));
+    if let Some(store) = store {
+        set.push(("checkpoint_store".to_owned(), store.display().to_string()));
+        set.push(("checkpoint_interval".to_owned(), INTERVAL.to_owned()));
+    }
+    sql::plan(sql::Text { name: case.workload.name(), sql: text }, &set, connectors)
 }
 
 /// What is read from memory, made now.
@@ -105,14 +156,14 @@ fn source(case: &Case) -> Option<Arc<dyn Source>> {
     let splits = case.workers * case.processes;
     Some(match case.workload {
         Workload::WordCount | Workload::Kafka => Arc::new(MemorySource::new(data::lines_schema(), lines(case), splits)),
-        Workload::Windowed => Arc::new(MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits)),
+        Workload::Windowed | Workload::Checkpoints => Arc::new(MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits)),
         Workload::Latency => {
             let lines = MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits);
             Arc::new(Paced { inner: lines, rows_per_second: PACE as f64 / data::LINE_WORDS as f64 / splits as f64 })
         }
         Workload::Json => Arc::new(Encoded { records: json_records(case).into(), splits }),
         Workload::Exchange => Arc::new(MemorySource::new(data::keyed_schema(), keyed_rows(case), splits)),
-        Workload::Nexmark | Workload::Formats => return None,
+        Workload::Nexmark | Workload::Formats | Workload::Recovery | Workload::ExactlyOnce => return None,
     })
 }
 
@@ -121,16 +172,16 @@ pub fn lines(case: &Case) -> Vec<Batch> {
     data::Lines::new(case.rows, case.distinct, case.seed).batches()
 }
 
-/// The lines of `case` with their times. What is read at a pace lasts long and repeats its words.
+/// The lines of `case` with their times. What lasts long repeats its words.
 pub fn timed_lines(case: &Case) -> Vec<Batch> {
     let whole = data::LINE_WORDS * BATCH_ROWS as u64;
-    data::timed(match case.workload {
-        Workload::Latency => data::repeated(
-            &data::Lines::new(16 * whole, case.distinct, case.seed).batches(),
-            case.rows / data::LINE_WORDS,
-        ),
-        _ => lines(case),
-    })
+    let made = match case.workload {
+        Workload::Latency => 16 * whole,
+        Workload::Checkpoints => MADE_WORDS.min(case.rows).next_multiple_of(whole),
+        _ => return data::timed(lines(case)),
+    };
+    let made = data::Lines::new(made, case.distinct, case.seed).batches();
+    data::timed(data::repeated(&made, case.rows / data::LINE_WORDS))
 }
 
 /// The rows of `case` with their keys.

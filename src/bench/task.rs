@@ -22,6 +22,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// The argument of `bench` that carries a task.
 const TASK_ARGUMENT: &str = "--task";
@@ -60,6 +61,10 @@ pub enum Limit {
     Librdkafka,
     /// The query as a loop.
     ByHand,
+    /// The same pipeline without checkpoints.
+    Unkept,
+    /// The same pipeline without checkpoints, whose rows go out as they come.
+    AtLeastOnce,
 }
 
 impl Limit {
@@ -72,17 +77,19 @@ impl Limit {
             Limit::Split => "split",
             Limit::Librdkafka => "librdkafka",
             Limit::ByHand => "by hand",
+            Limit::Unkept => "without",
+            Limit::AtLeastOnce => "at least once",
         }
     }
 }
 
 /// What one process says of its run.
 #[derive(Debug, Serialize, Deserialize)]
-struct Said {
-    spent: Spent,
-    answer: Option<Answer>,
-    epochs: u64,
-    epoch_micros: Option<(u32, u32)>,
+pub struct Said {
+    pub spent: Spent,
+    pub answer: Option<Answer>,
+    pub epochs: u64,
+    pub epoch_micros: Option<(u32, u32)>,
 }
 
 /// What all processes of a run spent, and what they answered together.
@@ -93,7 +100,8 @@ pub struct Run {
     pub spent: Spent,
     /// The number of epochs.
     pub epochs: u64,
-    /// From a tick to the end of its epoch everywhere: median and 99th percentile, in microseconds.
+    /// From a tick to the end of its epoch everywhere, or what the workload has as latency: median and 99th percentile, in
+    /// microseconds.
     pub epoch_micros: Option<(u32, u32)>,
     /// What came out, if it was kept.
     #[serde(skip)]
@@ -131,7 +139,8 @@ impl Task {
 pub fn perform(text: &str) -> Result<()> {
     let task: Task = serde_json::from_str(text).map_err(|error| Error::invalid(format!("{TASK_ARGUMENT}: {error}")))?;
     let said = match task.part {
-        Part::Pipeline { keep } => run_pipeline(&task.case, keep)?,
+        Part::Pipeline { keep } => run_pipeline(&task.case, keep, true)?,
+        Part::Limit(Limit::Unkept | Limit::AtLeastOnce) => run_pipeline(&task.case, false, false)?,
         Part::Limit(limit) => run_limit(&task.case, limit)?,
     };
     println!("{}", serde_json::to_string(&said).map_err(|error| Error::internal(error.to_string()))?);
@@ -162,15 +171,20 @@ impl Run {
     }
 }
 
-fn run_pipeline(case: &Case, keep: bool) -> Result<Said> {
+/// `keep`: its rows; `checkpoints`: its state, if the workload is about that.
+fn run_pipeline(case: &Case, keep: bool, checkpoints: bool) -> Result<Said> {
     let preparation = Preparation::begin();
+    if case.variant.as_deref() == Some(kafka::PACED) {
+        return kafka::paced::run(case, preparation);
+    }
     if case.workload == Workload::Formats {
         let spent = formats::run(case, preparation)?;
         return Ok(Said { spent, answer: None, epochs: 0, epoch_micros: None });
     }
     let kept = MemorySink::new();
     let sink: Arc<dyn Sink> = if keep { Arc::new(kept.clone()) } else { Arc::new(Blackhole::default()) };
-    let plan = pipelines::plan(case, sink)?;
+    let store = checkpoints.then(|| pipelines::store(case)).transpose()?.flatten();
+    let plan = pipelines::plan(case, sink, store.as_ref().map(TempDir::path))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (workers, children) = connect(case, &plan, &clock)?;
     let meter = preparation.done()?;
@@ -231,10 +245,10 @@ fn run_limit(case: &Case, limit: Limit) -> Result<Said> {
             let counts = Obvious::of_text(&text);
             said(meter.stop()?, counts.answer()?)
         }
-        (Limit::Tuned, _) if case.workload == Workload::Windowed => {
+        (Limit::Tuned, _) if matches!(case.workload, Workload::Windowed | Workload::Checkpoints) => {
             let lines = pipelines::timed_lines(case);
             let meter = preparation.done()?;
-            let counts = Windowed::of_lines(&lines, i64::from(pipelines::WINDOW_SECONDS) * 1_000_000)?;
+            let counts = Windowed::of_lines(&lines, i64::from(pipelines::window_seconds(case)) * 1_000_000)?;
             said(meter.stop()?, counts.answer()?)
         }
         (Limit::Tuned, _) => {
@@ -259,7 +273,7 @@ fn run_limit(case: &Case, limit: Limit) -> Result<Said> {
                 false => Err(Error::internal("the hand-written exchange lost rows")),
             }
         }
-        (Limit::Std | Limit::Librdkafka, _) => {
+        (Limit::Std | Limit::Librdkafka | Limit::Unkept | Limit::AtLeastOnce, _) => {
             let lines = pipelines::lines(case);
             let meter = preparation.done()?;
             let counts = Obvious::of_lines(&lines);

@@ -20,6 +20,7 @@ use crate::format::{Format, json};
 use crate::operator::transform::insertions;
 use crate::plan::Plan;
 use crate::runtime::replay;
+use crate::runtime::spawn::descendants;
 use crate::time::{Clock, SystemClock};
 use arrow::array::AsArray;
 use clap::Args;
@@ -331,27 +332,6 @@ fn signal(id: u32, signal: Signal) {
 
 fn alive(id: u32) -> bool {
     Path::new(&format!("/proc/{id}")).exists()
-}
-
-/// The processes that `root` has started, and those that they have.
-fn descendants(root: u32) -> Vec<u32> {
-    let parent = |id: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // the name before it is in parentheses and may hold anything
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        (fields.next()? != "Z").then_some(())?;
-        fields.next()?.parse().ok()
-    };
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let parents: BTreeMap<u32, u32> = ids.filter_map(|id: u32| Some((id, parent(id)?))).collect();
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(&of) = found.get(next) {
-        found.extend(parents.iter().filter(|(_, parent)| **parent == of).map(|(id, _)| *id));
-        next += 1;
-    }
-    found.split_off(1)
 }
 
 /// For each table the lines that should have been written: a line, and how often.

@@ -8,6 +8,7 @@ use super::mesh::{Peers, SECRET_ENV, Secret};
 use crate::error::{Error, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -193,6 +194,27 @@ impl Drop for Running {
             self.poll(GRACE, all_ended);
         }
     }
+}
+
+/// The processes that `root` has started, and those that they have.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let parent = |id: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // the name before it is in parentheses and may hold anything
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        (fields.next()? != "Z").then_some(())?;
+        fields.next()?.parse().ok()
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let parents: BTreeMap<u32, u32> = ids.filter_map(|id: u32| Some((id, parent(id)?))).collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&of) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, parent)| **parent == of).map(|(id, _)| *id));
+        next += 1;
+    }
+    found.split_off(1)
 }
 
 fn runs(child: &mut Child) -> bool {
