@@ -54,7 +54,14 @@ impl Replay {
         let first = self.stretch.first();
         let beginning = Beginning::again(self.stretch.checkpoint.clone(), first, self.skips.clone());
         let (store, offload) = (self.store.clone(), Offload::default());
-        Checkpoints { store, beginning, offload, names: SplitNames::default(), careful: None, upkeep: Upkeep::default() }
+        Checkpoints {
+            store,
+            beginning,
+            offload,
+            names: SplitNames::default(),
+            careful: None,
+            upkeep: Upkeep::default(),
+        }
     }
 }
 

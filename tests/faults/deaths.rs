@@ -70,7 +70,8 @@ struct Watch {
 
 impl Watch {
     fn start(job: &Job) -> Self {
-        let (last, count, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (last, count, over) =
+            (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let start = Instant::now();
         let watch = |topic: &String| {
             let consumer: BaseConsumer = reader(&job.input.bootstrap, topic);

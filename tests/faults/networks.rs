@@ -179,7 +179,8 @@ fn redirect(answer: &mut [u8], broker: &str, port: u16) {
     let (host, old) = broker.split_once(':').unwrap();
     let old: u16 = old.parse().unwrap();
     let address = [host.as_bytes(), &u32::from(old).to_be_bytes()].concat();
-    let places: Vec<usize> = answer.windows(address.len()).enumerate().filter(|(_, at)| *at == address).map(|(at, _)| at).collect();
+    let places: Vec<usize> =
+        answer.windows(address.len()).enumerate().filter(|(_, at)| *at == address).map(|(at, _)| at).collect();
     for place in places {
         answer[place + host.len()..place + address.len()].copy_from_slice(&u32::from(port).to_be_bytes());
     }
