@@ -16,3 +16,5 @@ mod networks;
 mod points;
 #[path = "faults/stores.rs"]
 mod stores;
+#[path = "faults/topics.rs"]
+mod topics;

@@ -234,15 +234,28 @@ INSERT INTO totals SELECT word, count(*), sum(n) FROM t GROUP BY word;\n",
             committed(&self.input.bootstrap, &self.windows).into_iter().map(|seen| seen.1).collect();
         found.retain(ended);
         found.sort_unstable();
-        let mut latest: BTreeMap<String, String> = BTreeMap::new();
-        for (key, value) in committed(&self.input.bootstrap, &self.totals) {
-            latest.insert(key, value);
-        }
-        let latest: Vec<String> = latest.into_values().filter(ended).collect();
+        let latest = self.latest();
         let (mut lost, mut doubled) = (minus(&windows, &found), minus(&found, &windows));
         lost.extend(minus(&totals, &latest));
         doubled.extend(minus(&latest, &totals));
         (lost, doubled)
+    }
+
+    /// The newest totals by word, but of the row that closes windows.
+    fn latest(&self) -> Vec<String> {
+        let all: BTreeMap<String, String> = committed(&self.input.bootstrap, &self.totals).into_iter().collect();
+        all.into_values().filter(|value| !value.contains("\"end\"")).collect()
+    }
+
+    /// True if the totals are those of the first `rows` rows; windows may still be open.
+    pub fn totals_are_those_of(&self, rows: u64) -> bool {
+        self.latest() == expected(rows).1
+    }
+
+    /// How many rows are in the totals.
+    pub fn rows_counted(&self) -> u64 {
+        let count = |value: String| serde_json::from_str::<serde_json::Value>(&value).unwrap()["c"].as_u64().unwrap();
+        self.latest().into_iter().map(count).sum()
     }
 
     /// True if all is there that has to be.

@@ -30,7 +30,8 @@ enum Mode {
     Blocked,
     /// A connection is cut after so many more bytes of answers.
     CutAfter(usize),
-    /// The client's connection is cut as it ends a transaction, and its request comes to the broker later, by another one.
+    /// The client's connection is cut as it ends a transaction, and its request comes to the broker later, by another one. Every second
+    /// request is let through, so that the client's next try succeeds meanwhile.
     LateEnds(Duration),
     /// Whether a transaction has ended is told later.
     LateAnswers(Duration),
@@ -53,6 +54,8 @@ struct Shared {
     mode: Mutex<Mode>,
     /// Ends of transactions that came late.
     late: AtomicU64,
+    /// Ends of transactions that were seen while they were to come late.
+    ends: AtomicU64,
     cut: AtomicU64,
 }
 
@@ -80,6 +83,7 @@ impl Proxy {
             port: address.port(),
             mode: Mutex::new(Mode::Clear),
             late: AtomicU64::new(0),
+            ends: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
@@ -124,6 +128,7 @@ fn requests(shared: &Arc<Shared>, from: &TcpStream, mut to: &TcpStream, asked: &
         asked.lock().unwrap().insert(request[8..12].try_into().unwrap(), api);
         if let Mode::LateEnds(wait) = shared.mode()
             && api == END_TXN
+            && shared.ends.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
         {
             let shared = Arc::clone(shared);
             thread::spawn(move || {
@@ -243,11 +248,11 @@ fn an_end_of_a_transaction_that_comes_late_tears_nothing() {
         let job = behind(&proxy, &input);
         let (feed, run) = (Feed::start(&input, 0), job.start(ONE, &[]));
         wait_for("checkpoint", || job.checkpoint().is_some());
-        for wait in [10, 100, 200, 400, 1000] {
+        for wait in [10, 50, 100, 150, 200, 300, 1000] {
             proxy.set(Mode::LateEnds(Duration::from_millis(wait)));
-            sleep(Duration::from_millis(500));
+            sleep(Duration::from_millis(700));
             proxy.set(Mode::Clear);
-            sleep(Duration::from_millis(500));
+            sleep(Duration::from_millis(300));
         }
         let rows = feed.end();
         wait_for("late end of a transaction", || proxy.shared.late.load(Ordering::Relaxed) > 2);

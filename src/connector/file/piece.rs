@@ -127,7 +127,7 @@ impl Piece {
                 Ok(SplitStart::whole(self.name()))
             }
             (Some(_), _) if accept_gap => Ok(SplitStart { name: self.name(), position: Some(END) }),
-            (Some(obstacle), _) => {
+            (Some(obstacle), now) => {
                 let help = match self.part {
                     Part::Stream => {
                         "start anew, or accept the gap to go on with what comes now; a file or a topic can be read on after a restart"
@@ -135,7 +135,9 @@ impl Piece {
                     Part::Followed => "put the file back, or accept the gap to go on with what is there now",
                     _ => "put the file back as it was, or accept the gap to go on without the rest of it",
                 };
-                Err(Error::unavailable(obstacle).within(place_of(&self.path)).help(help))
+                // a file that is missing may come back with its disk; one that is another stays another
+                let error = if now.is_ok() { Error::invalid(obstacle) } else { Error::unavailable(obstacle) };
+                Err(error.within(place_of(&self.path)).help(help))
             }
         }
     }

@@ -158,8 +158,11 @@ impl ClientContext for Watch {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Errors of brokers come to `error` too, with the same words and a code; those of topics come here alone.
-        if facility == "ERROR" {
-            self.state().suspicion = true;
+        match facility {
+            "ERROR" => self.state().suspicion = true,
+            // a connection is lost: an event comes only if no other broker is left
+            "FAIL" => self.state().errors += 1,
+            _ => {}
         }
         debug!(?level, facility, "librdkafka: {message}");
     }

@@ -109,6 +109,8 @@ impl TopicPublisher {
                 ("transactional.id", &transactional_id),
                 ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
                 ("retry.backoff.ms", "10"),
+                // an end of a transaction is sent again, without a word, when a connection closes: only this tells of each close
+                ("debug", "broker"),
                 // between checkpoints nobody takes them
                 ("statistics.interval.ms", "0"),
                 // what watermarks are: of a producer librdkafka asks for nothing else with it
