@@ -175,7 +175,7 @@ impl Keeper {
         };
         log.append(self.generation, record)?;
         self.commits += 1;
-        if self.commits % self.upkeep.sweep_every == 0 {
+        if self.commits.is_multiple_of(self.upkeep.sweep_every) {
             // what is left over costs room, not answers
             match sweep(&self.store, log, self.retain, self.clock.wall(), self.upkeep.sweep_age) {
                 Ok(swept) => debug!(?swept, "swept"),
