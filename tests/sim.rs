@@ -73,6 +73,8 @@ struct Generation {
     life: Arc<Life>,
     /// By worker: of how many chances it takes one.
     pace: Vec<u32>,
+    /// It stands still until this step; for ever until all is done, if that is the last one that there is.
+    asleep_until: u64,
 }
 
 /// What a seed decides of the pipeline.
@@ -145,7 +147,7 @@ impl Definition {
         let sim = Simulated::new(plan, workers, surroundings).expect("it can be simulated");
         let pace = |_| if world.swarm.uneven { rng.random_range(1..20) } else { 1 };
         world.note(format_args!("life {number} begins on {workers} workers"));
-        Generation { sim, life, pace: (0..workers).map(pace).collect() }
+        Generation { sim, life, pace: (0..workers).map(pace).collect(), asleep_until: 0 }
     }
 }
 
@@ -276,7 +278,12 @@ fn simulate(world: &Arc<World>, pipeline: &mut StdRng, rng: &mut StdRng) -> Resu
         match replaced.len() {
             0 => current.step(rng),
             _ if rng.random_bool(0.7) => current.step(rng),
-            others => replaced[rng.random_range(0..others)].step(rng),
+            others => {
+                let other = &mut replaced[rng.random_range(0..others)];
+                if other.asleep_until <= steps {
+                    other.step(rng);
+                }
+            }
         }
         if steps % LOOK_EVERY == 0 {
             oracles.look(world, &broker, definition.retain)?;
@@ -317,12 +324,17 @@ fn simulate(world: &Arc<World>, pipeline: &mut StdRng, rng: &mut StdRng) -> Resu
                 workers = rng.random_range(1..=swarm.workers_max);
             }
             let successor = definition.start(&broker, lives, workers, rng);
-            let before = std::mem::replace(&mut current, successor);
+            let mut before = std::mem::replace(&mut current, successor);
             if before.sim.finished() || !rng.random_bool(swarm.zombies) || replaced.len() >= 3 {
                 world.note(format_args!("life {} is killed", before.life.number));
                 before.kill();
             } else {
-                world.note(format_args!("life {} goes on", before.life.number));
+                before.asleep_until = match rng.random_range(0..4) {
+                    0 => u64::MAX,
+                    1 => steps + rng.random_range(0..3000),
+                    _ => 0,
+                };
+                world.note(format_args!("life {} goes on from step {}", before.life.number, before.asleep_until));
                 replaced.push(before);
             }
             if !world.calm() && rng.random_bool(0.2) {
@@ -331,6 +343,11 @@ fn simulate(world: &Arc<World>, pipeline: &mut StdRng, rng: &mut StdRng) -> Resu
         }
     }
     world.note(format_args!("life {lives} has come to the end"));
+    if rng.random_bool(0.3) {
+        // the same command again
+        lives += 1;
+        replaced.push(definition.start(&broker, lives, workers, rng));
+    }
     for _ in 0..AFTERMATH {
         if replaced.is_empty() {
             break;
@@ -441,4 +458,48 @@ fn whatever_goes_wrong_nothing_is_lost_and_nothing_comes_twice() {
     let [seeds, steps, events, lives] = totals.map(|total| total.load(Ordering::SeqCst));
     println!("{seeds} seeds from {first}: {lives} lives, {steps} steps, {events} events in {:.0?}", start.elapsed());
     assert!(seeds > 0 && lives > seeds, "hardly anything went wrong");
+}
+
+#[test]
+fn who_starts_while_another_comes_to_the_end_adds_nothing() {
+    for query in [5, 6] {
+        // after so many steps of the one that starts the other one runs from its beginning to its end
+        for steps in (1..40).step_by(3) {
+            let rng = &mut StdRng::seed_from_u64(7);
+            let world = World::new(Swarm { passes: 1.0, ..Swarm::default() });
+            let broker = Broker::new(&world, 1);
+            let mut definition = Definition::random(rng, &world, &broker);
+            let table = Table::random(rng);
+            let of_query = text(&table, query);
+            let sql = format!("SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '2 epochs'; {of_query}");
+            let sink = broker.sink(&Life::new(&world, 0, 0), false, 20);
+            let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", sink);
+            (definition.plan, definition.single) = (plan(&sql, &connectors), false);
+            let mut late = definition.start(&broker, 1, 1, rng);
+            let mut to_the_end = |mut life: Generation, steps: u64| {
+                for _ in 0..steps {
+                    world.tick(rng);
+                    broker.tick(rng);
+                    life.step(rng);
+                    if let Some(end) = life.end() {
+                        return Err(end);
+                    }
+                }
+                Ok(life)
+            };
+            late = to_the_end(late, steps).unwrap_or_else(|end| panic!("it ends after {steps} steps: {end:?}"));
+            let first = definition.start(&broker, 2, 1, &mut StdRng::seed_from_u64(8));
+            let end = to_the_end(first, CALM_STEPS).err().expect("it comes to its end");
+            // if the other has started first, this one is the newer
+            assert!(end.is_ok(), "{end:?}");
+            let end = to_the_end(late, CALM_STEPS).err().expect("it comes to its end, too");
+            assert!(end.as_ref().is_ok() || end.as_ref().is_err_and(|error| may_happen(error, true)), "{end:?}");
+            broker.settle();
+            let mut found = broker.published();
+            found.sort_unstable();
+            let (expected, _) = run(&of_query, &table, Shape::Threads(1));
+            let differs = differs(&found, &expected, QUERIES[query]);
+            assert!(found == expected, "after {steps} steps: {differs}\n{}", world.trace(|trace| trace.text()));
+        }
+    }
 }
