@@ -164,10 +164,8 @@ pub fn condition(text: Text, schema: &Schema, connectors: &dyn Connectors) -> Re
     let data_type = value.get_type(&row).map_err(|error| text.datafusion_error(error, Span::new(at, at)))?;
     match data_type {
         DataType::Boolean => planner::compile(&value, &row, schema),
-        other => Err(text.error_at(
-            Error::invalid(format!("a condition is true or false, but this is {}", type_name(&other))),
-            at,
-        )),
+        other => Err(text
+            .error_at(Error::invalid(format!("a condition is true or false, but this is {}", type_name(&other))), at)),
     }
 }
 

@@ -129,17 +129,15 @@ impl Topics {
         let paced = case.variant.is_some();
         let expected = lines_of(case);
         let mut measured = Measured::new(case, Some(case.rows));
-        let parts: Vec<Part> =
-            std::iter::once(Part::Pipeline { keep: false }).chain(case.limits().iter().copied().map(Part::Limit)).collect();
+        let parts: Vec<Part> = std::iter::once(Part::Pipeline { keep: false })
+            .chain(case.limits().iter().copied().map(Part::Limit))
+            .collect();
         for _ in 0..runs {
             let topic = if paced { self.make("in")? } else { topic.clone() };
             for part in &parts {
                 let answers = self.make_written_once("out")?;
-                let input = Input::Topic {
-                    bootstrap: bootstrap.clone(),
-                    topic: topic.clone(),
-                    answers: Some(answers.clone()),
-                };
+                let input =
+                    Input::Topic { bootstrap: bootstrap.clone(), topic: topic.clone(), answers: Some(answers.clone()) };
                 let run = Task { case: Case { input, ..case.clone() }, part: *part }.spawn()?;
                 if !paced {
                     let found = records_in(bootstrap, &answers)?;

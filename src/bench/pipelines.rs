@@ -122,12 +122,15 @@ pub fn plan(case: &Case, sink: Arc<dyn Sink>, store: Option<&Path>) -> Result<Pl
             };
             (
                 format!("{bootstrap}, 'topic' = '{topic}', 'format' = '{format}', {bounds}"),
-                answers.as_ref().map(|answers| format!("{bootstrap}, 'topic' = '{answers}', {written}{}", exactly(answers))),
+                answers
+                    .as_ref()
+                    .map(|answers| format!("{bootstrap}, 'topic' = '{answers}', {written}{}", exactly(answers))),
             )
         }
     };
     let writes = writes.unwrap_or_else(|| MEMORY.to_owned());
-    let text = query.replace("{in}", &reads).replace("{out}", &writes).replace("{window}", &window_seconds(case).to_string());
+    let text =
+        query.replace("{in}", &reads).replace("{out}", &writes).replace("{window}", &window_seconds(case).to_string());
     let mut connectors = Builtin::default().with_sink("out", sink);
     if let Some(source) = source {
         connectors = connectors.with_source("in", source);
@@ -156,7 +159,9 @@ fn source(case: &Case) -> Option<Arc<dyn Source>> {
     let splits = case.workers * case.processes;
     Some(match case.workload {
         Workload::WordCount | Workload::Kafka => Arc::new(MemorySource::new(data::lines_schema(), lines(case), splits)),
-        Workload::Windowed | Workload::Checkpoints => Arc::new(MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits)),
+        Workload::Windowed | Workload::Checkpoints => {
+            Arc::new(MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits))
+        }
         Workload::Latency => {
             let lines = MemorySource::new(data::timed_lines_schema(), timed_lines(case), splits);
             Arc::new(Paced { inner: lines, rows_per_second: PACE as f64 / data::LINE_WORDS as f64 / splits as f64 })

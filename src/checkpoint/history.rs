@@ -151,9 +151,8 @@ fn before<'a>(store: &Store, log: &'a Log, committed: Committed<'a>) -> Before<'
     if committed.bindings.first().is_some_and(|binding| binding.epoch == 0) {
         return Before::Nothing;
     }
-    let of = |epoch: Epoch, number: u64| {
-        log.checkpoints().rev().find(|known| known.number < number && known.epoch == epoch)
-    };
+    let of =
+        |epoch: Epoch, number: u64| log.checkpoints().rev().find(|known| known.number < number && known.epoch == epoch);
     for (number, record) in log.records().iter().rev().filter(|(number, _)| *number < committed.number) {
         match record {
             Record::Checkpoint { generation, epoch, .. } if *generation == committed.generation => {
@@ -200,9 +199,9 @@ fn no_such(log: &Log, chain: &[Committed<'_>], epoch: Epoch) -> Error {
 fn swept(chain: &[Committed<'_>]) -> Error {
     let error = Error::invalid("the log does not know the pipeline's first epochs any more");
     match oldest(chain) {
-        Some(oldest) => error.help(format!(
-            "the oldest checkpoint that is kept is {oldest}; 'checkpoint_retain' says how many are"
-        )),
+        Some(oldest) => {
+            error.help(format!("the oldest checkpoint that is kept is {oldest}; 'checkpoint_retain' says how many are"))
+        }
         None => error,
     }
 }

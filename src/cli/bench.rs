@@ -98,7 +98,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     table.column_iter_mut().skip(4).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     println!("{table}");
     println!("{} runs each, medians; seed {SEED}; of limit: the median of the ratios of paired runs", arguments.runs);
-    println!("latency: 50 and 99 of 100 epochs, or of 100 records of a copy; of a recovery until it has committed, and until a row is visible");
+    println!(
+        "latency: 50 and 99 of 100 epochs, or of 100 records of a copy; of a recovery until it has committed, and until a row is visible"
+    );
     result
 }
 

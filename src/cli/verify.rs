@@ -103,7 +103,8 @@ pub fn run(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| rand::rng().random());
     let mut random = StdRng::seed_from_u64(seed);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let scratch = tempfile::tempdir().map_err(|error| Error::unavailable(format!("no temporary directory: {error}")))?;
+    let scratch =
+        tempfile::tempdir().map_err(|error| Error::unavailable(format!("no temporary directory: {error}")))?;
     let directory = arguments.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     let mut trial = Trial {
         name: format!("{seed:x}-{:x}", clock.wall()),
@@ -157,7 +158,14 @@ pub fn run(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
         let verdict = Verdict::of(lines, &found);
         bad += verdict.lost + verdict.doubled + verdict.wrong;
         let Verdict { expected, found, lost, doubled, wrong } = verdict;
-        shown.add_row([name.clone(), expected.to_string(), found.to_string(), lost.to_string(), doubled.to_string(), wrong.to_string()]);
+        shown.add_row([
+            name.clone(),
+            expected.to_string(),
+            found.to_string(),
+            lost.to_string(),
+            doubled.to_string(),
+            wrong.to_string(),
+        ]);
     }
     say(shown.trim_fmt())?;
     match bad {
@@ -458,7 +466,10 @@ mod tests {
         let lines = |of: &[(&str, usize)]| of.iter().map(|(line, times)| ((*line).to_owned(), *times)).collect();
         let verdict = Verdict::of(&lines(&[("a", 2), ("b", 1), ("c", 1)]), &lines(&[("a", 1), ("b", 3), ("d", 2)]));
         assert_eq!(verdict, Verdict { expected: 4, found: 6, lost: 2, doubled: 2, wrong: 2 });
-        assert_eq!(Verdict::of(&lines(&[("a", 2)]), &lines(&[("a", 2)])), Verdict { expected: 2, found: 2, ..Verdict::default() });
+        assert_eq!(
+            Verdict::of(&lines(&[("a", 2)]), &lines(&[("a", 2)])),
+            Verdict { expected: 2, found: 2, ..Verdict::default() }
+        );
     }
 
     #[test]

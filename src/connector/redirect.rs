@@ -95,8 +95,11 @@ impl Connectors for Redirected<'_> {
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>> {
         let source = self.inner.source(table, columns)?;
         if !source.bounded() {
-            return Err(Error::invalid(format!("table \"{}\" does not end, so there is nothing to compare with", table.name))
-                .help("give it a bounded end, such as 'scan.bounded.mode' = 'latest-offset' or 'number-of-rows'"));
+            return Err(Error::invalid(format!(
+                "table \"{}\" does not end, so there is nothing to compare with",
+                table.name
+            ))
+            .help("give it a bounded end, such as 'scan.bounded.mode' = 'latest-offset' or 'number-of-rows'"));
         }
         Ok(match self.trial.rows_per_second {
             Some(rows_per_second) => Arc::new(Paced { source, rows_per_second }),

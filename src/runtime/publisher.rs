@@ -161,7 +161,7 @@ struct Desk {
     publisher: Option<Box<dyn Publisher>>,
     /// Objects whose records the publisher has taken and may not have published.
     kept: VecDeque<ObjectRef>,
-    /// The last checkpoint that was outside, whole, when somebody looked.
+    /// The last checkpoint with records that was outside, whole, when somebody looked. The outside need not know of those without.
     reached: Option<Epoch>,
 }
 
@@ -204,9 +204,12 @@ impl Desk {
             Job::Finish { ended } => publisher.finish(*ended)?,
         }
         let published = publisher.published();
-        self.reached = self.reached.max(published);
-        self.kept.retain(|object| published.is_none_or(|published| object.epoch > published));
-        Ok(published)
+        while let Some(object) =
+            self.kept.pop_front_if(|object| published.is_some_and(|published| object.epoch <= published))
+        {
+            self.reached = self.reached.max(Some(object.epoch));
+        }
+        Ok(self.reached)
     }
 
     /// A new publisher, with what the one before had taken.

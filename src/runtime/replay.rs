@@ -139,12 +139,7 @@ pub struct Rows {
 ///
 /// # Errors
 /// As [`Stretch::read`], [`start`] and [`Replaying::finish`].
-pub fn whole(
-    plan: Plan,
-    store: &Store,
-    embedded_broker: Option<String>,
-    clock: Arc<dyn Clock>,
-) -> Result<Vec<Rows>> {
+pub fn whole(plan: Plan, store: &Store, embedded_broker: Option<String>, clock: Arc<dyn Clock>) -> Result<Vec<Rows>> {
     let stretch = Stretch::read(store, Begin::Start, None)?;
     let mut replaying = start(plan, store, stretch, 1, embedded_broker, clock)?;
     let mut tables: Vec<Rows> =

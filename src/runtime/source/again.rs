@@ -165,8 +165,11 @@ impl Reader {
                 starts.push((*number, SplitStart::whole(name.clone()), Watermark::NONE, false));
             }
         }
-        let unread: Vec<SplitStart> =
-            starts.iter().filter(|(_, _, mark, _)| *mark != Watermark::END).map(|(_, start, ..)| start.clone()).collect();
+        let unread: Vec<SplitStart> = starts
+            .iter()
+            .filter(|(_, _, mark, _)| *mark != Watermark::END)
+            .map(|(_, start, ..)| start.clone())
+            .collect();
         let opened =
             if unread.is_empty() { Vec::new() } else { self.step.source.open(&unread, &self.local.context)? };
         let mut opened = opened.into_iter();
@@ -174,7 +177,9 @@ impl Reader {
             let ended = watermark == Watermark::END;
             let split: Box<dyn Split> = match ended {
                 true => Box::new(Over(start.position.unwrap_or_default())),
-                false => opened.next().ok_or_else(|| Error::internal("a source has opened less than it was asked to"))?,
+                false => {
+                    opened.next().ok_or_else(|| Error::internal("a source has opened less than it was asked to"))?
+                }
             };
             splits.push(Open { number, split, watermark, ended, rows_in_epoch: 0, silent_since: None });
             again.follows.push(Follow { name: start.name, idle, goal: None, ahead: None });
@@ -259,7 +264,10 @@ impl Reader {
                     && now > goal.position
                     && (open.split.skips() || {
                         let start = SplitStart { name: follow.name.clone(), position: Some(goal.position) };
-                        self.step.source.open(&[start], &self.local.context).and_then(|splits| begins(splits, &rows, now))?
+                        self.step
+                            .source
+                            .open(&[start], &self.local.context)
+                            .and_then(|splits| begins(splits, &rows, now))?
                     });
                 follow.ahead = Some(Ahead { rows, bytes, refused });
                 if same { Ok(Step::Read(bytes)) } else { Err(elsewhere()) }
