@@ -66,6 +66,39 @@ fn a_topic_is_counted_into_another_one() {
 }
 
 #[test]
+fn checkpoints_are_measured_beside_none() {
+    let cases = bench(&["checkpoints", "--rows", "200000", "--distinct", "500", "--runs", "1"]);
+    let workers: Vec<_> = cases.iter().map(|case| number(case, "/case/workers")).collect();
+    assert_eq!(workers, [1.0, 2.0]);
+    for case in &cases {
+        assert!(number(case, "/verified_rows") > 0.0 && case["limits"][0]["name"] == "without", "{case}");
+        assert!(number(case, "/limits/0/of_limit_by_cpu/median") > 0.0);
+    }
+}
+
+#[test]
+fn a_killed_run_is_timed_until_it_has_committed_again() {
+    let cases = bench(&["recovery", "--rows", "2000", "--runs", "2"]);
+    assert_eq!(cases.iter().map(|case| number(case, "/case/rows")).collect::<Vec<_>>(), [20.0, 200.0, 2000.0]);
+    for case in &cases {
+        assert!(number(case, "/verified_rows") > 0.0 && number(case, "/pipeline/runs/1/cpu_seconds") > 0.0, "{case}");
+        let until = |which: &str| number(case, &format!("/pipeline/runs/0/epoch_micros/{which}"));
+        assert!(0.0 < until("0") && until("0") <= until("1"), "{case}");
+    }
+}
+
+#[test]
+fn a_topic_is_copied_exactly_once_at_full_speed_and_while_it_is_written() {
+    let cases = bench(&["exactly-once", "--rows", "20000", "--distinct", "500", "--runs", "1"]);
+    assert_eq!(cases.len(), 2);
+    assert_eq!(cases[0]["limits"][0]["name"], "at least once");
+    assert_eq!(cases[1]["case"]["variant"], "latency");
+    let micros = |which: &str| number(&cases[1], &format!("/pipeline/runs/0/epoch_micros/{which}"));
+    assert!(0.0 < micros("0") && micros("0") <= micros("1"));
+    assert!(cases.iter().all(|case| number(case, "/verified_rows") == 20000.0));
+}
+
+#[test]
 fn nexmark_queries_are_those_of_the_loops() {
     let cases = bench(&["nexmark", "--queries", "q0,q2,q5,q7,q8", "--rows", "120000", "--runs", "1"]);
     let name = |case: &Value| (case["case"]["variant"].as_str().unwrap().to_owned(), number(case, "/case/workers"));

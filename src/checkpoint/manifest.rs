@@ -78,7 +78,7 @@ pub struct SinkState {
     pub step: String,
     /// Its table.
     pub table: String,
-    /// By shard: the last checkpoint that was published.
+    /// By shard: the last checkpoint with records of it that was published, whole.
     pub shards: Vec<Option<Epoch>>,
 }
 

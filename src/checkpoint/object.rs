@@ -194,6 +194,16 @@ pub fn decode(bytes: &Bytes) -> Result<Vec<Section>> {
     if blake3::hash(sealed).as_bytes() != sum {
         return Err(Error::corrupt("its bytes are not those that were written: the checksum differs"));
     }
+    decode_known(bytes)
+}
+
+/// The same for bytes that are known to be those that were written.
+fn decode_known(bytes: &Bytes) -> Result<Vec<Section>> {
+    let damaged = |what: &str| Error::corrupt(format!("it cannot be read: {what}"));
+    if bytes.len() < HEAD + TAIL || !bytes.starts_with(MAGIC) {
+        return Err(damaged("it is not an object of a checkpoint, or cut off"));
+    }
+    let sealed = &bytes[..bytes.len() - blake3::OUT_LEN];
     let number = |at: usize| {
         u32::from_le_bytes(sealed[at..at + 4].try_into().expect("the length was checked, and four bytes are taken"))
     };
@@ -315,7 +325,7 @@ pub fn write(
 /// # Errors
 /// `Corrupt` if it is missing or not what was written.
 pub fn read(store: &Store, known: &ObjectRef) -> Result<Vec<Section>> {
-    decode(&bytes_of(store, known)?).map_err(|error| store.about(&known.path, error))
+    decode_known(&bytes_of(store, known)?).map_err(|error| store.about(&known.path, error))
 }
 
 /// The bytes of the object `known`, checked.

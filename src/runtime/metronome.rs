@@ -176,14 +176,18 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
 /// When checkpoints are due.
 struct Rhythm {
     every: Option<Interval>,
-    last: Duration,
+    /// When the last one was asked for. None where a generation goes on: its first epoch shows that it does, and what waits to be
+    /// seen outside need not wait for an interval more.
+    last: Option<Duration>,
     /// The last epoch that ended with one.
     asked: Option<Epoch>,
 }
 
 impl Rhythm {
     fn new(local: &Local) -> Self {
-        Rhythm { every: local.checkpoint_interval(), last: local.context.clock.monotonic(), asked: None }
+        let begins = local.first_epoch() == 0;
+        let last = begins.then(|| local.context.clock.monotonic());
+        Rhythm { every: local.checkpoint_interval(), last, asked: None }
     }
 
     /// True if `epoch` ends with a checkpoint. One at a time: while one is under way, the next one waits.
@@ -192,13 +196,13 @@ impl Rhythm {
         let under_way = self.asked.is_some_and(|asked| local.committed.get().is_none_or(|committed| committed < asked));
         let due = match self.every {
             None => false,
-            Some(Interval::Every(every)) => now.saturating_sub(self.last) >= every,
+            Some(Interval::Every(every)) => self.last.is_none_or(|last| now.saturating_sub(last) >= every),
             Some(Interval::Epochs(epochs)) => (epoch + 1).is_multiple_of(epochs),
         };
         if !due || (under_way && matches!(self.every, Some(Interval::Every(_)))) {
             return false;
         }
-        (self.last, self.asked) = (now, Some(epoch));
+        (self.last, self.asked) = (Some(now), Some(epoch));
         true
     }
 }

@@ -122,6 +122,11 @@ pub fn kept_in(
                 table.keys.clear();
             }
             let delta = of_object.entry(step).or_default();
+            // who wrote it had rows of these groups only
+            if !table.keys.is_empty() && parts == [object.groups.0..object.groups.1] {
+                delta.push(table);
+                continue;
+            }
             for groups in &parts {
                 let share = table.share(groups)?;
                 if share.rows.num_rows() > 0 {
