@@ -72,7 +72,8 @@ pub fn point(name: &str) -> Result<()> {
     static PLAN: OnceLock<Option<Result<Plan>>> = OnceLock::new();
     let read = || {
         let text = std::env::var("HIGHWATER_FAIL").ok()?;
-        let wrong = || Error::invalid(format!("HIGHWATER_FAIL is '{text}', not 'NAME@VISIT:kill|pause|error[:PROCESS]'"));
+        let wrong =
+            || Error::invalid(format!("HIGHWATER_FAIL is '{text}', not 'NAME@VISIT:kill|pause|error[:PROCESS]'"));
         Some(Plan::read(&text).ok_or_else(wrong))
     };
     let Some(plan) = PLAN.get_or_init(read) else { return Ok(()) };
@@ -100,7 +101,8 @@ mod tests {
     #[test]
     fn a_plan_happens_once_at_its_visit() {
         let plan = Plan::read("publish.mid@2:error").unwrap();
-        let seen: Vec<_> = ["publish.mid", "other", "publish.mid", "publish.mid"].map(|name| plan.visit(name, 0)).into();
+        let seen: Vec<_> =
+            ["publish.mid", "other", "publish.mid", "publish.mid"].map(|name| plan.visit(name, 0)).into();
         assert_eq!(seen, [None, None, Some(Action::Error), None]);
         assert_eq!(Plan::read("x@1:kill").unwrap().action, Action::Kill);
         let elsewhere = Plan::read("x@1:kill:1").unwrap();

@@ -39,6 +39,10 @@ const NAP: Duration = Duration::from_millis(1);
 /// Checkpoints between two sweeps of what is not needed any more.
 const SWEEP_EVERY: u64 = 16;
 
+/// The first checkpoint of a generation after which it sweeps: early, so that generations which do not live long do not leave more
+/// and more behind, but not before anything was published.
+const SWEEP_FIRST: u64 = 2;
+
 /// Objects younger than this are not swept: someone may be about to name them.
 const SWEEP_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -174,7 +178,7 @@ impl Keeper {
         log.append(self.generation, record)?;
         fail::point("commit.recorded")?;
         self.commits += 1;
-        if self.commits.is_multiple_of(SWEEP_EVERY) {
+        if self.commits % SWEEP_EVERY == SWEEP_FIRST {
             // what is left over costs room, not answers
             match sweep(&self.store, log, self.retain, self.clock.wall(), SWEEP_AGE) {
                 Ok(swept) => debug!(?swept, "swept"),

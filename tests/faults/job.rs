@@ -164,7 +164,9 @@ impl Job {
         };
         let bootstrap = special.bootstrap.unwrap_or(&self.input.bootstrap);
         let topic = |name: &str| {
-            format!("'connector' = 'kafka', 'topic' = '{name}', 'properties.bootstrap.servers' = '{bootstrap}', 'format' = 'json'")
+            format!(
+                "'connector' = 'kafka', 'topic' = '{name}', 'properties.bootstrap.servers' = '{bootstrap}', 'format' = 'json'"
+            )
         };
         let Special { sinks, source, settings, .. } = special;
         format!(
@@ -228,7 +230,8 @@ INSERT INTO totals SELECT word, count(*), sum(n) FROM t GROUP BY word;\n",
     pub fn difference(&self, rows: u64) -> (Vec<String>, Vec<String>) {
         let (windows, totals) = expected(rows);
         let ended = |value: &String| !value.contains("\"end\"");
-        let mut found: Vec<String> = committed(&self.input.bootstrap, &self.windows).into_iter().map(|seen| seen.1).collect();
+        let mut found: Vec<String> =
+            committed(&self.input.bootstrap, &self.windows).into_iter().map(|seen| seen.1).collect();
         found.retain(ended);
         found.sort_unstable();
         let latest = self.latest();

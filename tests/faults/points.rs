@@ -75,7 +75,8 @@ fn a_process_that_is_killed_at_any_step_loses_and_doubles_nothing_on_the_develop
 fn a_run_that_wakes_beside_its_successor_adds_nothing() {
     let broker = DevBroker::start();
     let input = Input::with(&broker.address, ROWS);
-    let steps = ["checkpoint.written", "commit.begin", "commit.manifest", "commit.recorded", "publish.mid", "publish.flushed"];
+    let steps =
+        ["checkpoint.written", "commit.begin", "commit.manifest", "commit.recorded", "publish.mid", "publish.flushed"];
     for place in steps {
         let job = Job::new(&input);
         let fail = format!("{place}@5:pause");
@@ -133,7 +134,8 @@ fn process_0_that_wakes_up_alone_is_replaced() {
     let input = Input::with(&broker.address, ROWS);
     let job = Job::new(&input);
     let once = job.path("failed");
-    let environment = [("HIGHWATER_FAIL", "commit.manifest@5:pause:0"), ("HIGHWATER_FAIL_ONCE", once.to_str().unwrap())];
+    let environment =
+        [("HIGHWATER_FAIL", "commit.manifest@5:pause:0"), ("HIGHWATER_FAIL_ONCE", once.to_str().unwrap())];
     let run = job.start(TWO_BY_ONE, &environment);
     wait_for("stop", || run.processes().first().is_some_and(|process| stands_still(*process)));
     let first = run.processes()[0];

@@ -191,8 +191,10 @@ fn a_savepoint_that_was_moved_starts_a_changed_pipeline() {
         INSERT INTO counts SELECT count(*) FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;";
     // without the windows
     let dropped = text.split("INSERT INTO windows").next().unwrap().to_owned()
-        + "INSERT INTO totals" + text.split("INSERT INTO totals").nth(1).unwrap();
-    let dropped = dropped.lines().filter(|line| !line.starts_with("CREATE TABLE windows")).collect::<Vec<_>>().join("\n");
+        + "INSERT INTO totals"
+        + text.split("INSERT INTO totals").nth(1).unwrap();
+    let dropped =
+        dropped.lines().filter(|line| !line.starts_with("CREATE TABLE windows")).collect::<Vec<_>>().join("\n");
     let from = ["--from-savepoint", "elsewhere"];
     fs::write(job.path("pipeline.sql"), &dropped).unwrap();
     let (code, err) = job.run(&from);
