@@ -36,6 +36,10 @@ use tracing::{debug, warn};
 /// How long to wait before asking again for a record that is being appended.
 const NAP: Duration = Duration::from_millis(1);
 
+/// The first checkpoint of a generation after which it sweeps: early, so that generations which do not live long do not leave more
+/// and more behind, but not before anything was published.
+const SWEEP_FIRST: u64 = 2;
+
 /// Checkpoints that are committed, with the worker that they are for.
 pub type News = Vec<(u64, Epoch)>;
 
@@ -170,7 +174,8 @@ impl Keeper {
         log.append(self.generation, record)?;
         fail::point("commit.recorded")?;
         self.commits += 1;
-        if self.commits.is_multiple_of(self.upkeep.sweep_every) {
+        let (every, first) = (self.upkeep.sweep_every, SWEEP_FIRST.min(self.upkeep.sweep_every));
+        if self.commits % every == first % every {
             // what is left over costs room, not answers
             match sweep(&self.store, log, self.retain, self.clock.wall(), self.upkeep.sweep_age) {
                 Ok(swept) => debug!(?swept, "swept"),

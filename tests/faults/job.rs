@@ -20,7 +20,7 @@ use tempfile::TempDir;
 pub const PARTITIONS: i32 = 4;
 
 /// What nothing here takes.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 const WORDS: u64 = 7;
 

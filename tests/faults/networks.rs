@@ -257,6 +257,9 @@ fn an_end_of_a_transaction_that_comes_late_tears_nothing() {
         let rows = feed.end();
         wait_for("late end of a transaction", || proxy.shared.late.load(Ordering::Relaxed) > 2);
         assert!(!run.err().contains("a new generation"), "{}", run.err());
+        let doubts = run.err().matches("may have been sent twice").count();
+        println!("       {} late ends, {doubts} doubts", proxy.shared.late.load(Ordering::Relaxed));
+        assert!(doubts > 0, "{}", run.err());
         see_through(&job, run, rows, "late ends");
     }
 }

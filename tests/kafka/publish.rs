@@ -425,7 +425,9 @@ pub fn a_pipeline_that_is_killed_writes_each_line_once(bootstrap: &str) {
     std::fs::write(dir.path().join("pipeline.sql"), text.join("\n")).unwrap();
     let run = |fail: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
-        command.args(["run", "pipeline.sql", "--no-progress", "--workers", "2"]).current_dir(dir.path());
+        command
+            .args(["run", "pipeline.sql", "--no-progress", "--no-restart", "--workers", "2"])
+            .current_dir(dir.path());
         command.env_remove("HIGHWATER_FAIL").envs(fail.map(|fail| ("HIGHWATER_FAIL", fail)));
         command.stdout(Stdio::null()).output().unwrap()
     };
