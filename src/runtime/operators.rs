@@ -123,7 +123,8 @@ pub fn kept_in(
             }
             let delta = of_object.entry(step).or_default();
             // who wrote it had rows of these groups only
-            if !table.keys.is_empty() && parts == [object.groups.0..object.groups.1] {
+            let whole = matches!(&parts[..], [only] if (only.start, only.end) == object.groups);
+            if whole && !table.keys.is_empty() {
                 delta.push(table);
                 continue;
             }
