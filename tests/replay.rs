@@ -25,8 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-const LATE: &str =
-    "CREATE TABLE late (word STRING, n BIGINT, ts TIMESTAMP(6), watermark TIMESTAMP(6)) WITH ('connector' = 'memory');";
+const LATE: &str = "CREATE TABLE late (word STRING, n BIGINT, ts TIMESTAMP(6), watermark TIMESTAMP(6)) WITH ('connector' = 'memory');";
 
 /// Queries, each with the columns that it gives.
 const QUERIES: &[(&str, &str)] = &[
@@ -349,11 +348,7 @@ fn input_that_is_not_what_it_was_is_refused() {
             let error = result.expect_err("it is not what it was");
             let said = format!("{error} {error:?}");
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{said}");
-            assert!(
-                said.contains(part) && said.contains("a.json") && said.contains("table \"t\"")
-                    || said.contains("source t"),
-                "{said}"
-            );
+            assert!(said.contains(part) && said.contains("a.json") && said.contains("table \"t\"") || said.contains("source t"), "{said}");
         }
         std::fs::write(&file, &content).expect("it can be written");
         see(Begin::Start).1.expect("it is what it was again");
