@@ -8,7 +8,7 @@ cargo := cargo
 debug := $(or $(CARGO_TARGET_DIR),target)/debug/highwater
 release := $(or $(CARGO_TARGET_DIR),target)/release/highwater
 
-.PHONY: help build demo demo-kafka check test bench install deny
+.PHONY: help build demo demo-kafka check test sim fuzz bench install deny
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,17 @@ check: ## Format and lints, without running anything
 
 test: ## Everything that CI runs
 	@tools/test.sh
+
+sim: ## More simulated runs than `make test` has: SEEDS=n of them, or SEED=n to see one again
+	@tools/need.sh build
+	$(if $(SEED),HIGHWATER_SEED=$(SEED)) $(if $(SEEDS),HIGHWATER_RUNS=$(SEEDS)) \
+	  $(cargo) test --locked --test sim -- --nocapture
+
+fuzz: ## Feed a decoder until it fails or you stop it: make fuzz TARGET=log
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	cp Cargo.lock fuzz/Cargo.lock
+	cd fuzz && $(cargo) run --bin seeds
+	$(cargo) fuzz run --sanitizer none $(or $(TARGET),log) -- -rss_limit_mb=2048 -timeout=5
 
 bench: ## Build for speed and measure this machine
 	@tools/need.sh build

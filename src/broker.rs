@@ -20,22 +20,22 @@
 //! settings, or requests in Kafka's flexible encoding (clients that need those versions cannot connect).
 
 mod admin;
-mod batch;
+pub(crate) mod batch;
 mod connection;
 mod coordinator;
-mod fact;
+pub(crate) mod fact;
 mod group;
-mod ledger;
+pub(crate) mod ledger;
 mod log;
 mod membership;
 mod offsets;
-mod protocol;
+pub(crate) mod protocol;
 mod records;
 mod segments;
-mod server;
+pub(crate) mod server;
 mod topics;
 mod transactions;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(doc)]
 use crate::error::ErrorKind;

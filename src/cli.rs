@@ -18,6 +18,7 @@ mod explain;
 mod init;
 mod metrics;
 mod progress;
+mod replay;
 mod run;
 mod shape;
 mod shell;
@@ -78,6 +79,8 @@ enum Command {
     Tables(tables::Arguments),
     /// List the functions that SQL may call
     Functions(tables::FunctionArguments),
+    /// See recorded epochs again, from a checkpoint, without writing anything
+    Replay(replay::Arguments),
     /// List what a checkpoint store holds, or show what a checkpoint is made of
     State(state::Arguments),
     /// Run a development broker: Kafka's protocol on loopback, for trying things out
@@ -127,6 +130,7 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
         Command::Check(arguments) => explain::check(&arguments, extensions),
         Command::Tables(arguments) => tables::tables(&arguments, extensions),
         Command::Functions(arguments) => tables::functions(&arguments, extensions),
+        Command::Replay(arguments) => replay::run(&arguments, extensions),
         Command::State(arguments) => state::run(&arguments, extensions),
         Command::Completions(arguments) => shape::completions(Cli::command(), &arguments),
         Command::Man(arguments) => shape::man(Cli::command(), &arguments),

@@ -87,6 +87,8 @@ pub mod error;
 pub mod expr;
 pub mod fail;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod graph;
 pub mod operator;
 pub mod plan;

@@ -8,10 +8,10 @@
 //! the bytes in epochs that the probe has not passed. A run ends in one of three ways, which [`fate::Fate`] tells apart: its
 //! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
-mod begin;
+pub(crate) mod begin;
 mod committer;
 mod discovery;
-mod exchange;
+pub(crate) mod exchange;
 pub mod fate;
 mod gather;
 mod keeping;
@@ -20,9 +20,10 @@ mod marks;
 pub mod mesh;
 pub mod metrics;
 mod metronome;
-mod operators;
+pub(crate) mod operators;
 mod publisher;
 pub mod replay;
+pub mod simulate;
 mod sink;
 mod source;
 pub mod spawn;
@@ -33,7 +34,8 @@ pub mod usage;
 mod worker;
 mod writer;
 
-pub use begin::{From, Wishes};
+pub use begin::{From, Upkeep, Wishes};
+pub use source::Suspect;
 
 use crate::checkpoint::store::Store;
 use crate::connector::Context;
@@ -45,17 +47,18 @@ use lane::Offload;
 use mesh::{Guard, Mesh, Peers};
 use metrics::{Metrics, Snapshot};
 use replay::Replay;
+use source::LastRead;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle;
 use timely::{CommunicationConfig, WorkerConfig};
-use worker::Local;
+use worker::{Kept, Local, SLEEP_MAX};
 
 /// How often the news of other processes is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -108,13 +111,27 @@ pub struct Surroundings {
     pub offload: Offload,
     /// The epochs that are seen again, instead of reading on: see [`replay::start`].
     pub replay: Option<Arc<Replay>>,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
 }
 
 impl Surroundings {
     /// Nothing but the clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let (wishes, offload) = (Wishes::default(), Offload::default());
-        Surroundings { embedded_broker: None, clock, store: None, wishes, offload, replay: None }
+        let (wishes, offload, upkeep) = (Wishes::default(), Offload::default(), Upkeep::default());
+        Surroundings { embedded_broker: None, clock, store: None, wishes, offload, replay: None, upkeep }
+    }
+
+    /// What was before a run of `plan`.
+    fn past(self, plan: &Plan) -> Result<Past> {
+        let Surroundings { store, wishes, offload, upkeep, replay, .. } = self;
+        let store = match (store, &plan.settings.checkpoint_store) {
+            _ if replay.is_some() => None,
+            (Some(store), _) => Some(store),
+            (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
+            (None, None) => None,
+        };
+        Ok(Past { kept: store.map(|store| Kept { store, wishes, offload, upkeep }), replay })
     }
 }
 
@@ -124,14 +141,8 @@ impl Surroundings {
 /// As [`start`], and if the store of checkpoints cannot be opened.
 pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> Result<Running> {
     plan.check()?;
-    let Surroundings { embedded_broker, clock, store, wishes, offload, replay } = surroundings;
-    let store = match (store, &plan.settings.checkpoint_store) {
-        _ if replay.is_some() => None,
-        (Some(store), _) => Some(store),
-        (None, Some(location)) => Some(Store::open(location, &plan.settings.name)?),
-        (None, None) => None,
-    };
-    let past = Past { keeping: store.map(|store| (store, wishes, offload)), replay };
+    let (embedded_broker, clock) = (surroundings.embedded_broker.clone(), Arc::clone(&surroundings.clock));
+    let past = surroundings.past(&plan)?;
     let fate = Arc::new(Fate::default());
     let (first, count) = match &workers {
         Workers::Threads(threads) => (0, *threads),
@@ -157,10 +168,13 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
         }
     };
     let context = Context { embedded_broker, clock, workers: all };
-    let plan = Arc::new(plan);
-    let (shared_fate, shared_metrics) = (Arc::clone(&fate), Arc::clone(&metrics));
+    let (plan, fate_of_all, metrics_of_all) = (Arc::new(plan), Arc::clone(&fate), Arc::clone(&metrics));
+    let crew = Crew { plan, context, workers: local, fate: fate_of_all, metrics: metrics_of_all, past };
     let work = move |worker: &mut timely::worker::Worker| {
-        work(worker, &plan, &context, &local, &shared_fate, &shared_metrics, past.clone());
+        let step = |worker: &mut timely::worker::Worker| {
+            worker.step_or_park(Some(SLEEP_MAX));
+        };
+        work(worker, &crew, &step);
     };
     let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
         .map_err(Error::internal)?;
@@ -171,21 +185,26 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
 #[derive(Clone)]
 struct Past {
     /// Checkpoints, which it goes on from and adds to.
-    keeping: Option<(Store, Wishes, Offload)>,
+    kept: Option<Kept>,
     /// Epochs that it sees again.
     replay: Option<Arc<Replay>>,
 }
 
-fn work(
-    worker: &mut timely::worker::Worker,
-    plan: &Arc<Plan>,
-    context: &Context,
-    workers: &Range<usize>,
-    fate: &Arc<Fate>,
-    metrics: &Arc<Metrics>,
+/// What all workers of a process are given.
+struct Crew {
+    plan: Arc<Plan>,
+    context: Context,
+    /// Which workers they are.
+    workers: Range<usize>,
+    fate: Arc<Fate>,
+    metrics: Arc<Metrics>,
     past: Past,
-) {
-    let Past { keeping, replay } = past;
+}
+
+/// What a worker does, each `step` a turn of all its operators.
+fn work(worker: &mut timely::worker::Worker, crew: &Crew, step: &impl Fn(&mut timely::worker::Worker)) {
+    let Crew { plan, context, workers, fate, metrics, past: Past { kept, replay } } = crew;
+    let last_read = LastRead::default();
     let local = Local {
         plan: Arc::clone(plan),
         context: context.clone(),
@@ -196,15 +215,28 @@ fn work(
         workers: workers.clone(),
         worker: worker.index(),
         checkpoints: None,
-        replay,
+        replay: replay.clone(),
         committed: Rc::default(),
+        last_read: Arc::clone(&last_read),
         ended: Rc::default(),
     };
     // a panic is a bug; the other workers must hear of it instead of waiting for this one
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, keeping))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker::run(worker, local, kept.clone(), step))) {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        fate.fail(Error::internal(format!("worker {} panicked: {text}", worker.index())));
+        let suspect = last_read.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let after = match suspect.as_ref().map(|suspect| suspect.place.as_str()) {
+            None | Some("") => String::new(),
+            Some(place) => format!(", after it had read {place} and what follows"),
+        };
+        fate.fail(Error::internal(format!("worker {} panicked: {text}{after}", worker.index())));
+        if let Some(suspect) = suspect {
+            fate.suspect(suspect);
+        }
+        // timely steps what is left until it ends by itself, which it would not
+        if catch_unwind(AssertUnwindSafe(|| worker::drop_all(worker))).is_err() {
+            tracing::debug!("a dataflow that had panicked could not be dropped");
+        }
     }
 }
 

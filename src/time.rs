@@ -97,6 +97,10 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> Micros;
     /// Time since some fixed moment. Never goes back.
     fn monotonic(&self) -> Duration;
+    /// Waits for `time` to pass.
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// The operating system's clocks.

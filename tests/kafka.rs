@@ -1,5 +1,7 @@
 //! The Kafka connector against brokers: its sources and sinks driven by hand, without the runtime.
 
+#[path = "support/contract.rs"]
+mod contract;
 #[path = "kafka/publish.rs"]
 mod publish;
 #[path = "kafka/records.rs"]

@@ -4,49 +4,28 @@
 mod outside;
 #[path = "support/pipeline.rs"]
 mod pipeline;
+#[path = "support/queries.rs"]
+mod queries;
 
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
+use highwater::checkpoint::log::{Log, Record};
 use highwater::connector::builtin::Builtin;
+use highwater::connector::extensions::Extensions;
+use highwater::connector::memory::MemorySource;
 use highwater::error::Error;
+use highwater::expr::ScalarFunction;
 use highwater::runtime::lane::Offload;
-use highwater::runtime::{Surroundings, Workers, start_with};
+use highwater::runtime::{Surroundings, Suspect, Wishes, Workers, start_with};
+use highwater::sql::{self, Text};
 use highwater::time::{Clock, SystemClock};
-use outside::{Life, Outside};
+use outside::{Life, Outside, StagedSink};
 use pipeline::{MINUTE, Shape, Table, for_seeds, plan, run, texts, within};
+use queries::{QUERIES, text};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The queries, each of which is a function of the epochs.
-const QUERIES: &[&str] = &[
-    "SELECT word, n, ts FROM t WHERE n > 0",
-    "SELECT window_start, word, count(*) AS c, sum(n) AS s, max(price) AS p FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
-    "SELECT window_end, count(DISTINCT word) AS c, avg(ratio) AS r FROM HOP(t, ts, INTERVAL '5' SECOND, INTERVAL '15' SECOND) GROUP BY window_start, window_end",
-    "SELECT window_start, window_end, word, count(*) AS c FROM SESSION(t, ts, INTERVAL '3' SECOND) GROUP BY window_start, window_end, word",
-    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word",
-    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word EMIT FINAL",
-    "SELECT count(*) AS c FROM t EMIT FINAL",
-    "SELECT window_start, word, n, r FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n DESC) AS r FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) WHERE r <= 2",
-    "SELECT a.window_start, a.word, a.c, b.n FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
-];
-
-/// The columns that the queries give, by their number in [`QUERIES`].
-const COLUMNS: &[&str] = &[
-    "word STRING, n BIGINT, ts TIMESTAMP(6)",
-    "window_start TIMESTAMP(6), word STRING, c BIGINT, s BIGINT, p DECIMAL(12, 2)",
-    "window_end TIMESTAMP(6), c BIGINT, r DOUBLE",
-    "window_start TIMESTAMP(6), window_end TIMESTAMP(6), word STRING, c BIGINT",
-    "word STRING, c BIGINT, s BIGINT",
-    "word STRING, c BIGINT, s BIGINT",
-    "c BIGINT",
-    "window_start TIMESTAMP(6), word STRING, n BIGINT, r BIGINT",
-    "window_start TIMESTAMP(6), word STRING, c BIGINT, n BIGINT",
-];
-
-fn text(table: &Table, query: usize) -> String {
-    let declared = format!("{} CREATE TABLE out ({}) WITH ('connector' = 'memory');", table.ddl(), COLUMNS[query]);
-    format!("{declared} INSERT INTO out {};", QUERIES[query])
-}
 
 /// Runs the query in as many lives as it takes; each has its own number of workers and of steps.
 fn run_in_lives(
@@ -126,4 +105,64 @@ fn what_is_published_over_many_lives_is_what_one_long_life_says() {
     });
     println!("{runs} runs in {lives} lives");
     assert!(runs == 1 || lives > 2 * runs, "hardly any life came to its end: {lives} in {runs} runs");
+}
+
+/// Passes numbers on, but dies of one.
+fn deadly(number: i64) -> ScalarFunction {
+    ScalarFunction::new("deadly", [DataType::Int64], DataType::Int64, move |columns| {
+        let numbers = columns[0].as_primitive::<Int64Type>();
+        assert!(numbers.iter().all(|found| found != Some(number)), "on purpose");
+        Ok(Arc::clone(&columns[0]))
+    })
+}
+
+#[test]
+fn a_row_that_ends_the_process_is_found_and_left_out() {
+    for_seeds(5, |rng| {
+        let (rows, poison, workers) = (1000, rng.random_range(0..1000), rng.random_range(1..4));
+        let outside = Outside::new();
+        let text = "SET 'tick' = '100 rows'; SET 'checkpoint_interval' = '1 epochs';
+            CREATE TABLE t (n BIGINT) WITH ('connector' = 'memory', 'on_error' = 'skip');
+            CREATE TABLE out (n BIGINT) WITH ('connector' = 'memory', 'delivery' = 'exactly-once');
+            INSERT INTO out SELECT deadly(n) FROM t;";
+        let generation = |workers: usize, careful: Option<Suspect>| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+            let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+            let source = MemorySource::new(batch.schema(), vec![batch], 1);
+            let life = Life::new(&outside, i64::MAX / 2, 0);
+            let extensions =
+                Extensions::new().function(deadly(poison)).source("t", source).sink("out", StagedSink(life));
+            let stored = [("checkpoint_store".to_owned(), "memory".to_owned())];
+            let plan = sql::plan(Text { name: "test.sql", sql: text }, &stored, &extensions).unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+            let wishes = Wishes { careful, ..Wishes::default() };
+            let surroundings = Surroundings { store: Some(outside.store()), wishes, ..Surroundings::new(clock) };
+            within(MINUTE, text, move || {
+                let running = start_with(plan, Workers::Threads(workers), surroundings).expect("it starts");
+                let fate = running.fate();
+                (running.wait().1, fate.suspected())
+            })
+        };
+        let (died, suspect) = generation(workers, None);
+        let error = died.unwrap_err().to_string();
+        assert!(error.contains("panicked: on purpose"), "{error}");
+        let suspect = suspect.expect("it says what it read");
+        assert!(suspect.rows > 1 || poison == rows - 1, "{suspect:?}");
+        let (died, found) = generation(1, Some(suspect));
+        died.unwrap_err();
+        let found = found.expect("it says what it read");
+        assert_eq!((found.from, found.rows), (poison as u64, 1), "{found:?}");
+        assert_eq!(found.place, format!("split 0, row {poison}"));
+        let mut log = Log::read(&outside.store()).unwrap();
+        let (table, split, position) = (found.table, found.split, found.from);
+        let reason = "it ended the process".to_owned();
+        log.append(log.generation(), Record::SkipRow { table, split, position, reason }).unwrap();
+        generation(workers, None).0.unwrap();
+        let mut numbers: Vec<i64> = Vec::new();
+        for batch in outside.published("out") {
+            numbers.extend(batch.column(0).as_primitive::<Int64Type>().values());
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..rows).filter(|number| *number != poison).collect::<Vec<_>>());
+    });
 }

@@ -3,8 +3,8 @@
 use arrow::datatypes::{Schema, SchemaRef};
 use highwater::connector::kafka::METADATA;
 use highwater::connector::{
-    CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionSpec, Options, Preset, Shard, Sink, SinkInput,
-    Source, Split, SplitStart, Table, Takes,
+    CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionSpec, Options, Preset, Publisher, Shard, ShardName,
+    Sink, SinkInput, Source, Split, SplitStart, Stager, Staging, Table, Takes,
 };
 use highwater::error::{ErrorKind, Result};
 use highwater::plan::Tick;
@@ -33,7 +33,10 @@ struct StubSource {
 struct StubSink {
     single: bool,
     changes: Changes,
+    staging: Option<StubStaging>,
 }
+
+struct StubStaging;
 
 impl Connectors for Stub {
     fn specs(&self) -> &[ConnectorSpec] {
@@ -55,7 +58,7 @@ impl Connectors for Stub {
             "append" => Changes::AppendOnly,
             _ => Changes::All,
         };
-        Ok(Arc::new(StubSink { single, changes }))
+        Ok(Arc::new(StubSink { single, changes, staging: if print { None } else { Some(StubStaging) } }))
     }
 }
 
@@ -88,6 +91,28 @@ impl Sink for StubSink {
 
     fn changes(&self) -> Changes {
         self.changes
+    }
+
+    fn staging(&self) -> Option<&dyn Staging> {
+        self.staging.as_ref().map(|staging| staging as &dyn Staging)
+    }
+}
+
+impl Staging for StubStaging {
+    fn how(&self) -> &'static str {
+        "transactions"
+    }
+
+    fn records(&self) -> SchemaRef {
+        unreachable!("plans are not run here")
+    }
+
+    fn stager(&self, _shard: usize, _shards: usize, _context: &Context) -> Result<Box<dyn Stager>> {
+        unreachable!("plans are not run here")
+    }
+
+    fn publisher(&self, _shard: &ShardName, _context: &Context) -> Result<Box<dyn Publisher>> {
+        unreachable!("plans are not run here")
     }
 }
 
@@ -493,16 +518,43 @@ fn json_and_mermaid() {
     assert_eq!(json["steps"][2]["key"], serde_json::json!(["line"]));
     assert_eq!(json["steps"][2]["parallelism"], "all workers, by key");
     assert_eq!(json["steps"][3]["parallelism"], "one worker");
+    let delivery = serde_json::json!({ "promise": "at least once", "why": "the connector writes rows as they come" });
+    assert_eq!(json["steps"][3]["delivery"], delivery);
     let mermaid = "flowchart TD
     s0([\"<b>source lines</b><br/>append<br/>all workers, by split\"])
     s1[\"<b>count by line, partial</b><br/>append<br/>all workers\"]
     s2[\"<b>count by line</b><br/>final<br/>all workers, by key<br/>state by keys until the input ends\"]
-    s3[[\"<b>sink counts</b><br/>final<br/>one worker\"]]
+    s3[[\"<b>sink counts</b><br/>final<br/>one worker<br/>at least once:<br/>the connector writes rows as they come\"]]
     s0 --> s1
     s1 -->|\"by key line\"| s2
     s2 -->|\"single\"| s3
 ";
     assert_eq!(plan.explain_mermaid(), mermaid);
+}
+
+#[test]
+fn a_sink_says_what_it_promises_and_why() {
+    let check = |store: &str, table: &str, options: &str, delivery: &str| {
+        let text = format!(
+            "SET 'checkpoint_store' = '{store}'; CREATE TABLE lines (line STRING) WITH ('connector' = 'file');
+            CREATE TABLE out (line STRING) WITH ('connector' = '{table}'{options}); INSERT INTO out SELECT line FROM lines;"
+        );
+        let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &Stub).unwrap();
+        let explained = plan.explain_text();
+        let line = explained.lines().find_map(|line| Some(line.split_once("│    delivery ")?.1));
+        assert_eq!(line, Some(delivery), "{explained}");
+        let json = &plan.explain_json()["steps"][1]["delivery"];
+        let parts = [&json["promise"], &json["why"]].map(|part| part.as_str().unwrap_or_default());
+        assert_eq!(parts.join(": "), delivery);
+        assert!(plan.explain_mermaid().contains(&parts.join(":<br/>")), "{}", plan.explain_mermaid());
+    };
+    check("", "print", "", "at least once: the connector writes rows as they come");
+    check("store", "print", "", "at least once: the connector writes rows as they come");
+    check("", "kafka", "", "at least once: the pipeline has no checkpoint_store");
+    check("", "kafka", ", 'delivery' = 'at-least-once'", "at least once: the pipeline has no checkpoint_store");
+    check("store", "kafka", ", 'delivery' = 'at-least-once'", "at least once: the table's option delivery says so");
+    check("store", "kafka", "", "exactly once: transactions");
+    check("store", "kafka", ", 'delivery' = 'exactly-once'", "exactly once: transactions");
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //! u32 LE length of the message, padded │ u32 zero │ message (flatbuffer), padded to 8 │ body
 //! ```
 //! Decoding copies nothing where the bytes are aligned to 8.
+//!
+//! These bytes come from peers only: the data connections that carry them are made after both sides have proven the mesh's secret
+//! (see [`runtime::mesh`](crate::runtime::mesh)), and a stranger is heard no further than that. Should they be wrong
+//! all the same, decoding them is an error.
 
 use super::{Batch, batch_of, from_arrow};
 use crate::error::{Error, Result};
@@ -14,6 +18,7 @@ use arrow::ipc::reader::read_record_batch;
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow::ipc::{MetadataVersion, root_as_message};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Encodes batches, reusing its buffers.
@@ -76,8 +81,12 @@ pub fn decode(bytes: Buffer, schema: SchemaRef) -> Result<Batch> {
     if usize::try_from(message.bodyLength()).is_ok_and(|length| length > body.len()) {
         return Err(damaged("it is cut off"));
     }
-    read_record_batch(&body, header, schema, &HashMap::new(), None, &MetadataVersion::V5)
-        .map_err(|error| damaged(&error.to_string()))
+    // arrow's decoder looks at most that is wrong, and panics at the rest
+    let read = || read_record_batch(&body, header, schema, &HashMap::new(), None, &MetadataVersion::V5);
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|error| damaged(&error.to_string())),
+        Err(_) => Err(damaged("its buffers are not where it says")),
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Server {
     }
 
     /// Gives the frame that answers, or none when the peer wants none.
-    fn answer(&self, frame: &[u8], client_host: &str) -> Read<Option<Vec<u8>>> {
+    pub(crate) fn answer(&self, frame: &[u8], client_host: &str) -> Read<Option<Vec<u8>>> {
         let input = &mut Reader::new(frame);
         let (key, version, correlation) = (input.i16()?, input.i16()?, input.i32()?);
         let client_id = input.text_or_null()?.unwrap_or_default();

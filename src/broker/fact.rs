@@ -3,6 +3,7 @@
 //! [`Known`] changes only by [`Known::apply`], and every fact that is applied was written to the ledger before.
 //! So the facts, applied again in their order, give the same `Known`; and [`Known::facts`] are a shorter way to it.
 
+use super::topics::PARTITIONS_MAX;
 use super::wire::{Hangup, Read, Reader, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -282,12 +283,12 @@ impl Fact {
     pub fn from_bytes(bytes: &[u8]) -> Read<Fact> {
         let input = &mut Reader::new(bytes);
         let fact = match input.i8()? {
-            0 => Fact::Numbers { next_topic_id: input.i64()?, next_producer_id: input.i64()? },
-            1 => Fact::Topic { name: input.text()?, id: input.i64()?, partitions: input.i32()? },
+            0 => Fact::Numbers { next_topic_id: read_id(input)?, next_producer_id: read_id(input)? },
+            1 => Fact::Topic { name: input.text()?, id: read_id(input)?, partitions: read_partitions(input)? },
             2 => Fact::TopicDeleted { name: input.text()? },
             3 => Fact::Producer {
                 transactional_id: input.text()?,
-                producer_id: input.i64()?,
+                producer_id: read_id(input)?,
                 epoch: input.i16()?,
                 timeout_ms: input.i32()?,
             },
@@ -306,6 +307,18 @@ impl Fact {
         };
         if input.is_empty() { Ok(fact) } else { Err(Hangup("fact is too long")) }
     }
+}
+
+/// A number that is counted up: none gets near to where counting ends.
+fn read_id(input: &mut Reader) -> Read<i64> {
+    let id = input.i64()?;
+    if (0..i64::MAX / 2).contains(&id) { Ok(id) } else { Err(Hangup("no topic or producer has this number")) }
+}
+
+fn read_partitions(input: &mut Reader) -> Read<i32> {
+    let partitions = input.i32()?;
+    let possible = usize::try_from(partitions).is_ok_and(|partitions| partitions <= PARTITIONS_MAX);
+    if possible { Ok(partitions) } else { Err(Hangup("no topic has so many partitions")) }
 }
 
 fn write_place(out: &mut Writer, place: &Place) {

@@ -4,11 +4,13 @@
 //!   "hwbroker1"  then for each fact: its length (u32), its CRC-32C (u32), its bytes   (big endian)
 //! ```
 //!
-//! A write that a kill cut short is cut off when the file is opened. A file that is much longer than a summary of what
+//! A write that a kill cut short is cut off when the file is opened. A fact that is whole and says what cannot be is damage, or of
+//! a newer version, and refused: cutting it off would forget all that comes after it. A file that is much longer than a summary of what
 //! is known is replaced by that summary, so it grows with what there is to know and not with time.
 
 use super::fact::{Fact, Known};
 use super::sync_dir;
+use super::wire::{Hangup, Read};
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -45,7 +47,12 @@ impl Ledger {
         let mut known = Known::default();
         let mut rest = facts;
         while let Some((fact, after)) = split_first(rest) {
-            known.apply(fact);
+            known.apply(fact.map_err(|Hangup(why)| {
+                let at = stored.len() - rest.len();
+                Error::data(format!("the fact at byte {at} cannot be read: {why}"))
+                    .help("start the development broker with another directory, or remove this one")
+                    .within(place.clone())
+            })?);
             rest = after;
         }
         let file = File::options().append(true).open(&path).map_err(failed)?;
@@ -98,17 +105,31 @@ fn entry(fact: &Fact) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes()[..], &crc32c::crc32c(&bytes).to_be_bytes(), &bytes].concat()
 }
 
-fn split_first(bytes: &[u8]) -> Option<(Fact, &[u8])> {
+/// The first fact, if it is whole.
+fn split_first(bytes: &[u8]) -> Option<(Read<Fact>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     let (checksum, rest) = rest.split_first_chunk()?;
     let (fact, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-    let is_whole = crc32c::crc32c(fact) == u32::from_be_bytes(*checksum);
-    Some((Fact::from_bytes(fact).ok().filter(|_| is_whole)?, rest))
+    let is_whole = !fact.is_empty() && crc32c::crc32c(fact) == u32::from_be_bytes(*checksum);
+    is_whole.then(|| (Fact::from_bytes(fact), rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_fact_that_cannot_be_is_refused_and_not_cut_off() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE);
+        for partitions in [-1, i32::MAX] {
+            let stored = [MAGIC, &entry(&Fact::Topic { name: "t".into(), id: 1, partitions })].concat();
+            fs::write(&path, &stored).expect("writable");
+            let error = Ledger::open(dir.path(), false).err().expect("it is refused").to_string();
+            assert!(error.contains("the fact at byte 9 cannot be read: no topic has so many partitions"), "{error}");
+            assert_eq!(fs::read(&path).expect("readable"), stored);
+        }
+    }
 
     #[test]
     fn a_torn_tail_is_cut_at_any_byte_and_the_file_stays_short() {

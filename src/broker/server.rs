@@ -2,7 +2,7 @@
 
 use super::coordinator::Coordinator;
 use super::ledger::Ledger;
-use super::topics::{Storage, Topics};
+use super::topics::{PARTITIONS_MAX, Storage, Topics};
 use super::wire::{Hangup, Read};
 use super::{Config, transactions, unpoisoned};
 use crate::error::{Error, Result};
@@ -46,6 +46,11 @@ impl Server {
         fs::create_dir_all(&storage.dir).map_err(|error| unusable(dir, error))?;
         let (ledger, known) = Ledger::open(dir, config.fsync)?;
         let topics = Topics::new(Some(storage), config.memory_limit);
+        let partitions: usize = known.topics.values().map(|(_, partitions)| *partitions as usize).sum();
+        if partitions > PARTITIONS_MAX {
+            return Err(Error::data(format!("its topics have {partitions} partitions, {PARTITIONS_MAX} are the most"))
+                .within(format!("directory {:?}", dir.display())));
+        }
         for (name, (id, partitions)) in &known.topics {
             topics.extend(name, *id, *partitions as usize)?;
         }

@@ -9,6 +9,7 @@ use super::log::{Boundary, Committed, Log, Record, number_of};
 use super::manifest::Manifest;
 use super::store::{Entry, Store};
 use crate::error::Result;
+use crate::fail;
 use crate::time::Micros;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,9 +35,11 @@ pub fn sweep(store: &Store, log: &mut Log, retain: usize, now: Micros, age_min: 
     log.refresh()?;
     let needed = mark(store, log, retain)?;
     let mut swept = Swept::default();
+    fail::point("sweep.begin")?;
     if let Some(boundary) = boundary(log, needed.oldest) {
         log.advance(boundary)?;
     }
+    fail::point("sweep.boundary")?;
     let boundary = log.boundary().clone();
     for entry in store.list("log")? {
         let gone = |number: u64| number <= boundary.number && !boundary.kept.iter().any(|(kept, _)| *kept == number);
@@ -45,6 +48,7 @@ pub fn sweep(store: &Store, log: &mut Log, retain: usize, now: Micros, age_min: 
             swept.records += 1;
         }
     }
+    fail::point("sweep.log")?;
     for entry in store.list("gc")? {
         if number_of(&entry.path).is_some_and(|number| number < boundary.number) {
             store.delete(&entry.path)?;
@@ -68,6 +72,7 @@ pub fn sweep(store: &Store, log: &mut Log, retain: usize, now: Micros, age_min: 
     let is_manifest = |entry: &Entry| entry.path.rsplit('/').next().is_some_and(|name| name.starts_with("manifest"));
     let mut garbage: Vec<&Entry> = objects.iter().filter(|entry| old(entry)).filter(unneeded).collect();
     garbage.sort_by_key(|entry| !is_manifest(entry));
+    fail::point("sweep.objects")?;
     for entry in garbage {
         store.delete(&entry.path)?;
         swept.objects += 1;

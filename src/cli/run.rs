@@ -4,11 +4,12 @@ use super::explain::Definition;
 use super::metrics::MetricsArguments;
 use super::progress::{Progress, REFRESH};
 use super::stop;
-use super::supervise::{supervise, supervised};
+use super::supervise::{careful, supervise, supervised, tell_suspect};
 use crate::broker::{self, Broker};
 use crate::checkpoint::store::Store;
 use crate::connector::Connectors;
 use crate::error::{Error, Result};
+use crate::fail;
 use crate::plan::Plan;
 use crate::runtime::mesh::{self, Deadlines, Identity, Membership, Rendezvous, Secret};
 use crate::runtime::spawn::{Assignment, Children, spawn_local};
@@ -118,6 +119,8 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
         let broker = if plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
         return supervise(&plan, broker.as_ref().map(Broker::address).as_deref(), &clock);
     }
+    let process = assignment.as_ref().map(|child| child.process).or(arguments.process);
+    fail::process_is(process.unwrap_or_default());
     let door = arguments.metrics.open(assignment.as_ref().map_or(0, |child| child.process))?;
     let broker = if alone && plan.needs_embedded_broker() { Some(embedded_broker(&arguments)?) } else { None };
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
@@ -141,7 +144,11 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
         let thread = std::thread::Builder::new().name("requests".into()).spawn(listen);
         thread.map_err(|error| Error::unavailable("no thread is left").caused_by(error))?;
     }
+    let fate = running.fate();
     let result = see_through(running, &part, live, &clock);
+    if let Some(suspect) = fate.suspected() {
+        tell_suspect(&suspect);
+    }
     over.store(true, Ordering::Release);
     match (result, part) {
         // its parent has heard of it and speaks for all
@@ -173,7 +180,7 @@ impl Arguments {
             (None, Some(epoch)) => From::Checkpoint(epoch),
             (None, None) => From::Latest,
         };
-        Wishes { from, drop_state: self.allow_dropped_state, accept_gap: self.accept_gap }
+        Wishes { from, drop_state: self.allow_dropped_state, accept_gap: self.accept_gap, careful: careful() }
     }
 }
 
@@ -185,7 +192,8 @@ fn join(
     broker: Option<&str>,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Workers, Part)> {
-    let threads = usize::from(arguments.workers);
+    // who reads a row must be who dies of it
+    let threads = if careful().is_some() { 1 } else { usize::from(arguments.workers) };
     let deadlines =
         Deadlines { connect: arguments.connect_timeout, peer_timeout: arguments.peer_timeout, ..Deadlines::default() };
     let identity = |secret| Identity {
@@ -216,7 +224,7 @@ fn join(
         let mesh = connect(secret, process, addresses.len(), rendezvous)?;
         return Ok((Workers::Mesh(mesh), Part::Host));
     }
-    let processes = usize::from(arguments.processes);
+    let processes = if careful().is_some() { 1 } else { usize::from(arguments.processes) };
     if processes == 1 {
         return Ok((Workers::Threads(threads), Part::Alone));
     }

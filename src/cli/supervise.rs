@@ -4,10 +4,11 @@
 //! pass, a death or an outside that does not answer, is tried again, at once and then after longer and longer waits.
 
 use super::run::{BROKER_ENV, ECHO, LOOK};
-use crate::checkpoint::log::Log;
+use crate::checkpoint::log::{Log, Record};
 use crate::checkpoint::store::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
+use crate::runtime::Suspect;
 use crate::time::{Clock, Epoch};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
@@ -16,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,6 +26,10 @@ use std::time::Duration;
 
 /// By this a child knows that it is one, and whose.
 const SUPERVISOR_ENV: &str = "HIGHWATER_SUPERVISOR";
+
+/// Where a child writes what it had read when it died, and what such a note asks of the next one.
+const SUSPECT_ENV: &str = "HIGHWATER_SUSPECT";
+const CAREFUL_ENV: &str = "HIGHWATER_CAREFUL";
 
 /// Between two looks whether the supervisor is still there.
 const PARENT_LOOK: Duration = Duration::from_millis(200);
@@ -65,6 +71,19 @@ pub fn supervised() -> Result<bool> {
     spawned.map(|_| true).map_err(|error| Error::unavailable("no thread is left").caused_by(error))
 }
 
+/// What earlier generations died after, if this one is to be careful with it.
+pub fn careful() -> Option<Suspect> {
+    serde_json::from_str(&std::env::var(CAREFUL_ENV).ok()?).ok()
+}
+
+/// Leaves the supervisor a note of what this process had read when it died.
+pub fn tell_suspect(suspect: &Suspect) {
+    let (Some(path), Ok(text)) = (std::env::var_os(SUSPECT_ENV), serde_json::to_string(suspect)) else { return };
+    if let Err(error) = std::fs::write(path, text) {
+        tracing::warn!(%error, "what was read last cannot be noted");
+    }
+}
+
 /// How a child ended.
 enum End {
     /// As it should.
@@ -83,13 +102,16 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
     let child = Arc::new(AtomicU32::new(0));
     let stopping = Arc::new(AtomicBool::new(false));
     let signals = forward(&child, &stopping, clock)?;
+    let notes = tempfile::tempdir().map_err(|error| Error::unavailable(format!("no temporary directory: {error}")))?;
+    let note = notes.path().join("suspect.json");
+    let mut careful: Option<Suspect> = None;
     let (mut wait, mut deaths) = (Duration::ZERO, 0);
     let begun = newest(&store);
     let mut before = begun;
     loop {
         let since = clock.monotonic();
         let first = newest(&store) == begun;
-        let end = generation(first, broker, &child)?;
+        let end = generation(&Start { first, broker, note: &note, careful: careful.as_ref() }, &child)?;
         let (how, own_fault) = match end {
             End::Well => break,
             End::ForGood(code) => {
@@ -108,9 +130,20 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
         // who commits is well
         let advanced = now > before;
         before = now;
+        let read: Option<Suspect> = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let _ = std::fs::remove_file(&note);
         if deaths >= DEATHS_MAX {
-            signals.close();
-            return Err(stuck(&how, now));
+            let found = read.filter(|suspect| careful.is_some() && suspect.rows == 1);
+            match found {
+                Some(found) if bears(plan, &found.table) => leave_out(&store, &found)?,
+                found => {
+                    signals.close();
+                    return Err(stuck(&how, now, found.as_ref()));
+                }
+            }
+            (deaths, careful) = (0, None);
+        } else if deaths == DEATHS_MAX - 1 {
+            careful = read;
         }
         if advanced || clock.monotonic().saturating_sub(since) >= HEALTHY {
             wait = Duration::ZERO;
@@ -124,11 +157,34 @@ pub fn supervise(plan: &Plan, broker: Option<&str>, clock: &Arc<dyn Clock>) -> R
     Ok(())
 }
 
-fn stuck(how: &str, checkpoint: Option<Epoch>) -> Error {
+/// True if rows of `table` may be left out.
+fn bears(plan: &Plan, table: &str) -> bool {
+    plan.sources().any(|(_, source)| source.table == table && source.bad.on_bad.bears())
+}
+
+/// Notes in the log that the row is left out from now on.
+fn leave_out(store: &Store, found: &Suspect) -> Result<()> {
+    let mut log = Log::read(store)?;
+    tracing::error!(
+        table = found.table,
+        "the row at {} ends the process each time: it is left out from now on",
+        found.place
+    );
+    let reason = format!("it ended the process {DEATHS_MAX} times");
+    let (table, split, position) = (found.table.clone(), found.split.clone(), found.from);
+    log.append(log.generation(), Record::SkipRow { table, split, position, reason }).map(drop)
+}
+
+fn stuck(how: &str, checkpoint: Option<Epoch>, found: Option<&Suspect>) -> Error {
     let after =
         checkpoint.map_or("before its first checkpoint".to_owned(), |epoch| format!("after checkpoint {epoch}"));
-    Error::new(crate::error::ErrorKind::Internal, format!("it died {DEATHS_MAX} times {after}, the last time so: {how}"))
-        .help("its last messages name the rows that it read; leave them out with WHERE or on_error, then run it again: it goes on from the checkpoint")
+    let error = Error::new(ErrorKind::Internal, format!("it died {DEATHS_MAX} times {after}, the last time so: {how}"));
+    match found {
+        Some(found) => error.within(found.place.clone()).within(format!("table \"{}\"", found.table)).help(
+            "this row ends the process each time: set on_error of the table to 'skip' or a dead letter, and it is left out when the pipeline goes on",
+        ),
+        None => error.help("its messages say why; what is committed is safe, and the pipeline goes on from there when it is run again"),
+    }
 }
 
 /// The last checkpoint that is committed, if it is known.
@@ -136,16 +192,32 @@ fn newest(store: &Store) -> Option<Epoch> {
     Log::read(store).ok()?.last_epoch()
 }
 
+/// What a generation is started with.
+struct Start<'a> {
+    /// It is the first one of this supervisor.
+    first: bool,
+    broker: Option<&'a str>,
+    /// Where it notes what it dies after.
+    note: &'a Path,
+    careful: Option<&'a Suspect>,
+}
+
 /// One generation, from its start to its end.
-fn generation(first: bool, broker: Option<&str>, child: &AtomicU32) -> Result<End> {
+fn generation(start: &Start, child: &AtomicU32) -> Result<End> {
     let cannot = |error: std::io::Error| {
         Error::unavailable(format!("cannot start a process: {error}")).help("see the limits on processes and memory")
     };
     let program = std::env::current_exe().map_err(cannot)?;
     let mut command = Command::new(program);
-    command.args(arguments(first)).env(SUPERVISOR_ENV, std::process::id().to_string());
-    if let Some(address) = broker {
+    command.args(arguments(start.first)).env(SUPERVISOR_ENV, std::process::id().to_string());
+    command.env(SUSPECT_ENV, start.note);
+    if let Some(address) = start.broker {
         command.env(BROKER_ENV, address);
+    }
+    if let Some(suspect) = start.careful {
+        let text = serde_json::to_string(suspect).map_err(|error| Error::internal(error.to_string()))?;
+        command.env(CAREFUL_ENV, text);
+        tracing::warn!(table = suspect.table, "the next generation reads row by row, on one worker");
     }
     // a Ctrl-C comes to this process alone, which hands it on once
     let mut running = command.process_group(0).spawn().map_err(cannot)?;

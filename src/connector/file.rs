@@ -12,14 +12,14 @@
 //!          └─ FileStager ──▶ rows in checkpoints ──▶ FilePublisher: files of whole checkpoints, once
 //! ```
 
-mod handle;
-mod lines;
+pub(crate) mod handle;
+pub(crate) mod lines;
 mod partition;
-mod piece;
+pub(crate) mod piece;
 mod publish;
 mod rows;
 mod sink;
-mod stream;
+pub(crate) mod stream;
 
 pub use partition::METADATA;
 pub use sink::FileSink;

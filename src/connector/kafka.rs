@@ -19,14 +19,14 @@ mod ids;
 mod metadata;
 mod oauth;
 mod partitioner;
-mod progress;
+pub(crate) mod progress;
 mod publish;
 mod record;
 mod resume;
 mod settings;
 mod sink;
-mod source;
-mod staged;
+pub(crate) mod source;
+pub(crate) mod staged;
 mod topics;
 
 pub use metadata::METADATA;

@@ -89,12 +89,13 @@ impl CsvDecoder {
             // Those before it may still hold values of the wrong type, which only a flush finds.
             Err(bad) => end = bad.index + 1,
         }
-        Err(first_bad(range.start..end, |part| {
+        let bad = first_bad(range.start..end, |part| {
             self.decoder = self.fresh(part.len());
-            let answer = feed(&mut self.decoder, records, part).map_err(|bad| bad.reason).and_then(|()| self.flush());
-            self.decoder = self.fresh(BATCH_ROWS);
-            answer.map(drop)
-        }))
+            feed(&mut self.decoder, records, part).map_err(|bad| bad.reason).and_then(|()| self.flush()).map(drop)
+        });
+        // only now: room for a whole batch takes much longer to make than a record to read
+        self.decoder = self.fresh(BATCH_ROWS);
+        Err(bad)
     }
 
     fn flush(&mut self) -> Result<Batch, String> {

@@ -280,7 +280,7 @@ pub(super) fn take_back(
             row: row as u32,
             span: Span { start: starts[row], end: ends[row] },
         });
-        let restored = open.restore(items.collect());
+        let restored = open.restore(items.collect())?;
         state.remove(restored.gone.iter().map(|number| *number as usize))?;
         state.restore(restored.numbers, columns.to_vec())?;
     }

@@ -1,9 +1,10 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, Stage, Step, StepId,
-    Tick, Transform, describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, SinkStep, Stage,
+    Step, StepId, Tick, Transform, describe_sessions, describe_windows,
 };
+use crate::connector::Delivery;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -78,6 +79,10 @@ impl Plan {
     fn details(&self, id: StepId) -> Vec<String> {
         let step = &self.steps[id];
         let mut lines = self.does(id);
+        if let Action::Sink(sink) = &step.action {
+            let (promise, why) = self.delivery(sink);
+            lines.push(format!("delivery {promise}: {why}"));
+        }
         lines.push(format!("columns {}", columns_text(&step.schema)));
         let mut about = vec![format!("emits {}", emit_text(step.emit))];
         if let Some(watermark) = self.watermark_text(id) {
@@ -121,6 +126,20 @@ impl Plan {
                 joining_text(join, &schemas)
             }
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
+        }
+    }
+
+    /// What a sink promises over restarts, and why that and nothing else.
+    fn delivery(&self, sink: &SinkStep) -> (&'static str, &'static str) {
+        match (sink.delivery, sink.sink.staging()) {
+            (Delivery::ExactlyOnce, Some(staging)) => ("exactly once", staging.how()),
+            // no plan has it: who plans asks for the staging first
+            (Delivery::ExactlyOnce, None) => ("exactly once", "the connector does not say how"),
+            (Delivery::AtLeastOnce, None) => ("at least once", "the connector writes rows as they come"),
+            (Delivery::AtLeastOnce, Some(_)) if self.settings.checkpoint_store.is_none() => {
+                ("at least once", "the pipeline has no checkpoint_store")
+            }
+            (Delivery::AtLeastOnce, Some(_)) => ("at least once", "the table's option delivery says so"),
         }
     }
 
@@ -226,7 +245,7 @@ impl Plan {
         let columns = step.schema.fields().iter().map(|field| {
             json!({ "name": field.name(), "type": type_name(field.data_type()), "nullable": field.is_nullable() })
         });
-        json!({
+        let mut explained = json!({
             "id": id,
             "name": step.name,
             "kind": kind(&step.action),
@@ -238,7 +257,12 @@ impl Plan {
             "emit": emit_text(step.emit),
             "watermark": self.watermark_tables(id),
             "state": self.state_text(id),
-        })
+        });
+        if let Action::Sink(sink) = &step.action {
+            let (promise, why) = self.delivery(sink);
+            explained["delivery"] = json!({ "promise": promise, "why": why });
+        }
+        explained
     }
 
     /// The plan as a Mermaid flowchart, rows flowing down.
@@ -261,6 +285,10 @@ impl Plan {
                         .filter(|state| state != "none")
                         .map(|state| escape(&format!("state {state}"))),
                 );
+            }
+            if let Action::Sink(sink) = &step.action {
+                let (promise, why) = self.delivery(sink);
+                lines.extend([format!("{promise}:"), why.to_owned()].iter().map(|line| escape(line)));
             }
             let label = lines.join("<br/>");
             writeln!(text, "    s{id}{open}\"{label}\"{close}").expect(INFALLIBLE);

@@ -8,6 +8,7 @@
 use super::lane::Offload;
 use super::metronome::SplitNames;
 use super::publisher::give;
+use super::source::{Skip, Suspect};
 use super::worker::Local;
 use crate::checkpoint::decide::{Match, Verdict, match_steps};
 use crate::checkpoint::log::{Committed, Log, Record};
@@ -17,6 +18,7 @@ use crate::checkpoint::savepoint;
 use crate::checkpoint::store::Store;
 use crate::connector::{Context, Delivery, ShardName, SplitStart};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
 use crate::plan::{Plan, SinkStep};
 use crate::time::{Epoch, Watermark};
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,8 @@ pub struct Wishes {
     pub drop_state: bool,
     /// Input that is gone may be left out.
     pub accept_gap: bool,
+    /// Read row by row, because earlier generations died after reading this.
+    pub careful: Option<Suspect>,
 }
 
 /// What all workers know of how the run begins.
@@ -75,12 +79,14 @@ pub struct Beginning {
     manifest: Option<Manifest>,
     /// The input had ended: nothing is left to do.
     pub finished: bool,
+    /// Rows that are left out.
+    pub skips: Vec<Skip>,
 }
 
 impl Beginning {
     /// Of a run that sees epochs again, the first of them behind `manifest`: it is no generation of the pipeline.
-    pub fn again(manifest: Option<Manifest>, first: Epoch) -> Self {
-        Beginning { generation: 0, incarnation: String::new(), first, manifest, finished: false }
+    pub fn again(manifest: Option<Manifest>, first: Epoch, skips: Vec<Skip>) -> Self {
+        Beginning { generation: 0, incarnation: String::new(), first, manifest, finished: false, skips }
     }
 
     /// The objects that the state is made of.
@@ -133,6 +139,27 @@ pub struct Checkpoints {
     pub offload: Offload,
     /// What the splits are called; on worker 0's process only.
     pub names: SplitNames,
+    /// Set if a generation reads row by row, because earlier ones died: after what.
+    pub careful: Option<Suspect>,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
+}
+
+/// When stored things are tidied. The defaults are for real stores; simulations do it more often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Objects of deltas that are left as they are; above that they are folded once they are larger than their base.
+    pub deltas_min: usize,
+    /// Checkpoints between two sweeps of what is not needed any more; at least 1.
+    pub sweep_every: u64,
+    /// Objects younger than this are not swept: someone may be about to name them.
+    pub sweep_age: Duration,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Upkeep { deltas_min: 8, sweep_every: 16, sweep_age: Duration::from_secs(10 * 60) }
+    }
 }
 
 /// The objects that concern the key groups `own`, each with those of them for which it counts: where a later base has a
@@ -164,7 +191,13 @@ pub fn parts_of<'a>(objects: &'a [ObjectRef], own: &Range<usize>) -> Vec<(&'a Ob
 }
 
 /// Finds out on worker 0 how the run begins, and on the others hears of it. None if the run fails.
-pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes) -> Option<Beginning> {
+pub fn agree(
+    worker: &mut Worker,
+    local: &Local,
+    store: &Store,
+    wishes: &Wishes,
+    step: &impl Fn(&mut Worker),
+) -> Option<Beginning> {
     let heard: Rc<RefCell<Option<String>>> = Rc::default();
     let (ear, speaker) = (Rc::clone(&heard), local.clone());
     let (store, wishes) = (store.clone(), wishes.clone());
@@ -204,7 +237,7 @@ pub fn agree(worker: &mut Worker, local: &Local, store: &Store, wishes: &Wishes)
         });
     });
     while heard.borrow().is_none() && !local.fate.failed() {
-        worker.step_or_park(Some(super::worker::SLEEP_MAX));
+        step(worker);
     }
     let text = heard.borrow_mut().take()?;
     match serde_json::from_str(&text) {
@@ -240,6 +273,7 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         _ => log.start(workers as u32, &fingerprint, version),
     };
     let generation = generation.map_err(within)?;
+    fail::point("begin.started")?;
     let incarnation = incarnation(&log)?;
     let mut first = log.last_epoch().map_or(0, |epoch| epoch + 1);
     let mut manifest = None;
@@ -269,7 +303,8 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         info!(generation, epoch = found.epoch, "goes on from a checkpoint");
         manifest = Some(found);
     }
-    Ok(Beginning { generation, incarnation, first, manifest, finished: false })
+    fail::point("begin.recovered")?;
+    Ok(Beginning { generation, incarnation, first, manifest, finished: false, skips: skips(&log) })
 }
 
 /// Sees to it that everything is published of a pipeline whose input has ended.
@@ -280,7 +315,8 @@ fn end(local: &Local, store: &Store, log: &mut Log, workers: usize, mut manifest
         log.append(generation, Record::Stop { generation, how: FINISHED.into() })?;
     }
     let (generation, incarnation) = (log.generation(), incarnation(log)?);
-    Ok(Beginning { generation, incarnation, first: manifest.epoch + 1, manifest: Some(manifest), finished: true })
+    let (first, manifest) = (manifest.epoch + 1, Some(manifest));
+    Ok(Beginning { generation, incarnation, first, manifest, finished: true, skips: Vec::new() })
 }
 
 /// Notes in the log that a run has ended and that everything it committed is published.
@@ -292,6 +328,17 @@ pub fn note_end(checkpoints: &Checkpoints, ended: bool) -> Result<()> {
 
 /// How a run ends whose input has.
 const FINISHED: &str = "finished";
+
+/// The rows that `log` says are left out.
+pub fn skips(log: &Log) -> Vec<Skip> {
+    let skip = |record: &Record| match record {
+        Record::SkipRow { table, split, position, reason } => {
+            Some(Skip { table: table.clone(), split: split.clone(), position: *position, reason: reason.clone() })
+        }
+        _ => None,
+    };
+    log.records().iter().filter_map(|(_, record)| skip(record)).collect()
+}
 
 /// An operator that cannot give up what it remembers would forget it.
 fn refuse_forgetful(plan: &Plan) -> Result<()> {
@@ -415,7 +462,7 @@ fn publish_all(local: &Local, store: &Store, incarnation: &str, manifest: &mut M
                             && context.clock.monotonic().saturating_sub(start) < RECOVERY_WAIT =>
                     {
                         tracing::warn!(table = sink.table, shard, %error, "cannot publish what was left; trying again");
-                        std::thread::sleep(BREATH);
+                        context.clock.sleep(BREATH);
                     }
                     Err(error) => return Err(error.within(format!("table \"{}\"", sink.table))),
                 }

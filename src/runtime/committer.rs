@@ -3,7 +3,7 @@
 //! When every worker's acknowledgement of a checkpoint is there, the manifest is written and a record appended to the pipeline's log: from
 //! then on the checkpoint has happened. The news goes to all workers at the checkpoint's time.
 
-use super::begin::Checkpoints;
+use super::begin::{Checkpoints, Upkeep};
 use super::gather::{Gather, Gathered};
 use super::lane::Lane;
 use super::marks::Marks;
@@ -19,6 +19,7 @@ use crate::checkpoint::store::Store;
 use crate::checkpoint::sweep::sweep;
 use crate::connector::SplitStart;
 use crate::error::Result;
+use crate::fail;
 use crate::plan::{Plan, StepId};
 use crate::time::{Clock, Epoch, Report, Watermark};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,12 +35,6 @@ use tracing::{debug, warn};
 
 /// How long to wait before asking again for a record that is being appended.
 const NAP: Duration = Duration::from_millis(1);
-
-/// Checkpoints between two sweeps of what is not needed any more.
-const SWEEP_EVERY: u64 = 16;
-
-/// Objects younger than this are not swept: someone may be about to name them.
-const SWEEP_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// Checkpoints that are committed, with the worker that they are for.
 pub type News = Vec<(u64, Epoch)>;
@@ -68,6 +63,7 @@ pub fn committer<'scope>(
             retain: local.plan.settings.checkpoint_retain,
             clock: Arc::clone(&local.context.clock),
             commits: 0,
+            upkeep: checkpoints.upkeep,
         };
         tail = Some((
             Book::new(&local.plan, peers, checkpoints),
@@ -144,6 +140,7 @@ struct Keeper {
     retain: usize,
     clock: Arc<dyn Clock>,
     commits: u64,
+    upkeep: Upkeep,
 }
 
 impl Keeper {
@@ -153,7 +150,9 @@ impl Keeper {
 
     fn commit(&mut self, job: Job) -> Result<()> {
         let epoch = job.manifest.epoch;
+        fail::point("commit.begin")?;
         let ManifestRef { path, blake3, bytes } = job.manifest.write(&self.store)?;
+        fail::point("commit.manifest")?;
         let record = Record::Checkpoint {
             generation: self.generation,
             epoch,
@@ -169,10 +168,11 @@ impl Keeper {
             None => self.log.insert(Log::read(&self.store)?),
         };
         log.append(self.generation, record)?;
+        fail::point("commit.recorded")?;
         self.commits += 1;
-        if self.commits.is_multiple_of(SWEEP_EVERY) {
+        if self.commits.is_multiple_of(self.upkeep.sweep_every) {
             // what is left over costs room, not answers
-            match sweep(&self.store, log, self.retain, self.clock.wall(), SWEEP_AGE) {
+            match sweep(&self.store, log, self.retain, self.clock.wall(), self.upkeep.sweep_age) {
                 Ok(swept) => debug!(?swept, "swept"),
                 Err(error) => warn!(%error, "old checkpoints cannot be removed now"),
             }

@@ -36,7 +36,7 @@ impl Packet {
     pub fn take(&mut self, schema: &SchemaRef) -> Result<Batch> {
         match std::mem::take(self) {
             Packet::Rows(rows) => Ok(rows),
-            Packet::Wire(bytes) => wire::decode(Buffer::from(bytes.slice(8..)), Arc::clone(schema)),
+            Packet::Wire(bytes) => wire::decode(Buffer::from(bytes.slice(bytes.len().min(8)..)), Arc::clone(schema)),
             Packet::Empty => Ok(Batch::new_empty(Arc::clone(schema))),
         }
     }

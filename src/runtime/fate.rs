@@ -1,5 +1,6 @@
 //! How a run ends: the first error, or a wish to stop. Shared by all threads of a process.
 
+use super::source::Suspect;
 use crate::error::Error;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ pub struct Fate {
     stop: AtomicBool,
     drain: AtomicBool,
     generation: AtomicU64,
+    suspect: Mutex<Option<Suspect>>,
 }
 
 impl Fate {
@@ -35,6 +37,16 @@ impl Fate {
     /// Asks for a clean stop: sources end their epoch, everything read is written, no window is closed early.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    /// Notes what a worker had read last when it died.
+    pub fn suspect(&self, suspect: Suspect) {
+        *self.suspect.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(suspect);
+    }
+
+    /// What a worker had read last when it died, if one did.
+    pub fn suspected(&self) -> Option<Suspect> {
+        self.suspect.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// Notes which generation of the pipeline runs.

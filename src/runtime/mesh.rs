@@ -16,12 +16,12 @@
 //! - The first failure wins, wakes the workers, and is told to the others; timely's threads never see it: they are parked.
 //! - Nothing here is global to the process, so a test runs several processes as threads of one.
 
-mod handshake;
-mod peers;
+pub(crate) mod handshake;
+pub(crate) mod peers;
 mod rendezvous;
 mod secret;
 mod stream;
-mod wire;
+pub(crate) mod wire;
 
 pub use peers::Peers;
 pub use rendezvous::Rendezvous;

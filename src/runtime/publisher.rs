@@ -32,20 +32,24 @@ const NAP: Duration = Duration::from_millis(1);
 const BREATH: Duration = Duration::from_millis(100);
 const BREATH_MAX: Duration = Duration::from_secs(5);
 
-/// Builds the operator for the shard of `outbox`. Its output carries progress only.
+/// Builds the operator for a shard and what waits for it. On a worker that has none it does nothing, but it is there: all workers have
+/// the same dataflow. Its output carries progress only.
 pub fn publisher<'scope>(
     news: Stream<'scope, Epoch, News>,
     sink: &Arc<dyn Sink>,
-    name: ShardName,
-    outbox: SharedOutbox,
+    shard: Option<(ShardName, SharedOutbox)>,
     site: Site,
     checkpoints: &Arc<Checkpoints>,
 ) -> Result<Done<'scope>> {
     let scope = news.scope();
-    let (table, shard) = (name.table.clone(), name.shard);
-    let mut builder = OperatorBuilder::new(format!("publish {table}"), scope);
+    let mut builder = OperatorBuilder::new(format!("publish {}", site.name()), scope);
     let mut news = builder.new_input(news, Pipeline);
     let (_, done) = builder.new_output::<Packet>();
+    let Some((name, outbox)) = shard else {
+        builder.build(move |_| move |_| news.for_each(|_, _| {}));
+        return Ok(done);
+    };
+    let (table, shard) = (name.table.clone(), name.shard);
     let activator = scope.activator_for(builder.operator_info().address);
     let mut desk = Desk {
         sink: Arc::clone(sink),

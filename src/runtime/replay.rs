@@ -6,14 +6,16 @@
 //! Everything that a pipeline says is a function of its epochs, so it does not matter how many workers there were then or are now. The
 //! store is only read: such a run is no generation, takes no checkpoint, and opens no sink.
 
-use super::begin::{Beginning, Checkpoints};
+use super::begin::{Beginning, Checkpoints, Upkeep, skips};
 use super::lane::Offload;
 use super::metrics::Snapshot;
 use super::metronome::SplitNames;
+use super::source::Skip;
 use super::{Running, Surroundings, Workers, start_with};
 use crate::batch::Batch;
 use crate::checkpoint::decide::{Verdict, match_steps};
 use crate::checkpoint::history::{Begin, Stretch};
+use crate::checkpoint::log::Log;
 use crate::checkpoint::manifest::SplitState;
 use crate::checkpoint::store::Store;
 use crate::connector::{Context, SplitStart};
@@ -41,15 +43,25 @@ pub struct Replay {
     pub(super) splits: BTreeMap<String, Vec<SplitState>>,
     /// Where what is said goes.
     pub(super) told: Sender<Told>,
+    /// Rows that were left out.
+    skips: Vec<Skip>,
     store: Store,
 }
 
 impl Replay {
     /// What one worker restores.
     pub(super) fn checkpoints(&self) -> Checkpoints {
-        let beginning = Beginning::again(self.stretch.checkpoint.clone(), self.stretch.first());
+        let first = self.stretch.first();
+        let beginning = Beginning::again(self.stretch.checkpoint.clone(), first, self.skips.clone());
         let (store, offload) = (self.store.clone(), Offload::default());
-        Checkpoints { store, beginning, offload, names: SplitNames::default() }
+        Checkpoints {
+            store,
+            beginning,
+            offload,
+            names: SplitNames::default(),
+            careful: None,
+            upkeep: Upkeep::default(),
+        }
     }
 }
 
@@ -121,7 +133,8 @@ pub fn start(
     let splits = splits(&plan, &stretch, &context)?;
     let (tell, told) = bounded(WAITING);
     let tables = written(&plan);
-    let replay = Replay { stretch, splits, told: tell, store: store.clone() };
+    let skips = skips(&Log::read(store)?);
+    let replay = Replay { stretch, splits, told: tell, skips, store: store.clone() };
     let surroundings = Surroundings { embedded_broker, replay: Some(Arc::new(replay)), ..Surroundings::new(clock) };
     let running = start_with(plan, Workers::Threads(workers), surroundings)?;
     Ok(Replaying { tables, running, told })

@@ -5,6 +5,9 @@
 
 mod again;
 mod shaper;
+mod wary;
+
+pub use wary::{LastRead, Skip, Suspect};
 
 use super::exchange::Packet;
 use super::metrics::StepCells;
@@ -199,7 +202,16 @@ impl Split for Over {
 }
 
 impl Reader {
-    fn new(id: StepId, step: SourceStep, local: Local, worker: usize) -> Self {
+    fn new(id: StepId, mut step: SourceStep, local: Local, worker: usize) -> Self {
+        if let Some(checkpoints) = &local.checkpoints {
+            step.source = Arc::new(wary::Wary {
+                table: step.table.clone(),
+                source: step.source,
+                last: Arc::clone(&local.last_read),
+                skips: checkpoints.beginning.skips.clone(),
+                careful: checkpoints.careful.clone(),
+            });
+        }
         Reader {
             id,
             shaper: Shaper::new(&step, &local.plan.steps[id].schema),

@@ -48,7 +48,8 @@ pub struct Site {
 }
 
 impl Site {
-    fn name(&self) -> String {
+    /// What the plan calls the step.
+    pub(super) fn name(&self) -> String {
         self.local.plan.steps[self.id].name.clone()
     }
 

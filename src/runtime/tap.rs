@@ -21,6 +21,9 @@ use timely::progress::frontier::MutableAntichain;
 /// How long to wait before an epoch is offered again.
 const NAP: Duration = Duration::from_millis(1);
 
+/// What waits for its epoch: rows with their table.
+type Stashed = (Capability<Epoch>, Vec<(usize, Batch)>);
+
 /// Builds the operator for the inputs of all sinks, in the order of their steps.
 pub fn tap<'scope>(
     scope: Scope<'scope, Epoch>,
@@ -38,7 +41,7 @@ pub fn tap<'scope>(
     let fate = std::sync::Arc::clone(&local.fate);
     builder.build(move |_| {
         let mut told = Some(told);
-        let mut stash: BTreeMap<Epoch, (Capability<Epoch>, Vec<(usize, Batch)>)> = BTreeMap::new();
+        let mut stash: BTreeMap<Epoch, Stashed> = BTreeMap::new();
         move |frontiers: &[MutableAntichain<Epoch>]| {
             for (table, (batches, site)) in inputs.iter_mut().enumerate() {
                 batches.for_each(|capability, packet| {

@@ -1,6 +1,6 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
-use super::begin::{Checkpoints, Wishes, agree, holds_output, note_end, shard_name};
+use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
 use super::fate::Fate;
@@ -13,7 +13,7 @@ use super::operators::{Made, carried, kept_in, merges_rows_directly, operator_of
 use super::publisher::publisher;
 use super::replay::Replay;
 use super::sink::sink;
-use super::source::{Reports, source};
+use super::source::{LastRead, Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
 use super::tap::tap;
@@ -69,6 +69,8 @@ pub struct Local {
     pub replay: Option<Arc<Replay>>,
     /// The last checkpoint that is committed; on worker 0 only.
     pub committed: Rc<Cell<Option<Epoch>>>,
+    /// What this worker has read last, if there are checkpoints.
+    pub last_read: LastRead,
     /// True once all input has ended, as opposed to a stop.
     pub ended: Rc<Cell<bool>>,
 }
@@ -106,15 +108,30 @@ const INTERVAL_LOCAL: Interval = Interval::Every(Duration::from_secs(1));
 const INTERVAL_REMOTE: Interval = Interval::Every(Duration::from_secs(10));
 const INTERVAL_BY_ROWS: Interval = Interval::Epochs(10);
 
-/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run. With a `store` it goes on from there.
-pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes, Offload)>) {
-    if let Some((store, wishes, offload)) = keeping {
-        let Some(beginning) = agree(worker, &local, &store, &wishes) else { return drop_all(worker) };
+/// What a run with checkpoints is given.
+#[derive(Clone)]
+pub struct Kept {
+    /// Where they are.
+    pub store: Store,
+    /// Where it goes on.
+    pub wishes: Wishes,
+    /// Where work beside the workers is done.
+    pub offload: Offload,
+    /// When stored things are tidied.
+    pub upkeep: Upkeep,
+}
+
+/// Builds the plan's dataflow on `worker` and runs it to its end, or to the end of the run, each `step` a turn of all operators.
+/// What is `kept` is where it goes on.
+pub fn run(worker: &mut Worker, mut local: Local, kept: Option<Kept>, step: &impl Fn(&mut Worker)) {
+    if let Some(Kept { store, wishes, offload, upkeep }) = kept {
+        let Some(beginning) = agree(worker, &local, &store, &wishes, step) else { return drop_all(worker) };
         if beginning.finished {
             return drop_all(worker);
         }
         local.fate.began(beginning.generation);
-        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names: SplitNames::default() }));
+        let (names, careful) = (SplitNames::default(), wishes.careful);
+        local.checkpoints = Some(Arc::new(Checkpoints { store, beginning, offload, names, careful, upkeep }));
     }
     if let Some(replay) = &local.replay {
         local.checkpoints = Some(Arc::new(replay.checkpoints()));
@@ -125,7 +142,7 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
         }
     });
     while worker.has_dataflows() && !local.fate.failed() {
-        worker.step_or_park(Some(SLEEP_MAX));
+        step(worker);
     }
     if let (Some(checkpoints), 0, false) = (&local.checkpoints, worker.index(), local.fate.failed())
         && local.keeps()
@@ -136,7 +153,8 @@ pub fn run(worker: &mut Worker, mut local: Local, keeping: Option<(Store, Wishes
     drop_all(worker);
 }
 
-fn drop_all(worker: &mut Worker) {
+/// Takes all dataflows down.
+pub fn drop_all(worker: &mut Worker) {
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
@@ -234,9 +252,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let staged = staged_step(id, inputs, &reports, operator, Watermark::NONE, keeps, local);
                 deposits.push(staged.deposits);
                 done.push(staged.rows);
-                if let Some(outbox) = outbox {
-                    publishing.push((id, outbox, site(schema)));
-                }
+                publishing.push((id, outbox, site(schema)));
                 None
             }
             Action::Sink(definition) => {
@@ -264,14 +280,17 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             done: written,
         };
         let all = inputs.reports.clone();
-        let outboxes = publishing.iter().map(|(id, outbox, _)| (*id, Rc::clone(outbox))).collect();
+        let outboxes = publishing.iter().filter_map(|(id, outbox, _)| Some((*id, outbox.clone()?))).collect();
         let acks = writer(scope, inputs, outboxes, local, checkpoints)?;
         let news = committer(scope, acks, all, local, checkpoints)?;
         for (id, outbox, site) in publishing {
             let Action::Sink(definition) = &local.plan.steps[id].action else { continue };
-            let shard = outbox.borrow().shard as usize;
-            let name = shard_name(&local.plan, definition, &checkpoints.beginning.incarnation, shard);
-            publisher(news.clone(), &definition.sink, name, outbox, site, checkpoints)?;
+            let incarnation = &checkpoints.beginning.incarnation;
+            let named = |outbox: SharedOutbox| {
+                let shard = outbox.borrow().shard as usize;
+                (shard_name(&local.plan, definition, incarnation, shard), outbox)
+            };
+            publisher(news.clone(), &definition.sink, outbox.map(named), site, checkpoints)?;
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ use super::worker::Local;
 use crate::checkpoint::object::{self, ObjectRef, Section, SectionKind};
 use crate::checkpoint::store::Store;
 use crate::error::Result;
+use crate::fail;
 use crate::plan::StepId;
 use crate::state::groups_of;
 use crate::time::{Epoch, Watermark};
@@ -32,9 +33,6 @@ use timely::dataflow::{Scope, Stream};
 
 /// How long to wait before asking again for an object that is being written.
 const NAP: Duration = Duration::from_millis(1);
-
-/// Objects of deltas that are left as they are; above that they are folded once they are larger than their base.
-const DELTAS_MIN: usize = 8;
 
 /// What a worker says of a checkpoint: all of its part is durable.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -88,7 +86,8 @@ pub fn writer<'scope>(
     let mut marks = Marks::new(&sources, scope.peers(), 0);
     let worker = scope.index();
     let groups = groups_of(worker, scope.peers());
-    let mut chain = Chain::new(&checkpoints.beginning.state(), (groups.start, groups.end));
+    let mut chain =
+        Chain::new(&checkpoints.beginning.state(), (groups.start, groups.end), checkpoints.upkeep.deltas_min);
     let (store, generation) = (checkpoints.store.clone(), checkpoints.beginning.generation);
     let mut lane = Lane::start("checkpoint", &checkpoints.offload, move |(epoch, sections): (Epoch, Vec<Section>)| {
         write(&store, generation, epoch, worker, (groups.start, groups.end), &sections)
@@ -180,7 +179,10 @@ fn write(
         return Ok(None);
     }
     let path = format!("g{generation}/e{epoch}/w{worker}.hw");
-    object::write(store, &path, sections, epoch, generation, groups, false).map(Some)
+    fail::point("checkpoint.write")?;
+    let written = object::write(store, &path, sections, epoch, generation, groups, false)?;
+    fail::point("checkpoint.written")?;
+    Ok(Some(written))
 }
 
 /// What is to be folded: objects up to a checkpoint, and how far its steps had come.
@@ -196,12 +198,14 @@ struct Chain {
     objects: Vec<ObjectRef>,
     /// Bases that no checkpoint has named yet.
     fresh: Vec<ObjectRef>,
+    /// See [`Upkeep`](super::begin::Upkeep).
+    deltas_min: usize,
 }
 
 impl Chain {
-    fn new(state: &[ObjectRef], groups: (usize, usize)) -> Self {
+    fn new(state: &[ObjectRef], groups: (usize, usize), deltas_min: usize) -> Self {
         let touches = |object: &&ObjectRef| object.groups.0 < groups.1 && groups.0 < object.groups.1;
-        Chain { groups, objects: state.iter().filter(touches).cloned().collect(), fresh: Vec::new() }
+        Chain { groups, objects: state.iter().filter(touches).cloned().collect(), fresh: Vec::new(), deltas_min }
     }
 
     /// Takes a written object; gives what the next checkpoint has to name.
@@ -225,7 +229,7 @@ impl Chain {
         let base: u64 = self.objects.iter().filter(own_base).map(|object| object.bytes).sum();
         let deltas = self.objects.iter().filter(|object| !own_base(object));
         let (count, bytes) = deltas.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.bytes));
-        (under_way == 0 && count > DELTAS_MIN && bytes > base).then(|| self.objects.clone())
+        (under_way == 0 && count > self.deltas_min && bytes > base).then(|| self.objects.clone())
     }
 }
 

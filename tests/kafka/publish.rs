@@ -3,6 +3,7 @@
 //! A publisher that dies runs in a child process: this test binary again, with [`child`] as its only test, told by its environment
 //! what to publish and where to die. What an epoch's records are is a function of a seed and the epoch.
 
+use super::contract::{self, Shard};
 use super::*;
 use arrow::array::{BinaryArray, Int32Array, new_null_array};
 use highwater::connector::{Publisher, ShardName};
@@ -56,10 +57,6 @@ impl Job {
         ShardName { pipeline: "test".into(), incarnation: "0123456789abcdef".into(), table, shard: self.shard }
     }
 
-    fn publisher(&self) -> Result<Box<dyn Publisher>> {
-        self.sink().staging().unwrap().publisher(&self.name(), &context())
-    }
-
     /// The records of an epoch, as values by partition: none of some epochs, and enough for several transactions of others.
     fn values(&self, epoch: Epoch) -> Vec<Vec<(i32, String)>> {
         let mut random = StdRng::seed_from_u64(self.seed ^ epoch.wrapping_mul(0x9e37_79b9) ^ (self.shard as u64) << 32);
@@ -90,20 +87,7 @@ impl Job {
         self.values(epoch).into_iter().map(batch).collect()
     }
 
-    fn publish(&self, publisher: &mut Box<dyn Publisher>, epoch: Epoch) -> Result<()> {
-        publisher.publish(epoch, &mut self.records(epoch).into_iter().map(Ok))
-    }
-
-    /// Publishes what is missing up to epoch `last`.
-    fn publish_to(&self, last: Epoch) -> Result<()> {
-        let mut publisher = self.publisher()?;
-        for epoch in publisher.published().unwrap_or(0) + 1..=last {
-            self.publish(&mut publisher, epoch)?;
-        }
-        Ok(())
-    }
-
-    /// The same in a process of its own, which fails as `fail` says.
+    /// Publishes what is missing up to epoch `last` in a process of its own, which fails as `fail` says.
     fn spawn(&self, last: Epoch, fail: Option<&str>) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "publish::child", "--ignored", "--nocapture"]).stdout(Stdio::null());
@@ -123,6 +107,42 @@ impl Job {
 
     fn run(&self, last: Epoch, fail: Option<&str>) -> ExitStatus {
         self.spawn(last, fail).wait().unwrap()
+    }
+}
+
+impl Shard for Job {
+    fn publisher(&self) -> Result<Box<dyn Publisher>> {
+        self.sink().staging().unwrap().publisher(&self.name(), &context())
+    }
+
+    fn publish(&self, publisher: &mut dyn Publisher, epoch: Epoch) -> Result<()> {
+        publisher.publish(epoch, &mut self.records(epoch).into_iter().map(Ok))
+    }
+
+    fn rows(&self, epoch: Epoch) -> usize {
+        self.values(epoch).iter().map(Vec::len).sum()
+    }
+
+    fn publish_or_die(&self, last: Epoch, random: &mut StdRng) -> bool {
+        let place = PLACES[random.random_range(0..PLACES.len())];
+        let fail = format!("{place}@{}:kill", random.random_range(1..5));
+        let status = self.run(last, Some(&fail));
+        let killed = status.signal() == Some(9);
+        assert!(killed || status.success(), "SEED={}: {fail}: {status}", self.seed);
+        killed
+    }
+
+    fn leave_open(&self) {
+        let progress = format!("highwater.test.{}.progress", self.topic);
+        let timeout = ("transaction.timeout.ms", "3000");
+        let other = producer(&self.bootstrap, &[("transactional.id", &unique("other")), timeout]);
+        other.init_transactions(PATIENCE).unwrap();
+        other.begin_transaction().unwrap();
+        produce(&other, &progress, 0, [(Some(b"x".as_slice()), 0)]);
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Every record up to epoch `last` is there once, in order in its partition.
@@ -199,24 +219,7 @@ fn committed(bootstrap: &str, topic: &str, partition: i32) -> Vec<String> {
 // The cases.
 
 pub fn what_is_published_is_known_when_it_is_opened_again(bootstrap: &str) {
-    let job = Job::new(bootstrap, 7);
-    let mut publisher = job.publisher().unwrap();
-    assert_eq!(publisher.published(), None);
-    for epoch in 1..=20 {
-        job.publish(&mut publisher, epoch).unwrap();
-        assert_eq!(publisher.published(), Some(epoch));
-    }
-    publisher.finish(true).unwrap();
-    job.check(20);
-    let last = (1..=20).rfind(|epoch| !job.values(*epoch).is_empty());
-    assert_eq!(job.publisher().unwrap().published(), last);
-    // the one before is fenced, and does nothing more after that
-    let busy = (21..).find(|epoch| !job.values(*epoch).is_empty()).unwrap();
-    let error = job.publish(&mut publisher, busy).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-    assert_eq!(job.publish(&mut publisher, busy).unwrap_err().kind(), ErrorKind::Unavailable);
-    job.publish_to(30).unwrap();
-    job.check(30);
+    contract::what_is_published_is_known_when_it_is_opened_again(&Job::new(bootstrap, 7));
 }
 
 pub fn five_kills_in_each_of_four_shards(bootstrap: &str) {
@@ -232,36 +235,14 @@ fn kills(bootstrap: &str, kills: usize, seed: u64) {
     let (job, start) = (Job::new(bootstrap, seed), Instant::now());
     let shard = |shard: usize| {
         let job = Job { shard, ..job.clone() };
-        std::thread::spawn(move || kill_shard(&job, kills))
+        let mut random = StdRng::seed_from_u64(seed.wrapping_add(shard as u64));
+        std::thread::spawn(move || contract::deaths_lose_and_double_nothing(&job, kills, &mut random))
     };
     let shards: Vec<_> = (0..4).map(shard).collect();
-    for (shard, thread) in shards.into_iter().enumerate() {
-        let last = thread.join().unwrap();
-        Job { shard, ..job.clone() }.check(last);
+    for thread in shards {
+        thread.join().unwrap();
     }
     println!("       {} kills in {:.1?}", 4 * kills, start.elapsed());
-}
-
-/// Gives the last epoch that is published.
-fn kill_shard(job: &Job, kills: usize) -> Epoch {
-    let seed = job.seed;
-    let mut random = StdRng::seed_from_u64(seed.wrapping_add(job.shard as u64));
-    let (mut killed, mut runs, mut last) = (0, 0, 0);
-    while killed < kills {
-        last += random.random_range(0..6);
-        let place = PLACES[random.random_range(0..PLACES.len())];
-        let fail = format!("{place}@{}:kill", random.random_range(1..5));
-        let status = job.run(last, Some(&fail));
-        runs += 1;
-        assert!(runs < 10 * kills + 20, "SEED={seed}: nothing is killed");
-        match status.signal() {
-            Some(9) => killed += 1,
-            // a broker on a busy machine may not answer in time, which may end a publisher, too
-            _ => assert!(matches!(status.code(), Some(0 | UNAVAILABLE | FENCED)), "SEED={seed}: {fail}: {status}"),
-        }
-    }
-    eventually("the last run publishes the rest", || job.run(last, None).success());
-    last
 }
 
 pub fn a_publisher_that_wakes_beside_its_successor_adds_nothing(bootstrap: &str) {
@@ -280,7 +261,7 @@ pub fn a_publisher_that_wakes_beside_its_successor_adds_nothing(bootstrap: &str)
         let reached = successor.published().unwrap_or(0);
         kill(Pid::from_raw(zombie.id() as i32), Signal::SIGCONT).unwrap();
         for epoch in reached + 1..=last {
-            job.publish(&mut successor, epoch).unwrap();
+            job.publish(successor.as_mut(), epoch).unwrap();
         }
         let status = zombie.wait().unwrap();
         assert_eq!(status.code(), Some(FENCED), "SEED={}: woken at {place}: {status}", job.seed);
@@ -289,19 +270,7 @@ pub fn a_publisher_that_wakes_beside_its_successor_adds_nothing(bootstrap: &str)
 }
 
 pub fn an_open_transaction_of_another_hides_no_marker(bootstrap: &str) {
-    let job = Job { timeout_ms: 3000, ..Job::new(bootstrap, 7) };
-    let first_busy = |job: &Job, from: Epoch| (from..).find(|epoch| job.values(*epoch).len() > 1).unwrap();
-    // what it leaves open in the progress topic's partition ends when its time is up
-    let progress = format!("highwater.test.{}.progress", job.topic);
-    job.publisher().unwrap();
-    let other = producer(bootstrap, &[("transactional.id", &unique("other")), ("transaction.timeout.ms", "3000")]);
-    other.init_transactions(PATIENCE).unwrap();
-    other.begin_transaction().unwrap();
-    produce(&other, &progress, 0, [(Some(b"x".as_slice()), 0)]);
-    let epoch = first_busy(&job, 1);
-    job.publish_to(epoch).unwrap();
-    assert_eq!(job.publisher().unwrap().published(), Some(epoch), "the marker behind an open transaction is found");
-    job.check(epoch);
+    contract::an_open_transaction_of_another_hides_no_marker(&Job { timeout_ms: 3000, ..Job::new(bootstrap, 7) });
 }
 
 pub fn a_transaction_that_outlives_its_timeout_is_published_again(bootstrap: &str) {
@@ -342,11 +311,11 @@ pub fn a_topic_that_is_deleted_is_noticed(bootstrap: &str) {
     let open = || sink.staging().unwrap().publisher(&job.name(), &context());
     let mut publisher = open().unwrap();
     for epoch in 1..=5 {
-        job.publish(&mut publisher, epoch).unwrap();
+        job.publish(publisher.as_mut(), epoch).unwrap();
     }
     support::delete_topic(bootstrap, &job.topic);
     std::thread::sleep(Duration::from_millis(3500)); // ids are that old at most
-    let deleted = (6..40).find_map(|epoch| job.publish(&mut publisher, epoch).err());
+    let deleted = (6..40).find_map(|epoch| job.publish(publisher.as_mut(), epoch).err());
     assert!(is_lost(deleted.map_or(Ok(()), Err), &job.topic));
     assert!(is_lost(open(), &job.topic), "and by whoever comes next");
     support::create_topic_named(bootstrap, &job.topic, PARTITIONS);
@@ -358,7 +327,7 @@ pub fn a_topic_that_is_deleted_is_noticed(bootstrap: &str) {
     let sink = job.sink();
     let open = || sink.staging().unwrap().publisher(&job.name(), &context());
     let mut publisher = open().unwrap();
-    (1..=5).for_each(|epoch| job.publish(&mut publisher, epoch).unwrap());
+    (1..=5).for_each(|epoch| job.publish(publisher.as_mut(), epoch).unwrap());
     let progress = format!("highwater.test.{}.progress", job.topic);
     support::delete_topic(bootstrap, &progress);
     eventually("the progress topic is gone for all", || {
@@ -528,7 +497,7 @@ fn publish_on(job: &Job, stop: &std::sync::atomic::AtomicBool) -> (Epoch, usize)
         let mut epoch = publisher.published().unwrap_or(0);
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
             epoch += 1;
-            if let Err(error) = job.publish(&mut publisher, epoch) {
+            if let Err(error) = job.publish(publisher.as_mut(), epoch) {
                 assert!(
                     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced),
                     "SEED={}: {error:?}",

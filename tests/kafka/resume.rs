@@ -8,9 +8,10 @@ fn starts(source: &KafkaSource, position: Option<u64>) -> Vec<SplitStart> {
     source.splits(&context()).unwrap().into_iter().map(start).collect()
 }
 
-fn refusal(source: &KafkaSource, starts: Vec<SplitStart>) -> String {
+/// What is said of what may pass, or of what will not.
+fn refusal(kind: ErrorKind, source: &KafkaSource, starts: Vec<SplitStart>) -> String {
     let error = source.resume(starts, false, &context()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), kind, "{error}");
     said(&error)
 }
 
@@ -25,12 +26,12 @@ pub fn a_topic_that_was_recreated_is_not_read_on(bootstrap: &str) {
     eventually("the topic is gone", || {
         source.resume(starts.clone(), false, &context()).is_err_and(|error| error.to_string().contains("is gone"))
     });
-    let gone = refusal(&source, starts.clone());
+    let gone = refusal(ErrorKind::Unavailable, &source, starts.clone());
     assert!(gone.starts_with(&format!("topic \"{topic}\": it was read before, and is gone / restore it")), "{gone}");
     // the same offsets are there again, but not the same records
     support::create_topic_named(bootstrap, &topic, 1);
     produce_texts(bootstrap, &topic, 0, &["x", "y", "z"]);
-    let other = refusal(&source, starts.clone());
+    let other = refusal(ErrorKind::Invalid, &source, starts.clone());
     assert!(
         other.contains("it was deleted and created again") && other.contains("remove the pipeline's checkpoints"),
         "{other}"
@@ -49,7 +50,7 @@ pub fn a_position_is_gone_on_from_or_refused(bootstrap: &str) {
     let mut split = source.open(&resumed, &context()).unwrap().remove(0);
     assert_eq!(read(&mut split, |rows| rows.len() >= 2).unwrap(), ["b", "c"]);
     assert_eq!(source.resume(starts(&source, None), false, &context()).unwrap(), starts(&source, None));
-    let beyond = refusal(&source, starts(&source, Some(4)));
+    let beyond = refusal(ErrorKind::Unavailable, &source, starts(&source, Some(4)));
     assert!(beyond.contains("partition 0: the next record has offset 4, but the partition ends at 3"), "{beyond}");
     // what was read to its end needs nothing
     let bounded = super::source(bootstrap, &topic, &[TO_THE_END]);
@@ -60,7 +61,7 @@ pub fn a_position_is_gone_on_from_or_refused(bootstrap: &str) {
 
 /// A gap that `source` has in partition 0 between `from` and `low`, the first offset that there is.
 fn a_gap(source: &KafkaSource, from: u64, low: u64) {
-    let before = refusal(source, starts(source, Some(from)));
+    let before = refusal(ErrorKind::Invalid, source, starts(source, Some(from)));
     let lost = low - from;
     assert!(
         before.contains(&format!("partition 0: {lost} records were deleted before they could be read")),

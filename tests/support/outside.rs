@@ -139,7 +139,7 @@ impl Faults for Life {
 }
 
 /// Takes rows as they are.
-struct StagedSink(Arc<Life>);
+pub struct StagedSink(pub Arc<Life>);
 
 impl Sink for StagedSink {
     fn single(&self) -> bool {

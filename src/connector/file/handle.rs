@@ -17,11 +17,11 @@ use std::time::UNIX_EPOCH;
 const OPEN_MAX: usize = 128;
 
 /// What is wrong with a file that is followed and is another one.
-pub(super) const REPLACED: &str = "another file was put in its place while it was followed";
+pub(crate) const REPLACED: &str = "another file was put in its place while it was followed";
 
 /// The files that are open, the one used last at the end.
 #[derive(Debug, Default)]
-pub(super) struct OpenFiles(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
+pub(crate) struct OpenFiles(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
 
 impl OpenFiles {
     fn get(&self, path: &Path, opened: &OnceLock<Identity>) -> io::Result<Arc<File>> {
@@ -48,7 +48,7 @@ impl OpenFiles {
 /// What makes a file the same under its name: its number, and because numbers are used again, when it was made, in
 /// nanoseconds since 1970, or 0 where that is not known. Not the device: it may have another number when it is mounted again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity(pub u64, pub u128);
+pub(crate) struct Identity(pub u64, pub u128);
 
 impl Identity {
     pub fn of(metadata: &Metadata) -> Self {
@@ -59,7 +59,7 @@ impl Identity {
 
 /// A file that had `size` bytes when it was listed.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     path: PathBuf,
     size: u64,
     /// Which file it was when it was opened first.
@@ -80,7 +80,7 @@ impl Handle {
 
 /// What has become of a file that is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// It is as it was.
     Same,
     /// It has more bytes.

@@ -187,7 +187,7 @@ pub(super) enum Input {
 }
 
 /// What an input has at an offset.
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// `bytes[..length]`, whose last byte is the input's last if `at_end`.
     Bytes {
         bytes: Vec<u8>,

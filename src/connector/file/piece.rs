@@ -9,12 +9,12 @@ use std::fs::{self, Metadata};
 use std::io;
 
 /// The position of a split that has ended, whatever it had: its file need not be there any more.
-pub(super) const END: u64 = u64::MAX;
+pub(crate) const END: u64 = u64::MAX;
 
 /// A split's name, parsed: the path, then `:start-end/size` for lines, `:blocks start-end/size`, `:groups start-end/size`,
 /// `:gzip/size`, `:zstd/size`, `:followed` or `:pipe`, and but for a pipe which file it was: ` #number-born`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub path: String,
     pub part: Part,
     /// None for a pipe.
@@ -23,7 +23,7 @@ pub(super) struct Piece {
 
 /// What a split has of a file that had `size` bytes when it was listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// The lines of these bytes. Positions are bytes of the file.
     Bytes { start: u64, end: u64, size: u64 },
     /// The blocks of rows of these bytes. Positions are rows of the part, here and with row groups.
@@ -127,7 +127,7 @@ impl Piece {
                 Ok(SplitStart::whole(self.name()))
             }
             (Some(_), _) if accept_gap => Ok(SplitStart { name: self.name(), position: Some(END) }),
-            (Some(obstacle), _) => {
+            (Some(obstacle), now) => {
                 let help = match self.part {
                     Part::Stream => {
                         "start anew, or accept the gap to go on with what comes now; a file or a topic can be read on after a restart"
@@ -135,7 +135,9 @@ impl Piece {
                     Part::Followed => "put the file back, or accept the gap to go on with what is there now",
                     _ => "put the file back as it was, or accept the gap to go on without the rest of it",
                 };
-                Err(Error::unavailable(obstacle).within(place_of(&self.path)).help(help))
+                // a file that is missing may come back with its disk; one that is another stays another
+                let error = if now.is_ok() { Error::invalid(obstacle) } else { Error::unavailable(obstacle) };
+                Err(error.within(place_of(&self.path)).help(help))
             }
         }
     }

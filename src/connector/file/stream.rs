@@ -22,7 +22,7 @@ const READ_BYTES: usize = 64 << 10;
 const READS_MAX: usize = 16;
 
 /// Bytes that come one after the other.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     supply: Supply,
     /// What was received and not consumed.
     rest: Vec<u8>,

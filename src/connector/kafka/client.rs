@@ -24,11 +24,19 @@ pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(3);
 /// How long to wait between two questions.
 const BREATH: Duration = Duration::from_millis(50);
 
+/// How long a broker that is asked for records may be silent, beyond the time for which it may hold back an empty answer.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// For how long it may hold it back, by default.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
+
 /// Keeps what librdkafka reports on the side: calls alone say no more than "broker transport failure".
 #[derive(Default)]
 pub(crate) struct Watch {
     state: Mutex<State>,
     tokens: Option<Tokens>,
+    /// After which time without an answer a broker that is read from counts as silent; none means the usual.
+    silence: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +45,8 @@ struct State {
     reason: Option<String>,
     /// Brokers may be out of reach; whether they answer again is found in the statistics.
     trouble: bool,
+    /// A broker that is read from has not said anything for a while: its connection may be half-open.
+    silent: bool,
     /// What no waiting will mend, and what to do about it.
     hopeless: Option<(String, &'static str)>,
     /// Something is wrong with a topic.
@@ -61,6 +71,11 @@ impl Watch {
         Watch { tokens, ..Watch::default() }
     }
 
+    /// The same, where a broker may hold back an empty answer for `wait`.
+    pub(super) fn patient(self, wait: Option<Duration>) -> Self {
+        Watch { silence: wait.map(|wait| wait + SILENCE), ..self }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
@@ -68,6 +83,11 @@ impl Watch {
     /// True while a broker is known to be out of reach.
     pub(super) fn trouble(&self) -> bool {
         self.state().trouble
+    }
+
+    /// True while a broker that is read from is silent: what was heard last may not be how it is now.
+    pub(super) fn silent(&self) -> bool {
+        self.state().silent
     }
 
     /// The newest reason for which a broker was not reached.
@@ -138,17 +158,24 @@ impl ClientContext for Watch {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Errors of brokers come to `error` too, with the same words and a code; those of topics come here alone.
-        if facility == "ERROR" {
-            self.state().suspicion = true;
+        match facility {
+            "ERROR" => self.state().suspicion = true,
+            // a connection is lost: an event comes only if no other broker is left
+            "FAIL" => self.state().errors += 1,
+            _ => {}
         }
         debug!(?level, facility, "librdkafka: {message}");
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let silence = self.silence.unwrap_or(FETCH_WAIT + SILENCE).as_micros();
+        let idle = |micros: i64| u128::try_from(micros).is_ok_and(|micros| micros > silence);
+        let mut read = statistics.brokers.values().filter(|broker| !broker.toppars.is_empty());
+        self.state().silent = read.any(|broker| idle(broker.rxidle));
         if !self.trouble() {
             return;
         }
-        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         // Bootstrap addresses have negative ids; a broker without partitions of ours is not connected at all.
         let mut brokers = statistics.brokers.values().filter(|broker| broker.nodeid >= 0).peekable();
         if brokers.peek().is_some() && brokers.all(|broker| matches!(broker.state.as_str(), "UP" | "INIT")) {

@@ -11,6 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What stands for the pipeline's own development broker.
 const EMBEDDED: &str = "embedded";
@@ -211,7 +212,9 @@ impl Connection {
 
     /// An ear for a client.
     pub(super) fn watch(&self, context: &Context) -> Watch {
-        Watch::new(self.tokens(context))
+        let wait = self.properties.iter().find(|(name, _)| *name == "fetch.wait.max.ms");
+        let wait = wait.and_then(|(_, value)| value.reveal().ok()?.parse().ok()).map(Duration::from_millis);
+        Watch::new(self.tokens(context)).patient(wait)
     }
 
     /// The client's configuration: `ours` first, which the user may override only by what [`Connection::read`] let through.

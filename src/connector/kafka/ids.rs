@@ -14,7 +14,7 @@ use std::ptr;
 use std::time::Duration;
 
 /// A topic's id as Kafka's own tools print it. Brokers before 2.8 give none, which reads as that of all their topics.
-pub(super) type TopicId = String;
+pub(crate) type TopicId = String;
 
 /// The ids of `topics` in their order; none for one that is not there. Creates nothing.
 pub(super) fn topic_ids<C: ClientContext>(

@@ -44,22 +44,22 @@ const BREATH: Duration = Duration::from_millis(1);
 
 /// What one transaction has made true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Marker {
+pub(crate) struct Marker {
     /// The checkpoint whose records were in it.
-    pub(super) epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Which of that checkpoint's transactions it was, from 0.
-    pub(super) chunk: u64,
+    pub(crate) chunk: u64,
     /// How many of the checkpoint's records are published, with those of this transaction.
-    pub(super) rows_done: u64,
+    pub(crate) rows_done: u64,
     /// True if those are all.
-    pub(super) last: bool,
+    pub(crate) last: bool,
     /// The id of the topic that they were written to.
-    pub(super) topic_id: TopicId,
+    pub(crate) topic_id: TopicId,
 }
 
 impl Marker {
     /// The checkpoint that is published whole, as far as this marker knows.
-    pub(super) fn published(&self) -> Option<Epoch> {
+    pub(crate) fn published(&self) -> Option<Epoch> {
         match self.last {
             true => Some(self.epoch),
             false => self.epoch.checked_sub(1),

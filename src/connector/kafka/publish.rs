@@ -109,6 +109,8 @@ impl TopicPublisher {
                 ("transactional.id", &transactional_id),
                 ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
                 ("retry.backoff.ms", "10"),
+                // an end of a transaction is sent again, without a word, when a connection closes: only this tells of each close
+                ("debug", "broker"),
                 // between checkpoints nobody takes them
                 ("statistics.interval.ms", "0"),
                 // what watermarks are: of a producer librdkafka asks for nothing else with it
@@ -389,7 +391,10 @@ impl Publisher for TopicPublisher {
         self.producer.poll(Duration::ZERO);
         self.look_after_topics()?;
         self.records(epoch, records)?;
-        self.published = Some(epoch);
+        // a checkpoint without records leaves no marker, so whoever opens next is told of the one before
+        if self.marker.as_ref().is_some_and(|marker| marker.epoch == epoch && marker.last) {
+            self.published = Some(epoch);
+        }
         self.spent = false;
         Ok(())
     }

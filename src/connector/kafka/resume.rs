@@ -1,7 +1,8 @@
 //! Reading on where a checkpoint says, if that can be: the topic is still the same, and still has the next record.
 //!
 //! An offset alone says neither. A topic that was deleted and created again counts from zero, so an old offset may be
-//! in it and mean another record; one that retention has passed would be skipped in silence.
+//! in it and mean another record; one that retention has passed would be skipped in silence. Both are `Invalid`: no repetition
+//! brings them back, so a supervisor must not try. A topic that is not there, or a partition that is shorter, may be again in a moment.
 
 use super::source::{Asking, Share, known_offsets};
 use crate::connector::SplitStart;
@@ -74,7 +75,7 @@ impl Next {
             );
             return Ok(low);
         }
-        Err(Error::unavailable(format!(
+        Err(Error::invalid(format!(
             "{lost} records were deleted before they could be read: the next one has offset {offset}, and the partition begins at {low} now"
         ))
         .help("to go on without them, start with --accept-gap; let the topic keep its records for longer"))
@@ -83,7 +84,7 @@ impl Next {
 
 /// The error for a topic that is another one by now.
 pub(super) fn recreated() -> Error {
-    Error::unavailable("it was deleted and created again: its offsets are not those that were read")
+    Error::invalid("it was deleted and created again: its offsets are not those that were read")
         .help("to read the new topic from its beginning, remove the pipeline's checkpoints or rename the pipeline")
 }
 

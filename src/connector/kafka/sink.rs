@@ -116,7 +116,10 @@ impl KafkaSink {
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", "65536"),
         ];
-        let config = self.connection.client(context, &[ours.as_slice(), more].concat())?;
+        let mut config = self.connection.client(context, &[ours.as_slice(), more].concat())?;
+        if config.get("debug").is_some() {
+            config.set_log_level(RDKafkaLogLevel::Debug);
+        }
         let deliveries = Deliveries::new(self.connection.watch(context));
         let producer = config.create_with_context(deliveries).map_err(not_created)?;
         Ok((config, producer))

@@ -119,7 +119,7 @@ enum Bound {
 
 /// One partition and what to read of it: a split's name, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Share {
+pub(crate) struct Share {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) start: i64,
@@ -407,17 +407,17 @@ fn names(topics: Vec<(String, Vec<Share>)>) -> Result<Vec<String>> {
 
 impl Share {
     /// The share that a split's name stands for.
-    pub(super) fn named(name: &str) -> Result<Self> {
+    pub(crate) fn named(name: &str) -> Result<Self> {
         serde_json::from_str(name)
             .map_err(|error| Error::internal(format!("split {name:?} is not one of a topic: {error}")))
     }
 
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         format!("topic \"{}\", partition {}", self.topic, self.partition)
     }
 
     /// True if all was read when the next record has at least offset `position`.
-    pub(super) fn passed(&self, position: i64) -> bool {
+    pub(crate) fn passed(&self, position: i64) -> bool {
         self.end.is_some_and(|end| position >= end)
     }
 }
@@ -626,7 +626,8 @@ impl Split for KafkaSplit {
     fn caught_up(&self) -> bool {
         // Under read_committed the position stays below the high watermark while a transaction is open.
         let reached = self.queue.watermarks().is_some_and(|(_, high)| self.position >= high);
-        reached && self.trouble.is_none() && !self.consumer.context().trouble()
+        let watch = self.consumer.context();
+        reached && self.trouble.is_none() && !watch.trouble() && !watch.silent()
     }
 
     fn skips(&self) -> bool {

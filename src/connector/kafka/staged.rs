@@ -28,7 +28,7 @@ const HEADER_BYTES: usize = 10;
 const BATCH_BYTES: usize = 61;
 
 /// The columns of final records. A timestamp is in milliseconds; without one a record gets the moment of its publication.
-pub(super) fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Arc::new(Schema::new(vec![
             Field::new("partition", DataType::Int32, false),
@@ -107,7 +107,7 @@ impl Stager for TopicStager {
 }
 
 /// Records by their parts.
-pub(super) struct Staged<'a> {
+pub(crate) struct Staged<'a> {
     partitions: &'a Int32Array,
     keys: &'a BinaryArray,
     values: &'a BinaryArray,
@@ -117,7 +117,7 @@ pub(super) struct Staged<'a> {
 
 impl<'a> Staged<'a> {
     /// Those of `batch`, which came from a [`TopicStager`], perhaps by way of a checkpoint.
-    pub(super) fn of(batch: &'a Batch) -> Result<Self> {
+    pub(crate) fn of(batch: &'a Batch) -> Result<Self> {
         let schema = schema();
         let fits = batch.num_columns() == schema.fields().len()
             && batch
@@ -137,33 +137,33 @@ impl<'a> Staged<'a> {
         })
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.partitions.len()
     }
 
-    pub(super) fn partition(&self, row: usize) -> i32 {
+    pub(crate) fn partition(&self, row: usize) -> i32 {
         self.partitions.value(row)
     }
 
-    pub(super) fn key(&self, row: usize) -> Option<&'a [u8]> {
+    pub(crate) fn key(&self, row: usize) -> Option<&'a [u8]> {
         self.keys.is_valid(row).then(|| self.keys.value(row))
     }
 
-    pub(super) fn value(&self, row: usize) -> Option<&'a [u8]> {
+    pub(crate) fn value(&self, row: usize) -> Option<&'a [u8]> {
         self.values.is_valid(row).then(|| self.values.value(row))
     }
 
     /// Milliseconds since 1970.
-    pub(super) fn timestamp(&self, row: usize) -> Option<i64> {
+    pub(crate) fn timestamp(&self, row: usize) -> Option<i64> {
         self.timestamps.is_valid(row).then(|| self.timestamps.value(row))
     }
 
-    pub(super) fn headers(&self, row: usize) -> Option<OwnedHeaders> {
+    pub(crate) fn headers(&self, row: usize) -> Option<OwnedHeaders> {
         headers_at(self.headers, row)
     }
 
     /// What the record takes on the wire at most.
-    pub(super) fn bytes(&self, row: usize) -> usize {
+    pub(crate) fn bytes(&self, row: usize) -> usize {
         let parts = self.key(row).map_or(0, <[u8]>::len) + self.value(row).map_or(0, <[u8]>::len);
         RECORD_BYTES + parts + self.header_bytes(row)
     }

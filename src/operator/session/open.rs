@@ -9,7 +9,7 @@
 //! common, so a session of an earlier delta that has one in common with a newer session went into it, or had closed when that began;
 //! and one that closed with nothing in its place ends at or before the watermark.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::expr::Groups;
 use crate::operator::panes::Span;
 use crate::time::{Micros, Watermark};
@@ -137,11 +137,19 @@ impl OpenSessions {
     }
 
     /// Opens the sessions of one delta as they are, instead of those with which they have a moment in common.
-    pub fn restore(&mut self, mut items: Vec<Item>) -> Restored {
+    ///
+    /// # Errors
+    /// `Corrupt` if two of one key have a moment in common, or one has none: they were not open together.
+    pub fn restore(&mut self, mut items: Vec<Item>) -> Result<Restored> {
         self.heads.resize(self.keys.len(), NONE);
         let mut restored = Restored { numbers: vec![NONE; items.len()], gone: Vec::new() };
         let mut chain = Vec::new();
         items.sort_unstable_by_key(|item| (item.key, item.span.start));
+        let empty = |item: &Item| item.span.end <= item.span.start;
+        let meet = |two: &[Item]| two[0].key == two[1].key && two[1].span.start < two[0].span.end;
+        if items.iter().any(empty) || items.windows(2).any(meet) {
+            return Err(Error::corrupt("the saved state has sessions that cannot be open together"));
+        }
         for items in items.chunk_by(|a, b| a.key == b.key) {
             let key = items[0].key;
             let mut open = self.heads[key as usize];
@@ -170,7 +178,7 @@ impl OpenSessions {
             }
             self.link(key, &mut chain);
         }
-        restored
+        Ok(restored)
     }
 
     /// The span of session `number`; None if it is not open.

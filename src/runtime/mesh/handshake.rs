@@ -29,7 +29,7 @@ const FRAME_MAX: usize = 1024;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Heartbeats, failures, requests.
     Control,
     /// Timely's.
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 
 /// How a process introduces itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     pub kind: Kind,
     pub process: usize,
     /// Where it listens, if the other side cannot know.
@@ -74,7 +74,7 @@ enum Answer {
 
 /// A handshake that gave no connection.
 #[derive(Debug)]
-pub(super) enum Rejection {
+pub(crate) enum Rejection {
     /// No peer so far: closed, silent, garbage. Says what it did.
     Stray(String),
     /// The other side knows the secret, or says that we do not, and we do not belong together.
@@ -90,13 +90,13 @@ pub(super) enum Rejection {
 
 /// What this process says of itself, and how it proves it.
 #[derive(Debug, Clone)]
-pub(super) struct Passport {
+pub(crate) struct Passport {
     hello: Hello,
     secret: Secret,
 }
 
 impl Passport {
-    pub(super) fn new(identity: &Identity, process: usize, processes: usize, threads: usize) -> Result<Self> {
+    pub(crate) fn new(identity: &Identity, process: usize, processes: usize, threads: usize) -> Result<Self> {
         if identity.pipeline.len() > 128 {
             return Err(Error::invalid("the pipeline's name is longer than 128 bytes").within(&identity.pipeline));
         }
@@ -125,7 +125,7 @@ impl Passport {
     }
 
     /// Why `theirs` does not belong to this process's mesh.
-    fn objection(&self, theirs: &Hello) -> Option<Error> {
+    pub(crate) fn objection(&self, theirs: &Hello) -> Option<Error> {
         let ours = &self.hello;
         let fenced = |text: String, help: &str| Some(Error::new(ErrorKind::Fenced, text).help(help));
         if theirs.pipeline != ours.pipeline {
@@ -152,7 +152,7 @@ impl Passport {
 }
 
 /// Introduces this process to process `expected` on a fresh connection.
-pub(super) fn dial(
+pub(crate) fn dial(
     stream: &TcpStream,
     passport: &Passport,
     kind: Kind,
@@ -196,7 +196,7 @@ pub(super) fn dial(
 }
 
 /// Hears who dials on a fresh connection and answers. `claim` takes the place that a peer asks for, if it is free.
-pub(super) fn accept(
+pub(crate) fn accept(
     stream: &TcpStream,
     passport: &Passport,
     deadline: Duration,

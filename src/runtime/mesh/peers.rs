@@ -91,7 +91,7 @@ impl Peers {
 
 /// What travels on a control connection.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Message {
+pub(crate) enum Message {
     Heartbeat {
         counters: Vec<u64>,
     },
@@ -125,7 +125,7 @@ impl Message {
 }
 
 /// What all threads of one process's mesh share.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     pub process: usize,
     pub deadlines: Deadlines,
     pub clock: Arc<dyn Clock>,
@@ -187,7 +187,7 @@ impl Peer {
 }
 
 impl Watch {
-    pub(super) fn new(process: usize, processes: usize, deadlines: Deadlines, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn new(process: usize, processes: usize, deadlines: Deadlines, clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = State {
             peers: (0..processes).map(|_| Peer::default()).collect(),
             table: None,
@@ -245,7 +245,7 @@ impl Watch {
         self.failure.get().is_some()
     }
 
-    pub(super) fn failure(&self) -> Option<Error> {
+    pub(crate) fn failure(&self) -> Option<Error> {
         self.failure.get().cloned()
     }
 
@@ -385,7 +385,7 @@ impl Watch {
         shut(&stream, Shutdown::Both);
     }
 
-    fn on_message(&self, peer: usize, message: Message) {
+    pub(crate) fn on_message(&self, peer: usize, message: Message) {
         match message {
             Message::Heartbeat { counters } => {
                 let mut state = self.lock();

@@ -8,14 +8,14 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// The bytes of `message` with its length. Messages are ours, small and without maps, so they always fit.
-pub(super) fn frame(message: &impl Serialize) -> Vec<u8> {
+pub(crate) fn frame(message: &impl Serialize) -> Vec<u8> {
     let body = serde_json::to_vec(message).expect("a message of plain fields is JSON");
     let length = u16::try_from(body.len()).expect("senders keep messages under 64 KiB");
     [&length.to_be_bytes(), &body[..]].concat()
 }
 
 /// Takes the first whole frame's message from the front of `bytes`.
-pub(super) fn take<M: DeserializeOwned>(bytes: &mut Vec<u8>) -> serde_json::Result<Option<M>> {
+pub(crate) fn take<M: DeserializeOwned>(bytes: &mut Vec<u8>) -> serde_json::Result<Option<M>> {
     let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
     let Some(body) = rest.get(..usize::from(u16::from_be_bytes(*length))) else { return Ok(None) };
     let message = serde_json::from_slice(body)?;
@@ -25,7 +25,7 @@ pub(super) fn take<M: DeserializeOwned>(bytes: &mut Vec<u8>) -> serde_json::Resu
 }
 
 /// Fills `bytes` from `stream` before `clock` says `until`; says how many came when they are not all.
-pub(super) fn read_until(
+pub(crate) fn read_until(
     mut stream: &TcpStream,
     mut bytes: &mut [u8],
     until: Duration,

@@ -1,0 +1,4 @@
+//! Feeds target `broker` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("broker");

@@ -1,0 +1,4 @@
+//! Feeds target `control` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("control");

@@ -1,0 +1,4 @@
+//! Feeds target `csv` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("csv");

@@ -1,0 +1,4 @@
+//! Feeds target `handshake` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("handshake");

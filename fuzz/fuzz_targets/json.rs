@@ -1,0 +1,4 @@
+//! Feeds target `json` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("json");

@@ -1,0 +1,4 @@
+//! Feeds target `ledger` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("ledger");

@@ -1,0 +1,4 @@
+//! Feeds target `manifest` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("manifest");

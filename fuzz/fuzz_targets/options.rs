@@ -1,0 +1,4 @@
+//! Feeds target `options` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("options");

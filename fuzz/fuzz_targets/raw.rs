@@ -1,0 +1,4 @@
+//! Feeds target `raw` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("raw");

@@ -1,0 +1,4 @@
+//! Feeds target `staged` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("staged");

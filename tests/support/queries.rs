@@ -1,0 +1,36 @@
+//! Queries over the table of the tests, for runs that end and go on: what each says is a function of the epochs.
+#![allow(dead_code)] // each test file uses its part
+
+use crate::pipeline::Table;
+
+/// The queries.
+pub const QUERIES: &[&str] = &[
+    "SELECT word, n, ts FROM t WHERE n > 0",
+    "SELECT window_start, word, count(*) AS c, sum(n) AS s, max(price) AS p FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
+    "SELECT window_end, count(DISTINCT word) AS c, avg(ratio) AS r FROM HOP(t, ts, INTERVAL '5' SECOND, INTERVAL '15' SECOND) GROUP BY window_start, window_end",
+    "SELECT window_start, window_end, word, count(*) AS c FROM SESSION(t, ts, INTERVAL '3' SECOND) GROUP BY window_start, window_end, word",
+    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word",
+    "SELECT word, count(*) AS c, sum(n) AS s FROM t GROUP BY word EMIT FINAL",
+    "SELECT count(*) AS c FROM t EMIT FINAL",
+    "SELECT window_start, word, n, r FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n DESC) AS r FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) WHERE r <= 2",
+    "SELECT a.window_start, a.word, a.c, b.n FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
+];
+
+/// The columns that the queries give, by their number in [`QUERIES`].
+pub const COLUMNS: &[&str] = &[
+    "word STRING, n BIGINT, ts TIMESTAMP(6)",
+    "window_start TIMESTAMP(6), word STRING, c BIGINT, s BIGINT, p DECIMAL(12, 2)",
+    "window_end TIMESTAMP(6), c BIGINT, r DOUBLE",
+    "window_start TIMESTAMP(6), window_end TIMESTAMP(6), word STRING, c BIGINT",
+    "word STRING, c BIGINT, s BIGINT",
+    "word STRING, c BIGINT, s BIGINT",
+    "c BIGINT",
+    "window_start TIMESTAMP(6), word STRING, n BIGINT, r BIGINT",
+    "window_start TIMESTAMP(6), word STRING, c BIGINT, n BIGINT",
+];
+
+/// The definition of a pipeline with the query.
+pub fn text(table: &Table, query: usize) -> String {
+    let declared = format!("{} CREATE TABLE out ({}) WITH ('connector' = 'memory');", table.ddl(), COLUMNS[query]);
+    format!("{declared} INSERT INTO out {};", QUERIES[query])
+}
