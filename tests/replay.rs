@@ -98,7 +98,7 @@ impl Split for DripSplit {
             self.silent -= 1;
             return Ok(Polled::Pending);
         }
-        if dice % 2 == 0 {
+        if dice.is_multiple_of(2) {
             self.silent = (dice >> 4) % 6;
         }
         self.inner.poll(rows_max.min(1 + (dice % 9) as usize))

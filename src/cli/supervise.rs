@@ -53,6 +53,8 @@ const INTERNAL: i32 = 1;
 
 /// Arguments that say where a run begins: they count once, for later generations go on from checkpoints of their own.
 const ONCE: [&str; 2] = ["--from-savepoint", "--fall-back-to"];
+/// The same for those without a value.
+const ONCE_ALONE: [&str; 2] = ["--accept-gap", "--allow-dropped-state"];
 
 /// True if this process is a supervisor's child; it then ends when that has.
 ///
@@ -241,6 +243,7 @@ fn arguments(first: bool) -> Vec<OsString> {
         let once = ONCE.iter().find(|once| text == **once || text.starts_with(&format!("{once}=")));
         match once {
             Some(once) if !first => drop((text == **once).then(|| given.next())),
+            None if !first && ONCE_ALONE.contains(&text.as_str()) => {}
             _ => kept.push(argument),
         }
     }

@@ -23,6 +23,7 @@ use crate::plan::{Plan, SinkStep};
 use crate::time::{Epoch, Watermark};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -281,6 +282,11 @@ fn begin(local: &Local, store: &Store, workers: usize, wishes: &Wishes) -> Resul
         let mut found = found.import(store, generation)?;
         first = first.max(found.epoch + 1);
         let matches = fit(&found, plan, &identities, wishes)?;
+        let dropped = unpublished(&found, plan);
+        found.outputs.iter_mut().for_each(|object| {
+            object.sections.retain(|section| section.kind != SectionKind::Output || !dropped.contains(&section.step));
+        });
+        found.outputs.retain(|object| object.sections.iter().any(|section| section.kind == SectionKind::Output));
         if found.workers as usize != workers {
             publish_all(local, store, &incarnation, &mut found, false)?;
         }
@@ -430,6 +436,8 @@ fn fit(manifest: &Manifest, plan: &Plan, identities: &[(String, String)], wishes
             .filter(|source| !read(&source.table))
             .map(|source| format!("table \"{}\"", source.table)),
     );
+    dropped
+        .extend(unpublished(manifest, plan).into_iter().map(|step| format!("records to publish of step \"{step}\"")));
     match dropped.is_empty() || wishes.drop_state {
         true => Ok(matches),
         false => Err(Error::invalid(format!(
@@ -439,6 +447,16 @@ fn fit(manifest: &Manifest, plan: &Plan, identities: &[(String, String)], wishes
         ))
         .help("change the definition back, or say --allow-dropped-state")),
     }
+}
+
+/// The sink steps of which `manifest` has records to publish, and that `plan` does not write exactly once any more.
+fn unpublished(manifest: &Manifest, plan: &Plan) -> BTreeSet<String> {
+    let publishes = |step: &str| {
+        plan.sinks().any(|(id, sink)| plan.steps[id].name == step && sink.delivery == Delivery::ExactlyOnce)
+    };
+    let sections = manifest.outputs.iter().flat_map(|object| &object.sections);
+    let outputs = sections.filter(|section| section.kind == SectionKind::Output);
+    outputs.filter(|section| !publishes(&section.step)).map(|section| section.step.clone()).collect()
 }
 
 /// Publishes what an earlier generation has left: it had another number of workers, so that its shards are not dealt in the same way any

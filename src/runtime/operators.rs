@@ -123,8 +123,8 @@ pub fn kept_in(
             }
             let delta = of_object.entry(step).or_default();
             // who wrote it had rows of these groups only
-            let whole = matches!(&parts[..], [only] if (only.start, only.end) == object.groups);
-            if whole && !table.keys.is_empty() {
+            let whole = object.groups.0..object.groups.1;
+            if !table.keys.is_empty() && parts.iter().all(|part| *part == whole) {
                 delta.push(table);
                 continue;
             }

@@ -60,6 +60,7 @@ pub fn publisher<'scope>(
         name,
         publisher: None,
         kept: VecDeque::new(),
+        committed: checkpoints.beginning.first.checked_sub(1),
         reached: checkpoints.beginning.published(&site.local.plan.steps[site.id].name, shard),
     };
     let mut lane = Lane::start("publish", &checkpoints.offload, move |job: Job| desk.work(job))?;
@@ -167,6 +168,8 @@ struct Desk {
     kept: VecDeque<ObjectRef>,
     /// The last checkpoint with records that was outside, whole, when somebody looked. The outside need not know of those without.
     reached: Option<Epoch>,
+    /// The last checkpoint that the log has, as far as is known here.
+    committed: Option<Epoch>,
 }
 
 impl Desk {
@@ -191,6 +194,9 @@ impl Desk {
             self.open()?;
         }
         let publisher = self.publisher.as_mut().expect("it was opened if there was none");
+        if let Job::Publish(Staged { object: Some(ObjectRef { epoch, .. }), .. }) | Job::Nothing(epoch) = job {
+            self.committed = self.committed.max(Some(*epoch));
+        }
         match job {
             Job::Begin => {}
             Job::Publish(staged) => {
@@ -227,6 +233,12 @@ impl Desk {
                 "the sink's history is lost: checkpoint {before} was published, and the outside knows {now}"
             ))
             .help("was a topic or a file deleted? what was published can not be told from what was not: begin in a store of its own, with what should be written again"));
+        }
+        let ahead = publisher.published().filter(|published| Some(*published) > self.committed);
+        if let Some(ahead) = ahead {
+            let last = self.committed.map_or("has none yet".to_owned(), |epoch| format!("ends with {epoch}"));
+            return Err(Error::invalid(format!("checkpoint {ahead} is outside already, but the store's log {last}"))
+                .help("was the store put back from a backup? what the pipeline says now would not be written: begin in a store of its own"));
         }
         if let Some(published) = publisher.published() {
             info!(table = self.name.table, shard = self.name.shard, published, "publishing goes on");
