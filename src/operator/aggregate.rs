@@ -147,13 +147,13 @@ impl Aggregate {
                 continue;
             }
             taken = true;
-            let block = self.open.entry(span).or_default().fresh(&self.spec)?;
+            let layers = layers(&mut self.open, span, &self.spec, self.tracked)?;
             match self.feed {
-                Feed::Rows => block.update(rows)?,
+                Feed::Rows => layers.update(rows)?,
                 Feed::Partials => {
                     let first = if self.spec.windowed() { 2 } else { 0 };
                     let (keys, states) = rows.columns()[first..].split_at(self.spec.keys.len());
-                    block.merge(keys, states, rows.num_rows())?;
+                    layers.merge(keys, states, rows.num_rows())?;
                 }
             }
         }
@@ -167,14 +167,11 @@ impl Aggregate {
     }
 
     /// What `of_window` gives for each open window, as a delta.
-    fn delta_of(
-        &mut self,
-        of_window: impl Fn(&mut Layers, &Arc<Aggregation>) -> Result<Option<Drained>>,
-    ) -> Result<Delta> {
+    fn delta_of(&mut self, of_window: impl Fn(&mut Layers) -> Result<Option<Drained>>) -> Result<Delta> {
         let schema = self.spec.partial_schema()?;
         let mut batches = Vec::new();
         for (span, layers) in &mut self.open {
-            if let Some(partials) = of_window(layers, &self.spec)? {
+            if let Some(partials) = of_window(layers)? {
                 batches.push(partials_of(*span, partials, self.spec.windowed(), &schema)?);
             }
         }
@@ -196,7 +193,7 @@ impl Operator for Aggregate {
         if self.answers_nothing && mark == Watermark::END {
             self.answers_nothing = false;
             if self.open.is_empty() {
-                self.open.insert(Span::ALL, Layers::of(Block::of_nothing(&self.spec)?));
+                self.open.insert(Span::ALL, Layers::of(&self.spec, Block::of_nothing(&self.spec)?));
             }
         }
         while let Some(entry) = self.open.first_entry() {
@@ -204,7 +201,7 @@ impl Operator for Aggregate {
                 break;
             }
             let (span, layers) = entry.remove_entry();
-            let drained = layers.into_block(&self.spec)?.drain_results()?;
+            let drained = layers.into_results()?;
             let rows = drained.rows;
             push_sliced(
                 batch_of(Arc::clone(&self.schema), output_columns(&self.spec, Bounds::One(span), drained), rows)?,
@@ -233,7 +230,7 @@ impl Operator for Aggregate {
         for table in saved {
             for (span, partials) in cut_partials(&self.spec, table.into_rows(TABLE, &schema)?)? {
                 let partials = partials.project(&places).map_err(from_arrow)?;
-                self.open.entry(span).or_default().put(self.spec.keys.len(), &partials);
+                layers(&mut self.open, span, &self.spec, self.tracked)?.put(&partials);
             }
         }
         Ok(())
@@ -244,12 +241,29 @@ impl Operator for Aggregate {
         self.open.retain(|span, _| span.end > mark.micros());
         // after the end all is said, also what nothing is answered with
         self.answers_nothing &= mark != Watermark::END;
-        self.open.values_mut().try_for_each(|layers| layers.settle(&self.spec).map(drop))
+        self.open.values_mut().try_for_each(Layers::settle)
     }
 
     fn whole(&mut self) -> Result<Delta> {
-        self.delta_of(Layers::settle)
+        self.delta_of(Layers::drain)
     }
+}
+
+/// The state of the window `span`, which is open now.
+fn layers<'a>(
+    open: &'a mut BTreeMap<Span, Layers>,
+    span: Span,
+    spec: &Arc<Aggregation>,
+    tracked: bool,
+) -> Result<&'a mut Layers> {
+    let layers = match open.entry(span) {
+        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Layers::new(spec, tracked)?),
+    };
+    if tracked {
+        layers.track()?;
+    }
+    Ok(layers)
 }
 
 /// The windows of some results.

@@ -176,8 +176,8 @@ pub fn metronome<'scope>(scope: Scope<'scope, Epoch>, local: &Local) -> Stream<'
 /// When checkpoints are due.
 struct Rhythm {
     every: Option<Interval>,
-    /// When the last one was asked for. None where a generation goes on: its first epoch shows that it does, and what waits to be
-    /// seen outside need not wait for an interval more.
+    /// When the last one was asked for. None where a generation goes on: as soon as its sources have read something it shows that
+    /// it does, and who waits outside need not wait for an interval more.
     last: Option<Duration>,
     /// The last epoch that ended with one.
     asked: Option<Epoch>,
@@ -196,7 +196,11 @@ impl Rhythm {
         let under_way = self.asked.is_some_and(|asked| local.committed.get().is_none_or(|committed| committed < asked));
         let due = match self.every {
             None => false,
-            Some(Interval::Every(every)) => self.last.is_none_or(|last| now.saturating_sub(last) >= every),
+            Some(Interval::Every(every)) => match self.last {
+                Some(last) => now.saturating_sub(last) >= every,
+                // sources are opened in the first epoch
+                None => epoch > local.first_epoch(),
+            },
             Some(Interval::Epochs(epochs)) => (epoch + 1).is_multiple_of(epochs),
         };
         if !due || (under_way && matches!(self.every, Some(Interval::Every(_)))) {

@@ -213,8 +213,11 @@ impl Publisher for TopicPublisher {
                 return Err(Error::new(ErrorKind::Fenced, "a newer publisher has begun"));
             }
             assert!(topic.published < Some(epoch), "checkpoint {epoch} is published after {:?}", topic.published);
+            // as with a topic, a checkpoint without records leaves no trace
+            if !records.is_empty() {
+                topic.published = Some(epoch);
+            }
             topic.records.extend(records.into_iter().map(|batch| (epoch, batch)));
-            topic.published = Some(epoch);
             Ok(())
         })?;
         self.published = Some(epoch);
