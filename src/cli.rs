@@ -63,7 +63,7 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
-    /// Kill a pipeline's processes again and again, and compare what it wrote with what it should have
+    /// Kill a pipeline's processes and compare what it wrote with what it should have
     Verify(verify::Arguments),
     /// Stop a pipeline wherever it runs, with a last checkpoint
     Stop(stop::StopArguments),

@@ -76,7 +76,7 @@ fn a_misspelt_word_is_answered_with_the_right_one() {
         assert!(err.contains(expected), "{err}");
         assert!(!err.contains('\x1b'), "colours are for terminals: {err}");
     };
-    check(&["explian", "p.sql"], "a similar subcommand exists: 'explain'");
+    check(&["functons"], "a similar subcommand exists: 'functions'");
     check(&["run", "p.sql", "--worker", "2"], "a similar argument exists: '--workers'");
     check(&["explain", "p.sql", "--format", "jsn"], "a similar value exists: 'json'");
     check(&["functions", "uper"], "did you mean 'upper'?");
