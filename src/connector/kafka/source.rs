@@ -181,6 +181,8 @@ impl KafkaSource {
                 // `splits` has seen the topics, so one that is unknown for this long is gone
                 ("topic.metadata.propagation.max.ms", "10000"),
                 ("fetch.queue.backoff.ms", "10"),
+                // a broker that is gone without a word is noticed by this alone
+                ("socket.timeout.ms", "20000"),
                 ("queued.max.messages.kbytes", &ahead_kib),
                 ("queued.min.messages", &ahead_records),
             ],
