@@ -90,6 +90,13 @@ impl Life {
         self.left.load(Ordering::SeqCst) <= 0
     }
 
+    /// 0 at one of `trouble_every` steps, 1 at as many others; none if nothing goes wrong. Not by turns, or someone who tries again in
+    /// that many steps would meet the same one for ever.
+    fn trouble(&self, left: i64) -> Option<u64> {
+        let mixed = (left as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        mixed.checked_rem(self.trouble_every as u64)
+    }
+
     /// One step: half of the ends come before it is done, the others after.
     fn step<T>(&self, done: impl FnOnce() -> Result<T>) -> Result<T> {
         let crash = || Error::new(ErrorKind::Unavailable, "injected: crash");
@@ -102,9 +109,9 @@ impl Life {
                 done()?;
                 Err(crash())
             }
-            left if self.trouble_every > 0 && left % self.trouble_every == 0 => {
+            left if self.trouble(left) == Some(0) => {
                 // in doubt: it is done, or not, and nobody says so
-                if left % (2 * self.trouble_every) == 0 {
+                if left % 2 == 0 {
                     done()?;
                 }
                 Err(Error::unavailable("injected: no answer"))
@@ -119,8 +126,8 @@ impl Faults for Life {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         match left {
             left if left <= 0 => Some(Fault::Crash),
-            left if self.trouble_every > 0 && left % self.trouble_every == 0 => Some(match operation {
-                Operation::Create if left % (2 * self.trouble_every) == 0 => Fault::Conflict,
+            left if self.trouble(left) == Some(0) => Some(match operation {
+                Operation::Create if left % 2 == 0 => Fault::Conflict,
                 _ => Fault::Unavailable,
             }),
             _ => None,
@@ -129,7 +136,7 @@ impl Faults for Life {
 
     fn after(&self, _: Operation, _: &str) -> Option<Fault> {
         let left = self.left.load(Ordering::SeqCst);
-        let lost = self.trouble_every > 0 && left % self.trouble_every == 1;
+        let lost = self.trouble(left) == Some(1);
         match left {
             left if left <= 0 => Some(Fault::Crash),
             _ if lost => Some(Fault::Unavailable),
