@@ -234,6 +234,13 @@ impl Desk {
             ))
             .help("was a topic or a file deleted? what was published can not be told from what was not: begin in a store of its own, with what should be written again"));
         }
+        if publisher.published() > self.committed {
+            // a newer generation may have come so far
+            if let Some(newer) = self.newer_generation() {
+                return Err(newer);
+            }
+            self.committed = Log::read(&self.store)?.last_epoch();
+        }
         let ahead = publisher.published().filter(|published| Some(*published) > self.committed);
         if let Some(ahead) = ahead {
             let last = self.committed.map_or("has none yet".to_owned(), |epoch| format!("ends with {epoch}"));
