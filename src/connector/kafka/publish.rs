@@ -109,8 +109,6 @@ impl TopicPublisher {
                 ("transactional.id", &transactional_id),
                 ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
                 ("retry.backoff.ms", "10"),
-                // a broker that is gone without a word is noticed by this alone, and what is not known is asked anew
-                ("socket.timeout.ms", "20000"),
                 // an end of a transaction is sent again, without a word, when a connection closes: only this tells of each close
                 ("debug", "broker"),
                 // between checkpoints nobody takes them
