@@ -77,8 +77,8 @@ pub trait Source: Send + Sync {
     /// anything is opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if what should come next is gone, or if what is there is
-    /// another thing under the same name; the error says how much is missing. With `accept_gap` reading goes on after the gap instead.
+    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if what should come next is gone, or if what is there is
+    /// another thing under the same name, which no waiting mends; the error says how much is missing. With `accept_gap` reading goes on after the gap instead.
     fn resume(&self, splits: Vec<SplitStart>, _accept_gap: bool, _context: &Context) -> Result<Vec<SplitStart>> {
         Ok(splits)
     }
