@@ -114,7 +114,9 @@ pub fn run(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     };
     let set = settings(arguments, &directory);
     let definition = Definition { file: arguments.definition.file.clone(), set: set.clone() };
-    let plan = definition.plan(&Redirected::new(connectors, trial.clone()))?;
+    let declared = Declared::default();
+    let plan =
+        definition.plan(&Listening { inner: &Redirected::new(connectors, trial.clone()), declared: &declared })?;
     plan.check()?;
     if plan.needs_embedded_broker() {
         return Err(Error::invalid("the broker 'embedded' dies with the pipeline, so nothing could be compared")
@@ -154,7 +156,7 @@ pub fn run(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     let mut shown = table(["table", "expected", "found", "lost", "doubled", "wrong"]);
     let mut bad = 0;
     for (name, lines) in &expected {
-        let found = found(name, &trial, connectors, &definition, &context)?;
+        let found = found(name, &trial, &declared.0.borrow(), &context)?;
         let verdict = Verdict::of(lines, &found);
         bad += verdict.lost + verdict.doubled + verdict.wrong;
         let Verdict { expected, found, lost, doubled, wrong } = verdict;
@@ -359,17 +361,7 @@ fn expected(plan: Plan, store: &Store, clock: &Arc<dyn Clock>) -> Result<BTreeMa
 }
 
 /// The lines that were written for table `name`.
-fn found(
-    name: &str,
-    trial: &Trial,
-    connectors: &dyn Connectors,
-    definition: &Definition,
-    context: &Context,
-) -> Result<BTreeMap<String, usize>> {
-    let declared = Declared::default();
-    let listening = Listening { inner: &Redirected::new(connectors, trial.clone()), declared: &declared };
-    definition.plan(&listening)?;
-    let tables = declared.0.borrow();
+fn found(name: &str, trial: &Trial, tables: &[Table], context: &Context) -> Result<BTreeMap<String, usize>> {
     let table = tables.iter().find(|table| table.name == name);
     let table = table.ok_or_else(|| Error::internal(format!("table \"{name}\" was not written")))?;
     let source = trial.written(table)?;
