@@ -359,9 +359,13 @@ impl Log {
                 self.take(self.next, &bytes)?;
             }
             let boundary = read_boundary(&self.store)?;
-            if boundary.number < self.next {
-                self.prune(boundary);
+            if boundary == self.boundary {
                 return Ok(());
+            }
+            if boundary.number < self.next {
+                // who swept may have known a newer start than we do, and let go the one that we know: read on
+                self.prune(boundary);
+                continue;
             }
             // we have slept, and records that we do not know are gone
             self.read_all()?;
@@ -389,11 +393,10 @@ impl Log {
                 self.take(number, &theirs)?;
                 continue;
             }
-            let boundary = read_boundary(&self.store)?;
-            if boundary.number < number {
+            // a boundary before it is for the next refresh, which reads on behind it
+            if read_boundary(&self.store)?.number < number {
                 self.unsure = None;
                 self.take(number, &bytes)?;
-                self.prune(boundary);
                 return Ok(number);
             }
             // the number was used and deleted while we slept; what we have put there does not count
