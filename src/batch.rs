@@ -3,6 +3,7 @@
 //! Nothing between a source's decoding and a sink's encoding handles single rows. On an updating stream the last column
 //! is the row's weight (see [`crate::plan::WEIGHT`]).
 
+pub mod changes;
 pub mod keys;
 pub mod wire;
 

@@ -4,8 +4,10 @@
 //! a batch, none a row. Columns are bound by index; the names in a batch do not matter.
 
 mod function;
+mod over;
 
 pub use function::ScalarFunction;
+pub use over::OverCall;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -34,6 +36,11 @@ impl Expr {
     /// Wraps what the planner compiled.
     pub fn new(inner: Arc<dyn PhysicalExpr>) -> Self {
         Expr(inner)
+    }
+
+    /// What the planner compiled.
+    pub fn inner(&self) -> &Arc<dyn PhysicalExpr> {
+        &self.0
     }
 
     /// The expression that copies column `index`, called `name`.

@@ -7,7 +7,9 @@
 pub mod aggregate;
 pub mod block;
 mod custom;
+pub mod group;
 pub mod join;
+pub mod keep;
 pub mod late;
 pub mod layers;
 pub mod lookup;
@@ -16,6 +18,7 @@ pub mod pile;
 pub mod rank;
 pub mod segments;
 pub mod session;
+pub mod settle;
 pub mod transform;
 pub mod updating;
 
@@ -61,6 +64,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Says once more what it has passed on, of all that it has taken back: it belongs to the time before the first epoch. Called once, after
+    /// [`Operator::restored`], by who runs it. For what makes its state again from what it is given.
+    fn again(&mut self, _out: &mut Output) -> Result<()> {
+        Ok(())
+    }
+
     /// All of its state as one delta, after [`Operator::restored`]. Called once, at its end.
     fn whole(&mut self) -> Result<Delta> {
         Ok(Delta::default())
@@ -97,6 +106,11 @@ pub trait Confluence: Send {
     /// As [`Operator::restored`].
     fn restored(&mut self, mark: Watermark) -> Result<()>;
 
+    /// As [`Operator::again`].
+    fn again(&mut self, _out: &mut Output) -> Result<()> {
+        Ok(())
+    }
+
     /// As [`Operator::whole`].
     fn whole(&mut self) -> Result<Delta>;
 }
@@ -131,6 +145,10 @@ impl Confluence for OneInput {
 
     fn restored(&mut self, mark: Watermark) -> Result<()> {
         self.0.restored(mark)
+    }
+
+    fn again(&mut self, out: &mut Output) -> Result<()> {
+        self.0.again(out)
     }
 
     fn whole(&mut self) -> Result<Delta> {

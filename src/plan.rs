@@ -3,11 +3,13 @@
 //! A plan is a list of steps in an order in which each step's inputs come before it. It holds no closure over machine
 //! state and no secret: every process makes it from the same text, and they compare [`Plan::fingerprint`] before a row moves.
 
+mod collecting;
 mod explain;
 mod fingerprint;
 mod joining;
 mod ranking;
 
+pub use collecting::{Keeping, Reducing, Reduction, Ttl};
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use ranking::{Ranking, SortColumn};
@@ -65,6 +67,10 @@ pub struct Settings {
     pub checkpoint_interval: Option<Interval>,
     /// How many are kept, besides savepoints.
     pub checkpoint_retain: usize,
+    /// How long rows stay in collections, by event time. None: for ever.
+    pub state_ttl: Option<Duration>,
+    /// True if collections may keep all rows of a table that does not end.
+    pub unbounded_state: bool,
 }
 
 /// How far apart checkpoints are.
@@ -89,6 +95,8 @@ impl Default for Settings {
             checkpoint_store: None,
             checkpoint_interval: None,
             checkpoint_retain: 3,
+            state_ttl: None,
+            unbounded_state: false,
         }
     }
 }
@@ -150,7 +158,7 @@ pub struct Input {
 }
 
 /// How rows travel along an edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Route {
     /// They stay on their worker.
     Forward,
@@ -175,6 +183,12 @@ pub enum Action {
     Rank(Arc<Ranking>),
     /// The rows of two inputs, which come by key.
     Join(Arc<Joining>),
+    /// Rows that enter collections.
+    Keep(Keeping),
+    /// What is made of all rows of each key, which come by key.
+    Reduce(Arc<Reducing>),
+    /// The rows of an updating stream that are there when the input has ended.
+    Settle,
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
     LateRows {
@@ -191,6 +205,17 @@ pub enum Action {
     DeadLetters,
     /// Writes a table.
     Sink(SinkStep),
+}
+
+impl Action {
+    /// True for what a collection makes of collections.
+    pub fn over_collections(&self) -> bool {
+        match self {
+            Action::Join(join) => join.meeting == Meeting::Always,
+            Action::Reduce(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// A table that is read.
@@ -341,6 +366,9 @@ pub struct Aggregation {
     pub grouping: Grouping,
     /// The columns of the result, in order.
     pub output: Vec<OutputColumn>,
+    /// The call that counts the rows of a key that are there, where rows may be taken back: a key without any has no result. None: a key
+    /// that has come has one.
+    pub present: Option<usize>,
 }
 
 /// When the results of a GROUP BY leave.
@@ -464,6 +492,17 @@ impl Plan {
     /// True if some table lives on the broker called `embedded`.
     pub fn needs_embedded_broker(&self) -> bool {
         self.sources().any(|(_, source)| source.source.embedded()) || self.sinks().any(|(_, sink)| sink.sink.embedded())
+    }
+
+    /// True if step `id` gives what collections have made of their rows: it is made again, not kept.
+    pub fn collected(&self, id: StepId) -> bool {
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Keep(_) => true,
+            action if action.over_collections() => true,
+            Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
+            _ => false,
+        }
     }
 
     /// The sources that step `id` depends on: its watermark is the least of theirs.

@@ -9,6 +9,7 @@
 //! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
 pub(crate) mod begin;
+mod collections;
 mod committer;
 mod discovery;
 pub(crate) mod exchange;

@@ -41,6 +41,8 @@ const SETTING_FIELDS: &[Field] = &[
     setting(7),
     setting(8),
     setting(9),
+    setting(10),
+    setting(11),
 ];
 
 /// The settings are those of SQL, which calls the first one `pipeline.name`.

@@ -27,7 +27,7 @@ const GROUPS_MAX: usize = 1 << 20;
 const TABLE: &str = "partials";
 
 /// Results leave in batches of at most this many rows.
-const RESULT_ROWS: usize = 4 * BATCH_ROWS;
+pub const RESULT_ROWS: usize = 4 * BATCH_ROWS;
 
 /// The half before the exchange: partial results of one epoch, or of all if the results leave at the end. Says them on `on_epoch`,
 /// and before that when there are too many.

@@ -481,7 +481,7 @@ mod tests {
         let number = |name: &str| Field::new(name, DataType::Int64, true);
         let output = Arc::new(Schema::new(vec![number("a"), number("b")]));
         let meeting = Meeting::InWindows(windows);
-        let spec = Joining { kind, meeting, sides: [side(), side()], condition: None };
+        let spec = Joining { kind, meeting, sides: [side(), side()], condition: None, nulls_equal: false };
         Join::new(Arc::new(spec), windows, [schema(), schema()], output)
     }
 

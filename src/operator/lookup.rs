@@ -180,7 +180,7 @@ mod tests {
         let sides = [side(vec![0]), side(if pairs { vec![0] } else { Vec::new() })];
         let fields = ["a", "b"].map(|name| Field::new(name, DataType::Int64, true));
         let output = Arc::new(Schema::new(fields.into_iter().take(if pairs { 2 } else { 1 }).collect::<Vec<_>>()));
-        let spec = Joining { kind, meeting: Meeting::WithTable { table }, sides, condition: None };
+        let spec = Joining { kind, meeting: Meeting::WithTable { table }, sides, condition: None, nulls_equal: false };
         Lookup::new(Arc::new(spec), table, [schema(), schema()], output)
     }
 

@@ -1,7 +1,8 @@
-//! GROUP BY without windows over append-only input: the changed keys leave at the end of each epoch.
+//! GROUP BY without windows: the changed keys leave at the end of each epoch.
 //!
 //! A key that changed leaves as what it said before with weight -1 and what it says now with weight +1; a key whose result is the
-//! same says nothing. What leaves does not depend on the order of the epoch's rows.
+//! same says nothing. Where rows may be taken back the aggregates are sums of what weights make of them, one of them counts the rows of a
+//! key, and a key without rows has no result. What leaves does not depend on the order of the epoch's rows.
 //! State: the partial results of every key, in [`Segments`]: each epoch puts those of the keys that changed in it. A delta is the newest
 //! partial results of each key that changed since the one before; a key's last ones count.
 
@@ -16,9 +17,9 @@ use crate::expr::{Accumulators, Groups};
 use crate::plan::Aggregation;
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
-use arrow::array::{ArrayRef, Int64Array, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::compute::{concat, concat_batches, take};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use std::sync::Arc;
 
@@ -124,7 +125,12 @@ impl Operator for UpdatingAggregate {
         self.note_keys(&keys, &order, &numbers)?;
         self.states.put(numbers.iter().map(|&number| number as u32).collect(), after)?;
 
-        let changes = Changes::between(&old_results, known, &results, rows)?;
+        let there = |results: &[ArrayRef], groups: usize| match self.spec.present {
+            Some(call) if groups > 0 => results[call].as_primitive::<Int64Type>().iter().map(|n| n > Some(0)).collect(),
+            _ => vec![true; groups],
+        };
+        let (was, is) = (there(&old_results, known), there(&results, rows));
+        let changes = Changes::between((&old_results, &was), (&results, &is))?;
         let shown = changes.groups.len();
         let pick = |column: &ArrayRef, rows: Vec<u32>| take(column, &UInt32Array::from(rows), None).map_err(from_arrow);
         let changed: Vec<u32> = changes.groups.iter().map(|&group| order[group as usize]).collect();
@@ -179,8 +185,9 @@ struct Changes {
 }
 
 impl Changes {
-    /// The first `known` of `groups` had the `old` results before.
-    fn between(old: &[ArrayRef], known: usize, new: &[ArrayRef], groups: usize) -> Result<Changes> {
+    /// Between the results of groups and whether they count, before and now; those that had some before come first.
+    fn between((old, was): (&[ArrayRef], &[bool]), (new, is): (&[ArrayRef], &[bool])) -> Result<Changes> {
+        let (known, groups) = (was.len(), is.len());
         let fields = new.iter().map(|column| SortField::new(column.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(from_arrow)?;
         let comparable = known > 0 && !new.is_empty();
@@ -193,13 +200,17 @@ impl Changes {
             changes.weights.push(weight);
         };
         for group in 0..groups {
-            if group < known {
-                if encoded.as_ref().is_none_or(|(old, new)| old.row(group) == new.row(group)) {
-                    continue;
-                }
+            let before = was.get(group).copied().unwrap_or(false);
+            let same = || encoded.as_ref().is_none_or(|(old, new)| old.row(group) == new.row(group));
+            if before && is[group] && same() {
+                continue;
+            }
+            if before {
                 push(group, group, -1);
             }
-            push(group, known + group, 1);
+            if is[group] {
+                push(group, known + group, 1);
+            }
         }
         Ok(changes)
     }

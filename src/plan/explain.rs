@@ -1,8 +1,8 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, SinkStep, Stage,
-    Step, StepId, Tick, Transform, describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing, Reduction,
+    Route, SinkStep, SortColumn, Stage, Step, StepId, Tick, Ttl, Transform, describe_sessions, describe_windows,
 };
 use crate::connector::Delivery;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
@@ -120,6 +120,9 @@ impl Plan {
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
+            Action::Keep(keeping) => keeping_text(keeping, &step.schema),
+            Action::Settle => Vec::new(),
+            Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
                     step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
@@ -189,8 +192,12 @@ impl Plan {
                 Grouping::Updating => "by keys".into(),
             },
             Action::Custom(_) => "its own".into(),
+            Action::Keep(keeping) => self.kept_text(id, keeping),
+            Action::Reduce(_) => self.index_text(id),
+            Action::Settle => "by rows of its input until the input ends".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Meeting::Always => self.index_text(id),
                 Meeting::WithTable { table } => {
                     let tables = self.sources_of(self.steps[id].inputs[table].from).into_iter();
                     let tables = tables.filter_map(|source| match &self.steps[source].action {
@@ -211,6 +218,40 @@ impl Plan {
             }
             _ => "none".into(),
         }
+    }
+
+    /// What bounds the rows that enter collections.
+    fn kept_text(&self, id: StepId, keeping: &Keeping) -> String {
+        let bounded = |source: &StepId| matches!(&self.steps[*source].action, Action::Source(s) if s.source.bounded());
+        match keeping.ttl {
+            Some(ttl) => {
+                let keep = Duration::from_micros(ttl.keep.unsigned_abs());
+                let tables = self.watermark_tables(id).join(", ");
+                format!("rows of the last {} by watermark of {tables}", humantime::format_duration(keep))
+            }
+            None if self.sources_of(id).iter().all(bounded) => "by rows of its input, which ends".into(),
+            None => "unbounded: all rows of its input".into(),
+        }
+    }
+
+    /// What an index over collections holds: no more than what enters them.
+    fn index_text(&self, id: StepId) -> String {
+        let key = |input: &Input| match &input.route {
+            Route::Single => "without a key".to_owned(),
+            Route::Key(keys) => format!("by {}", self.names(input.from, keys)),
+            // who keeps them sent them here
+            Route::Forward => match self.steps[input.from].inputs.first() {
+                Some(Input { from, route: Route::Key(keys) }) => format!("by {}", self.names(*from, keys)),
+                _ => "without a key".to_owned(),
+            },
+        };
+        let inputs: Vec<String> = self.steps[id].inputs.iter().map(key).collect();
+        format!("indexes of its input {}", inputs.join(" and "))
+    }
+
+    fn names(&self, id: StepId, columns: &[usize]) -> String {
+        let names: Vec<&str> = columns.iter().map(|key| self.steps[id].schema.field(*key).name().as_str()).collect();
+        names.join(", ")
     }
 
     fn route_text(&self, input: &Input) -> String {
@@ -340,6 +381,9 @@ fn kind(action: &Action) -> &'static str {
         Action::Aggregate(_) => "aggregate",
         Action::Custom(_) => "operator",
         Action::Rank(_) => "rank",
+        Action::Keep(_) => "keep",
+        Action::Reduce(_) => "reduce",
+        Action::Settle => "settle",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
@@ -406,26 +450,57 @@ fn aggregation_text(aggregation: &Aggregation) -> Vec<String> {
     lines
 }
 
+fn sorts_text(order: &[SortColumn], schema: &Schema) -> String {
+    let sorts = order.iter().map(|sort| {
+        let nulls = match (sort.descending, sort.nulls_first) {
+            (false, true) => " NULLS FIRST",
+            (true, false) => " NULLS LAST",
+            _ => "",
+        };
+        format!("{}{}{nulls}", schema.field(sort.column).name(), if sort.descending { " DESC" } else { "" })
+    });
+    sorts.collect::<Vec<_>>().join(", ")
+}
+
+fn keeping_text(keeping: &Keeping, schema: &Schema) -> Vec<String> {
+    let Some(Ttl { time, keep }) = keeping.ttl else { return Vec::new() };
+    let keep = humantime::format_duration(Duration::from_micros(keep.unsigned_abs()));
+    vec![format!("rows of the last {keep} by {}", schema.field(time).name())]
+}
+
+fn reducing_text(reducing: &Reducing, schema: &Schema) -> Vec<String> {
+    let mut lines = Vec::new();
+    let keys: Vec<&str> = reducing.keys.iter().map(|key| schema.field(*key).name().as_str()).collect();
+    if !keys.is_empty() {
+        lines.push(format!("keys {}", keys.join(", ")));
+    }
+    match &reducing.what {
+        Reduction::Aggregate(spec) => {
+            let calls: Vec<String> = spec.calls.iter().map(ToString::to_string).collect();
+            lines.push(format!("calls {}, over all rows of a key", calls.join(", ")));
+        }
+        Reduction::First { order, skip, limit, .. } => {
+            lines.push(format!("order by {}", sorts_text(order, schema)));
+            let skip = if *skip > 0 { format!(" after {skip}") } else { String::new() };
+            lines.push(match limit {
+                Some(limit) => format!("first {limit} rows{skip}"),
+                None => format!("all rows{skip}, numbered"),
+            });
+        }
+        Reduction::Over { calls, .. } => lines.extend(calls.iter().map(ToString::to_string)),
+    }
+    lines
+}
+
 fn ranking_text(ranking: &Ranking, schema: &Schema) -> Vec<String> {
     let name = |column: usize| schema.field(column).name().as_str();
-    let sorts: Vec<String> = ranking
-        .order
-        .iter()
-        .map(|sort| {
-            let nulls = match (sort.descending, sort.nulls_first) {
-                (false, true) => " NULLS FIRST",
-                (true, false) => " NULLS LAST",
-                _ => "",
-            };
-            format!("{}{}{nulls}", name(sort.column), if sort.descending { " DESC" } else { "" })
-        })
-        .collect();
+    let sorts = sorts_text(&ranking.order, schema);
     let mut lines = Vec::new();
     if !ranking.keys.is_empty() {
         lines.push(format!("keys {}", ranking.keys.iter().map(|key| name(*key)).collect::<Vec<_>>().join(", ")));
     }
     if !sorts.is_empty() {
-        lines.push(format!("order by {}", sorts.join(", ")));
+        lines.push(format!("order by {sorts}"));
     }
     lines.push(format!("in the windows of {}, {}", name(ranking.start), name(ranking.end)));
     lines
@@ -445,7 +520,11 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
         lines.push(format!("on {}", keys.join(" AND ")));
     }
     lines.extend(join.condition.iter().map(|condition| format!("where {}", condition.holds)));
+    if join.nulls_equal {
+        lines.push("NULL equals NULL".into());
+    }
     match join.meeting {
+        Meeting::Always => {}
         Meeting::InWindows(bounds) => {
             let windows = |side: usize| format!("{}, {}", name(side, bounds[side].start), name(side, bounds[side].end));
             let (left, right) = (windows(0), windows(1));

@@ -1,6 +1,6 @@
 //! A plan's identity: equal in every process that planned the same text, and nothing else in it.
 
-use super::{Action, Plan, Stage, Step, StepId, Transform};
+use super::{Action, Aggregation, Meeting, Plan, Reduction, Stage, Step, StepId, Transform};
 use std::fmt::{self, Write};
 
 impl Plan {
@@ -18,11 +18,15 @@ impl Plan {
     /// The steps that remember something, each with its name and what tells its state from that of another step: what it does, and
     /// the columns of what it reads and gives. Two plans can share the state of a step if both are the same in them.
     pub fn identities(&self) -> Vec<(StepId, (String, String))> {
-        let remembers = |action: &Action| {
-            matches!(
-                action,
-                Action::Aggregate(_) | Action::LateRows { .. } | Action::Custom(_) | Action::Rank(_) | Action::Join(_)
-            )
+        let remembers = |action: &Action| match action {
+            Action::Join(join) => join.meeting != Meeting::Always,
+            Action::Aggregate(_)
+            | Action::LateRows { .. }
+            | Action::Custom(_)
+            | Action::Rank(_)
+            | Action::Keep(_)
+            | Action::Settle => true,
+            _ => false,
         };
         let identity = |(id, step): (StepId, &Step)| {
             let mut hasher = Hasher(blake3::Hasher::new());
@@ -84,25 +88,27 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
             writeln!(out, "  idle {:?} {:?} {:?}", source.idle_timeout, source.when_all_idle, source.max_future)
         }
         Action::Transform(stages) => stages.iter().try_for_each(|part| stage(part, out)),
-        Action::PreAggregate(aggregation) | Action::Aggregate(aggregation) => {
-            let half = if matches!(step.action, Action::Aggregate(_)) { "results" } else { "partial results" };
-            writeln!(out, "  {half} {:?} {:?}", aggregation.grouping, aggregation.output)?;
-            aggregation
-                .keys
-                .iter()
-                .try_for_each(|(key, field)| writeln!(out, "  key {key:#} {}", field.data_type()))?;
-            for call in aggregation.calls.iter() {
-                writeln!(out, "  call {call:#} {}", call.field().data_type())?;
-                for state in call.state_fields().map_err(|_| fmt::Error)? {
-                    writeln!(out, "    state {}", state.data_type())?;
+        Action::PreAggregate(spec) => aggregation("partial results", spec, out),
+        Action::Aggregate(spec) => aggregation("results", spec, out),
+        Action::Keep(keeping) => writeln!(out, "  {keeping:?}"),
+        Action::Settle => writeln!(out, "  settle"),
+        Action::Reduce(reducing) => {
+            writeln!(out, "  reduce by {:?}", reducing.keys)?;
+            match &reducing.what {
+                Reduction::Aggregate(spec) => aggregation("results", spec, out),
+                Reduction::First { order, skip, limit, numbered } => {
+                    writeln!(out, "  first {order:?} {skip} {limit:?} {numbered}")
+                }
+                Reduction::Over { order, calls } => {
+                    writeln!(out, "  over {order:?}")?;
+                    calls.iter().try_for_each(|call| writeln!(out, "  call {call}"))
                 }
             }
-            Ok(())
         }
         Action::Custom(operator) => writeln!(out, "  operator {:?}", operator.name()),
         Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
         Action::Join(join) => {
-            writeln!(out, "  {:?} {:?} {:?}", join.kind, join.meeting, join.sides)?;
+            writeln!(out, "  {:?} {:?} {:?} {}", join.kind, join.meeting, join.sides, join.nulls_equal)?;
             join.condition
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
@@ -131,4 +137,16 @@ fn stage(stage: &Stage, out: &mut impl Write) -> fmt::Result {
         Transform::AssignWindows { time, windows } => writeln!(out, "  windows {time} {windows:?}")?,
     }
     fields(&stage.schema, out)
+}
+
+fn aggregation(half: &str, spec: &Aggregation, out: &mut impl Write) -> fmt::Result {
+    writeln!(out, "  {half} {:?} {:?} {:?}", spec.grouping, spec.output, spec.present)?;
+    spec.keys.iter().try_for_each(|(key, field)| writeln!(out, "  key {key:#} {}", field.data_type()))?;
+    for call in spec.calls.iter() {
+        writeln!(out, "  call {call:#} {}", call.field().data_type())?;
+        for state in call.state_fields().map_err(|_| fmt::Error)? {
+            writeln!(out, "    state {}", state.data_type())?;
+        }
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Joining the rows of two inputs: window by window, or with a table that ends.
+//! Joining the rows of two inputs: window by window, with a table that ends, or all that there are.
 
 use super::Route;
 use crate::expr::Expr;
@@ -15,6 +15,8 @@ pub struct Joining {
     pub sides: [JoinSide; 2],
     /// What pairs must meet beyond equal keys.
     pub condition: Option<JoinCondition>,
+    /// True if NULL equals NULL in the keys, as in INTERSECT and EXCEPT.
+    pub nulls_equal: bool,
 }
 
 /// Which rows of two inputs meet.
@@ -27,6 +29,8 @@ pub enum Meeting {
         /// Which input the table is. Its rows that are in no pair do not leave.
         table: usize,
     },
+    /// All that there are at the end of each epoch: both inputs are collections.
+    Always,
 }
 
 /// Where an input's windows are: columns of its rows.
@@ -109,7 +113,7 @@ impl Joining {
     pub fn route(&self, side: usize) -> Route {
         match (self.sides[side].keys.as_slice(), &self.meeting) {
             ([], Meeting::InWindows(windows)) => Route::Key(vec![windows[side].start, windows[side].end]),
-            ([], Meeting::WithTable { .. }) => Route::Single,
+            ([], Meeting::WithTable { .. } | Meeting::Always) => Route::Single,
             (keys, _) => Route::Key(keys.to_vec()),
         }
     }

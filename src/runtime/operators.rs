@@ -5,10 +5,12 @@ use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
 use crate::operator::join::Join;
+use crate::operator::keep::Keep;
 use crate::operator::late::late_rows;
 use crate::operator::lookup::Lookup;
 use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
+use crate::operator::settle::Settle;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::{Confluence, OneInput, Operator};
@@ -71,15 +73,32 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let operator: Box<dyn Confluence> = match spec.meeting {
                 Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, of_inputs, output)),
                 Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, of_inputs, output)),
+                // a collection keeps nothing
+                Meeting::Always => return Ok(None),
             };
             Ok(Some(Made { operator, inputs: inputs.to_vec() }))
         }
+        Action::Keep(keeping) => {
+            let from = &plan.steps[step.inputs[0].from];
+            let updating = from.emit == Emit::Updating;
+            one(Box::new(Keep::new(&from.schema, updating, routed_by(step), keeping.ttl)), input(0))
+        }
+        Action::Settle => one(Box::new(Settle::new(&step.schema, routed_by(step))), input(0)),
         Action::Source(_)
         | Action::DeadLetters
+        | Action::Reduce(_)
         | Action::Transform(_)
         | Action::Union
         | Action::PreAggregate(_)
         | Action::Sink(_) => Ok(None),
+    }
+}
+
+/// The columns by which rows come into a step with one input; none if all go to one worker.
+fn routed_by(step: &Step) -> Vec<usize> {
+    match &step.inputs[0].route {
+        Route::Key(keys) => keys.clone(),
+        Route::Single | Route::Forward => Vec::new(),
     }
 }
 

@@ -54,7 +54,7 @@ impl Site {
     }
 
     /// Runs `work` unless the run has failed; what it fails with ends the run.
-    fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<T> {
+    pub(super) fn attempt<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<T> {
         if self.local.fate.failed() {
             return None;
         }
@@ -265,7 +265,10 @@ pub fn staged<'scope>(
     let mut rows: RowOutput = OutputBuilder::from(rows);
     let mut deposits: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<Deposit>>> = OutputBuilder::from(deposits);
     let activator = scope.activator_for(builder.operator_info().address);
-    builder.build(move |_| {
+    let first = site.local.first_epoch();
+    builder.build(move |capabilities| {
+        // what is said once more belongs to the time before the first epoch
+        let mut before = first.checked_sub(1).and_then(|before| Some(capabilities.first()?.delayed(&before)));
         let mut stash: BTreeMap<Epoch, Stashed> = BTreeMap::new();
         let mut out = Output::default();
         // the first epoch of the stash is complete, and the operator is not through with it
@@ -273,6 +276,11 @@ pub fn staged<'scope>(
         let mut mark = Watermark::NONE;
         move |frontiers| {
             let _busy = site.busy();
+            if let Some(capability) = before.take()
+                && site.attempt(|| operator.again(&mut out)).is_some()
+            {
+                send(&mut rows, &capability, &mut out, &site.cells);
+            }
             for (port, (batches, _)) in inputs.iter_mut().enumerate() {
                 batches.for_each(|capability, packet| {
                     let stashed = stash.entry(epoch_of(&capability)).or_default();

@@ -1,5 +1,7 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
+use super::collections::Collections;
+use super::collections::edge::fresh;
 use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
@@ -170,6 +172,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut deposits = Vec::new();
     let mut publishing = Vec::new();
     let mut tapped = Vec::new();
+    let mut collections = Collections::default();
     let mut kept = match &local.checkpoints {
         Some(checkpoints) => {
             let own = groups_of(scope.index(), scope.peers());
@@ -180,7 +183,13 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     for id in 0..local.plan.steps.len() {
         let step = &local.plan.steps[id];
         let input = |n: usize| -> Rows<'_> {
-            built[step.inputs[n].from].clone().expect("only sinks have no rows, and no step reads a sink")
+            let from = step.inputs[n].from;
+            let rows = built[from].clone().expect("only sinks have no rows, and no step reads a sink");
+            // what collections make again at the time before the first epoch ends where they end
+            match local.first_epoch() {
+                first if first > 0 && local.plan.collected(from) && !local.plan.collected(id) => fresh(rows, first),
+                _ => rows,
+            }
         };
         let site = |input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
         let rows = match &step.action {
@@ -212,7 +221,18 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                     _ => of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))),
                 })
             }
-            Action::Aggregate(_) | Action::LateRows { .. } | Action::Custom(_) | Action::Rank(_) | Action::Join(_) => {
+            action if action.over_collections() => {
+                let inputs = (0..step.inputs.len()).map(input).collect();
+                Some(collections.step(id, inputs, local)?)
+            }
+            Action::Aggregate(_)
+            | Action::LateRows { .. }
+            | Action::Custom(_)
+            | Action::Rank(_)
+            | Action::Join(_)
+            | Action::Keep(_)
+            | Action::Reduce(_)
+            | Action::Settle => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
                     .ok_or_else(|| Error::internal("a staged step has no operator"))?;
                 let inputs = inputs.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
@@ -361,7 +381,7 @@ fn staged_step<'scope>(
     staged(inlets, reports, marks, site, operator, keeping)
 }
 
-fn router(route: &Route, schema: &SchemaRef, site: &Site) -> Router {
+pub(super) fn router(route: &Route, schema: &SchemaRef, site: &Site) -> Router {
     let (local, name) = (&site.local, site.local.plan.steps[site.id].name.clone());
     let (fate, cells) = (Arc::clone(&local.fate), Arc::clone(&site.cells));
     Router::new(route.clone(), Arc::clone(schema), local.workers.clone(), fate, cells, name)

@@ -198,9 +198,14 @@ impl Catalog {
             || self.higher_order.contains_key(name)
     }
 
+    /// True if `name` is a function that OVER may follow.
+    pub fn has_window_function(&self, name: &str) -> bool {
+        self.windows.contains_key(name) || self.aggregates.contains_key(name)
+    }
+
     /// All names of functions that are most like `name`.
     pub fn nearest_function(&self, name: &str) -> Option<&str> {
-        let names = self.scalars.keys().chain(self.aggregates.keys()).chain(self.higher_order.keys());
+        let names = self.scalars.keys().chain(self.aggregates.keys()).chain(self.higher_order.keys()).chain(self.windows.keys());
         nearest(name, names.map(String::as_str))
     }
 

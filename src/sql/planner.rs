@@ -4,10 +4,12 @@
 //! it, and where each column of the query is in the rows that come out. So choosing and renaming columns costs nothing, neighbouring
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
+mod collect;
 mod join;
 mod late;
 mod letters;
 mod ordered;
+mod over;
 mod rank;
 mod values;
 
@@ -129,6 +131,8 @@ pub(super) struct Planner<'a> {
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
     lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
+    /// For each step whose rows enter collections: the step that keeps them.
+    keepers: HashMap<StepId, StepId>,
     /// What the query that is being lowered asks of its windows.
     asked: Asked,
     /// Its late rows, so far.
@@ -264,6 +268,7 @@ impl<'a> Planner<'a> {
             readers: BTreeMap::new(),
             uses: HashMap::new(),
             lowered: HashMap::new(),
+            keepers: HashMap::new(),
             asked: Asked::default(),
             late: Vec::new(),
             windows: 0,
@@ -472,6 +477,7 @@ impl<'a> Planner<'a> {
         let mut stream = self.lower(&query.plan, query.last)?;
         if query.last {
             self.check_bounded(&stream)?;
+            self.settle(&mut stream)?;
         }
         if (query.late.is_some() || query.lateness > 0) && !self.waits_for_windows(stream.base) {
             return Err(Error::invalid(
@@ -587,6 +593,9 @@ impl<'a> Planner<'a> {
                     _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
                 }
             }
+            LogicalPlan::Limit(limit) => self.limit(limit, last),
+            // what is asked for in order elsewhere is refused; here DISTINCT ON has left it, whose aggregates know it
+            LogicalPlan::Sort(sort) => self.lower(&sort.input, last),
             LogicalPlan::Distinct(Distinct::All(_)) => Err(Error::internal("DISTINCT is left by the optimiser")),
             LogicalPlan::Values(values) => self.values(Arc::new(values.schema.as_arrow().clone()), &values.values),
             LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, schema }) => {
@@ -776,13 +785,7 @@ impl<'a> Planner<'a> {
     fn aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate, last: bool) -> Result<Stream> {
         let schema = aggregate.input.schema();
         if stream.emit == Emit::Updating {
-            return Err(Error::invalid("an aggregate over results that change is not yet supported")
-                .help("give the inner GROUP BY a window, or end the INSERT with EMIT FINAL if the input ends"));
-        }
-        if aggregate.group_expr.iter().any(|expr| matches!(expr, Logical::GroupingSet(_))) {
-            return Err(
-                Error::invalid("GROUP BY of several sets is not yet supported").help("write one INSERT for each")
-            );
+            return self.updating_aggregate(stream, aggregate);
         }
         let place = |expr: &Logical, stream: &Stream| {
             bare(expr).and_then(|c| schema.maybe_index_of_column(c)).map(|i| stream.columns[i])
@@ -878,13 +881,8 @@ impl<'a> Planner<'a> {
             calls: calls.into(),
             grouping,
             output: output.clone(),
+            present: None,
         });
-        let partial = Arc::new(aggregation.partial_schema()?.as_ref().clone());
-        let forward = Input { from: stream.base, route: Route::Forward };
-        let action = Action::PreAggregate(Arc::clone(&aggregation));
-        let first = self.step(format!("{name}, partial"), action, vec![forward], partial, Emit::Append);
-        let keys = aggregation.partial_keys();
-        let route = if keys.is_empty() { Route::Single } else { Route::Key(keys) };
         let emit = match grouping {
             Grouping::Final => Emit::Final,
             Grouping::Updating => Emit::Updating,
@@ -898,13 +896,7 @@ impl<'a> Planner<'a> {
             _ => Arc::clone(field),
         });
         let rows = Arc::new(Schema::new(fields.collect::<Fields>()));
-        let base = self.step(
-            name,
-            Action::Aggregate(aggregation),
-            vec![Input { from: first, route }],
-            Arc::clone(&rows),
-            emit,
-        );
+        let base = self.two_halves(&name, &aggregation, stream.base, Arc::clone(&rows), emit)?;
         let mut stream = Stream::of_step(base, rows, emit);
         if windowed {
             self.windows += 1;
@@ -917,22 +909,17 @@ impl<'a> Planner<'a> {
     }
 
     fn union(&mut self, mut streams: Vec<Stream>, schema: SchemaRef) -> Result<Stream> {
-        let updating = streams.iter().filter(|stream| stream.emit == Emit::Updating).count();
-        if updating != 0 && updating != streams.len() {
-            return Err(Error::invalid("a UNION of results that change with rows that stand is not yet supported")
-                .help("give the GROUP BY a window, or end the INSERT with EMIT FINAL if the input ends"));
-        }
-        let emit = match streams.iter().all(|stream| stream.emit == Emit::Final) {
-            true => Emit::Final,
-            false if updating > 0 => Emit::Updating,
-            false => Emit::Append,
-        };
-        let mut inputs = Vec::new();
         for stream in &mut streams {
             self.exactly(stream, schema.fields())?;
             self.materialise(stream)?;
-            inputs.push(Input { from: stream.base, route: Route::Forward });
         }
+        self.keep_beside(&mut streams)?;
+        let emit = match streams.iter().any(|stream| stream.emit == Emit::Updating) {
+            true => Emit::Updating,
+            false if streams.iter().all(|stream| stream.emit == Emit::Final) => Emit::Final,
+            false => Emit::Append,
+        };
+        let inputs = streams.iter().map(|stream| Input { from: stream.base, route: Route::Forward }).collect();
         // Event time stays event time if it is that in every input; so do windows, which then are windows of the union.
         let mut ids: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
         let mut roles = Vec::new();
@@ -1048,6 +1035,21 @@ impl<'a> Planner<'a> {
         self.steps[last - 1].action = Action::PreAggregate(Arc::clone(&aggregation));
         self.steps[last].action = Action::Aggregate(aggregation);
         true
+    }
+
+    /// Makes rows that may be taken back those that are there when the input has ended.
+    fn settle(&mut self, stream: &mut Stream) -> Result<()> {
+        if stream.emit != Emit::Updating {
+            return Ok(());
+        }
+        self.materialise(stream)?;
+        let all: Vec<usize> = (0..stream.rows.fields().len()).collect();
+        let input = Input { from: stream.base, route: Route::Key(all) };
+        let columns = std::mem::take(&mut stream.columns);
+        let base = self.step("settle".into(), Action::Settle, vec![input], Arc::clone(&stream.rows), Emit::Final);
+        *stream = Stream::of_step(base, Arc::clone(&stream.rows), Emit::Final);
+        stream.columns = columns;
+        Ok(())
     }
 
     /// `EMIT FINAL` waits for the end of the input, so there must be one.

@@ -4,8 +4,8 @@ use super::catalog::Catalog;
 use super::place::Text;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
-    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, Spanned, TableFactor, Value, Visit, Visitor,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
+    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
 use std::ops::ControlFlow;
@@ -49,18 +49,20 @@ impl Visitor for Refusal<'_> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             return no(with, "WITH RECURSIVE is", "");
         }
-        if let Some(order_by) = &query.order_by {
+        let bounded = query.limit_clause.is_some() || query.fetch.is_some();
+        if let Some(order_by) = query.order_by.as_ref().filter(|_| !bounded) {
             return no_at(
                 self.clause("ORDER", order_by),
-                "ORDER BY is",
-                &format!("a stream has no end to sort at; {FIRST_ROWS}"),
+                "ORDER BY without LIMIT is",
+                &format!("a stream has no end to sort at; for its first rows add LIMIT n; {FIRST_ROWS}"),
             );
         }
-        if let Some(limit) = &query.limit_clause {
-            return no_at(self.clause("LIMIT", limit), "LIMIT is", FIRST_ROWS);
+        let why = "say which rows come first: ORDER BY … LIMIT n";
+        if let Some(limit) = query.limit_clause.as_ref().filter(|_| query.order_by.is_none()) {
+            return no_at(self.clause("LIMIT", limit), "LIMIT without ORDER BY is", why);
         }
-        if let Some(fetch) = &query.fetch {
-            return no_at(self.clause("FETCH", fetch), "FETCH is", FIRST_ROWS);
+        if let Some(fetch) = query.fetch.as_ref().filter(|_| query.order_by.is_none()) {
+            return no_at(self.clause("FETCH", fetch), "FETCH without ORDER BY is", why);
         }
         if !query.locks.is_empty() || query.for_clause.is_some() {
             return no(query, "FOR after a query is", "");
@@ -72,12 +74,6 @@ impl Visitor for Refusal<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Found {
-        if let Some(Distinct::On(columns)) = &select.distinct {
-            return match columns.first() {
-                Some(column) => no(column, "DISTINCT ON is", "first_value and last_value with GROUP BY may do"),
-                None => no(select, "DISTINCT ON is", ""),
-            };
-        }
         // DataFusion gives the left side's column, which is NULL for rows of the right side alone
         for join in select.from.iter().flat_map(|table| &table.joins) {
             if let JoinOperator::Right(by) | JoinOperator::RightOuter(by) | JoinOperator::FullOuter(by) =
@@ -104,12 +100,7 @@ impl Visitor for Refusal<'_> {
         if let GroupByExpr::All(_) = &select.group_by {
             return no(select, "GROUP BY ALL is", "name the columns");
         }
-        if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
-            if let Some(sets) =
-                expressions.iter().find(|e| matches!(e, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)))
-            {
-                return no(sets, "GROUP BY of several sets is", "write one INSERT for each");
-            }
+        if let GroupByExpr::Expressions(_, modifiers) = &select.group_by {
             if !modifiers.is_empty() {
                 return no(&select.group_by, "GROUP BY … WITH is", "");
             }
@@ -199,11 +190,17 @@ impl Refusal<'_> {
 
     fn set_expr(&self, body: &SetExpr) -> Found {
         match body {
-            SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+            SetExpr::SetOperation { op, set_quantifier, left, right } => {
                 self.set_expr(left)?;
-                self.set_expr(right)
+                self.set_expr(right)?;
+                match (op, set_quantifier) {
+                    (SetOperator::Union, _) => ControlFlow::Continue(()),
+                    (SetOperator::Intersect | SetOperator::Except, SetQuantifier::None | SetQuantifier::Distinct) => {
+                        ControlFlow::Continue(())
+                    }
+                    (op, quantifier) => no(right.as_ref(), &format!("{op} {quantifier} is"), ""),
+                }
             }
-            SetExpr::SetOperation { op, right, .. } => no(right.as_ref(), &format!("{op} is"), ""),
             SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
             other => no(other, "this form of query is", ""),
         }
@@ -211,21 +208,8 @@ impl Refusal<'_> {
 
     fn function(&self, function: &Function) -> Found {
         let name = function.name.to_string().to_lowercase();
-        if function.over.is_some() {
-            return match name.as_str() {
-                "row_number" => ControlFlow::Continue(()),
-                "rank" | "dense_rank" => no(
-                    &function.name,
-                    &format!("{name} is"),
-                    "row_number() OVER (PARTITION BY window_start, window_end ORDER BY …) numbers rows of equal rank, too",
-                ),
-                "lag" | "lead" => no(&function.name, &format!("{name} is"), ""),
-                _ => no(
-                    &function.name,
-                    "OVER after a function other than row_number is",
-                    "GROUP BY window_start, window_end gives what a window's rows sum to",
-                ),
-            };
+        if function.over.is_some() && self.catalog.has_window_function(&name) {
+            return ControlFlow::Continue(());
         }
         if self.tables.contains(&function.name.span().start) {
             return ControlFlow::Continue(());

@@ -58,6 +58,19 @@ const CHECKPOINT_RETAIN: OptionSpec = OptionSpec::both(
     "how many checkpoints are kept, besides savepoints",
 );
 
+const STATE_TTL: OptionSpec = OptionSpec::both(
+    "state_ttl",
+    Takes::DurationOrOff,
+    Preset::Is("off"),
+    "how long rows of tables with a watermark count in joins, rankings and aggregates without windows, by event time",
+);
+const UNBOUNDED_STATE: OptionSpec = OptionSpec::both(
+    "unbounded_state",
+    Takes::Flag,
+    Preset::Is("false"),
+    "whether a step may keep all rows of a table that does not end",
+);
+
 /// What can be set, for documents and help.
 pub const SETTINGS: &[&OptionSpec] = &[
     &NAME,
@@ -70,6 +83,8 @@ pub const SETTINGS: &[&OptionSpec] = &[
     &CHECKPOINT_STORE,
     &CHECKPOINT_INTERVAL,
     &CHECKPOINT_RETAIN,
+    &STATE_TTL,
+    &UNBOUNDED_STATE,
 ];
 
 /// Changes one setting.
@@ -110,6 +125,12 @@ pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Resu
     }
     if let Some(checkpoints) = given.if_given(&CHECKPOINT_RETAIN, Options::whole)? {
         settings.checkpoint_retain = checkpoints;
+    }
+    if let Some(ttl) = given.if_given(&STATE_TTL, Options::duration_or_off)? {
+        settings.state_ttl = ttl;
+    }
+    if let Some(allowed) = given.if_given(&UNBOUNDED_STATE, Options::flag)? {
+        settings.unbounded_state = allowed;
     }
     Ok(())
 }
@@ -181,6 +202,8 @@ mod tests {
             checkpoint_store: None,
             checkpoint_interval: None,
             checkpoint_retain: 0,
+            state_ttl: Some(zero),
+            unbounded_state: true,
         };
         for spec in SETTINGS {
             let Preset::Is(text) = spec.preset else { continue };

@@ -1,5 +1,6 @@
 //! `JOIN`, `IN` and `EXISTS` to a join in windows, or with a table that ends.
 
+use super::collect::one_row;
 use super::rank::place_of;
 use super::{Bound, Needs, Place, Planner, Role, Stream, assign_windows, collect_needs, compile};
 use crate::error::{Error, Result};
@@ -11,14 +12,6 @@ use datafusion_expr::Expr as Logical;
 use datafusion_expr::logical_plan::{Join, LogicalPlan};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// What a join without windows is answered with, and IN or EXISTS without them.
-const WINDOWS: &str = "join what windows hold: … FROM a JOIN b ON a.window_start = b.window_start AND a.window_end = b.window_end AND …, \
-                       where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY with windows; or join a stream with a table \
-                       that ends and has no watermark";
-const WINDOWS_INSIDE: &str = "look into the same window: … FROM a WHERE x IN (SELECT y FROM b WHERE a.window_start = b.window_start AND \
-                              a.window_end = b.window_end), where a and b are TUMBLE(TABLE …), HOP(TABLE …) or the results of a GROUP BY \
-                              with windows; or look into a table that ends and has no watermark";
 
 impl Planner<'_> {
     pub(super) fn join(&mut self, join: &Join, last: bool) -> Result<Stream> {
@@ -36,10 +29,11 @@ impl Planner<'_> {
                     .help("make it a condition of WHERE on its own, perhaps in several INSERTs or with UNION ALL"));
             }
         };
-        if join.null_aware || join.null_equality == NullEquality::NullEqualsNull {
+        if join.null_aware {
             return Err(Error::invalid("NOT IN with a query is not yet supported")
                 .help("NOT EXISTS (SELECT … WHERE a.key = b.key AND …) is"));
         }
+        let nulls_equal = join.null_equality == NullEquality::NullEqualsNull;
         let mut plans: [&LogicalPlan; 2] = [&join.left, &join.right];
         let mut on: Vec<[&Logical; 2]> = join.on.iter().map(|(left, right)| [left, right]).collect();
         if turned {
@@ -51,24 +45,24 @@ impl Planner<'_> {
         let table = tables.iter().find(|table| !leaves_rest(kind, **table)).or(tables.first()).copied();
         let lasts = [0, 1].map(|side| last || (table == Some(side) && self.speaks_last(plans[side])));
         let mut streams = [self.lower(plans[0], lasts[0])?, self.lower(plans[1], lasts[1])?];
-        if streams.iter().any(|stream| stream.emit == Emit::Updating) {
-            return Err(Error::invalid("a join of results that change is not yet supported").help(WINDOWS));
-        }
         streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
-        let windows = windows_of(&streams, &plans, &on);
+        let stand = !nulls_equal && streams.iter().all(|stream| stream.emit != Emit::Updating);
+        let windows = windows_of(&streams, &plans, &on).filter(|_| stand);
         let meets = match (windows, table) {
             (Some(windows), _) => Meets::InWindows(windows),
-            (None, Some(table)) if !leaves_rest(kind, table) => Meets::WithTable(table),
-            (None, table) => {
+            (None, Some(table)) if stand && !leaves_rest(kind, table) => Meets::WithTable(table),
+            (None, _) if !on.is_empty() || plans.iter().any(|plan| one_row(plan)) => Meets::Always,
+            (None, _) => {
                 let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
                 self.blame = conditions.into_iter().find_map(place_of);
-                return Err(refused(kind, table.is_some()));
+                return Err(Error::invalid("a join needs a column of one side that equals one of the other")
+                    .help("write JOIN … ON a.key = b.key AND …; other conditions may follow"));
             }
         };
         for (side, stream) in streams.iter_mut().enumerate() {
             stream.compact_but(&match meets {
                 Meets::InWindows(ids) => stream.bounds_of(ids[side]).into_iter().flatten().collect(),
-                Meets::WithTable(_) => BTreeSet::new(),
+                Meets::WithTable(_) | Meets::Always => BTreeSet::new(),
             });
         }
         let mut keys = [Vec::new(), Vec::new()];
@@ -78,7 +72,7 @@ impl Planner<'_> {
         }
         let of_windows = |pair: usize| match meets {
             Meets::InWindows(ids) => (0..2).all(|side| streams[side].window_of(keys[side][pair]) == Some(ids[side])),
-            Meets::WithTable(_) => false,
+            Meets::WithTable(_) | Meets::Always => false,
         };
         let different: Vec<usize> = (0..on.len()).filter(|pair| !of_windows(*pair)).collect();
         for &pair in &different {
@@ -92,14 +86,26 @@ impl Planner<'_> {
             let output = if kind.gives_pairs() || side == 0 { streams[side].row_places() } else { Vec::new() };
             JoinSide { keys, output }
         });
+        // pairs that are all that leaves are filtered where they have left
+        let behind = matches!(meets, Meets::Always) && kind == JoinKind::Inner;
         let condition = match &join.filter {
-            Some(filter) => Some(condition(filter, &streams, &plans)?),
-            None => None,
+            Some(filter) if !behind => Some(condition(filter, &streams, &plans)?),
+            _ => None,
         };
         for stream in &mut streams {
             self.materialise(stream)?;
         }
         Ok(match meets {
+            Meets::Always => {
+                let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
+                let place = conditions.into_iter().find_map(place_of);
+                let joining = Joining { kind, meeting: Meeting::Always, sides, condition, nulls_equal };
+                let mut stream = self.join_always(&mut streams, joining).inspect_err(|_| self.blame = place)?;
+                if let Some(filter) = join.filter.as_ref().filter(|_| behind) {
+                    self.filter(&mut stream, filter, &join.schema)?;
+                }
+                stream
+            }
             Meets::InWindows(ids) => {
                 let meeting = Meeting::InWindows([0, 1].map(|side| {
                     let [start, end] = streams[side].bounds_of(ids[side]);
@@ -109,7 +115,7 @@ impl Planner<'_> {
                 self.add_branches(&mut streams);
                 self.windows += 1;
                 let id = self.windows;
-                self.join_step(&streams, Joining { kind, meeting, sides, condition }, |side, role| match role {
+                self.join_step(&streams, Joining { kind, meeting, sides, condition, nulls_equal }, None, |side, role| match role {
                     Role::Window(of, bound) if of == ids[side] => Role::Window(id, bound),
                     _ => Role::None,
                 })
@@ -121,7 +127,7 @@ impl Planner<'_> {
                 sides[looking].output.extend(place);
                 let place = place.map(|_| sides[..=looking].iter().map(|side| side.output.len()).sum::<usize>() - 1);
                 let mut stream =
-                    self.join_step(&streams, Joining { kind, meeting, sides, condition }, |side, role| match side {
+                    self.join_step(&streams, Joining { kind, meeting, sides, condition, nulls_equal }, None, |side, role| match side {
                         // the watermark is none until the table has ended, so what waited for that is not late
                         _ if side != table => role,
                         _ => Role::None,
@@ -134,8 +140,29 @@ impl Planner<'_> {
         })
     }
 
-    /// Adds the step; `role` says what a column of an input is in the result.
-    fn join_step(&mut self, streams: &[Stream; 2], joining: Joining, role: impl Fn(usize, Role) -> Role) -> Stream {
+    /// Adds a step that joins all rows that there are.
+    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining) -> Result<Stream> {
+        let what = format!("a {} without windows", joining.kind.name());
+        let mut inputs = Vec::new();
+        for (side, stream) in streams.iter_mut().enumerate() {
+            let input = self.entering(stream, &joining.sides[side].keys, &what)?;
+            stream.emit = self.steps[input.from].emit;
+            inputs.push(input);
+        }
+        let updating = streams.iter().any(|stream| stream.emit == Emit::Updating);
+        let taken_back = !matches!(joining.kind, JoinKind::Inner | JoinKind::Semi);
+        let emit = if updating || taken_back { Emit::Updating } else { Emit::Append };
+        Ok(self.join_step(streams, joining, Some((inputs, emit)), |_, _| Role::None))
+    }
+
+    /// Adds the step, with `edges` of its own if it has some; `role` says what a column of an input is in the result.
+    fn join_step(
+        &mut self,
+        streams: &[Stream; 2],
+        joining: Joining,
+        edges: Option<(Vec<Input>, Emit)>,
+        role: impl Fn(usize, Role) -> Role,
+    ) -> Stream {
         let kind = joining.kind;
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut roles = Vec::new();
@@ -158,12 +185,16 @@ impl Planner<'_> {
         name.push_str(match joining.meeting {
             Meeting::InWindows(_) => " in windows of its inputs",
             Meeting::WithTable { .. } => " with a table",
+            Meeting::Always => "",
         });
-        let inputs = streams.iter().enumerate();
-        let inputs = inputs.map(|(side, stream)| Input { from: stream.base, route: joining.route(side) }).collect();
+        let (inputs, emit) = edges.unwrap_or_else(|| {
+            let inputs = streams.iter().enumerate();
+            let inputs = inputs.map(|(side, stream)| Input { from: stream.base, route: joining.route(side) });
+            (inputs.collect(), Emit::Append)
+        });
         let rows = Arc::new(Schema::new(fields));
-        let base = self.step(name, Action::Join(Arc::new(joining)), inputs, Arc::clone(&rows), Emit::Append);
-        let mut stream = Stream::of_step(base, rows, Emit::Append);
+        let base = self.step(name, Action::Join(Arc::new(joining)), inputs, Arc::clone(&rows), emit);
+        let mut stream = Stream::of_step(base, rows, emit);
         stream.roles = roles;
         stream
     }
@@ -199,21 +230,13 @@ enum Meets {
     InWindows([usize; 2]),
     /// Those of one side with all of this one.
     WithTable(usize),
+    /// All that there are.
+    Always,
 }
 
 /// True if rows of side `table` leave that are in no pair: they would have to wait for the end of the other side.
 fn leaves_rest(kind: JoinKind, table: usize) -> bool {
     kind.gives_unmatched(table) || (!kind.gives_pairs() && table == 0)
-}
-
-fn refused(kind: JoinKind, with_table: bool) -> Error {
-    if with_table {
-        return Error::invalid("rows of a table that ends can be looked up for a stream, but here they leave on their own")
-            .help("keep the stream's rows: stream JOIN table, stream LEFT JOIN table, or stream WHERE key IN (SELECT … FROM table)");
-    }
-    let error =
-        Error::invalid("a join without windows is not yet supported: it would have to keep all rows of both sides");
-    error.help(if kind.gives_pairs() { WINDOWS } else { WINDOWS_INSIDE })
 }
 
 /// The windows of both sides that the join equates.

@@ -1,12 +1,13 @@
 //! `ROW_NUMBER() OVER (…)` to a ranking, with the bound that a filter above it sets. Between the two DataFusion may leave a choice of
 //! columns.
 
+use super::over::sort_columns;
 use super::{Place, Planner, Role, Stream, bare};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Emit, Input, Ranking, Route, SortColumn};
+use crate::plan::{Action, Emit, Input, Ranking, Route};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion_common::{DFSchema, ScalarValue};
-use datafusion_expr::expr::WindowFunction;
+use datafusion_common::ScalarValue;
+use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::logical_plan::{Filter, LogicalPlan, Window};
 use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{BinaryExpr, Expr as Logical, Operator};
@@ -40,24 +41,14 @@ impl Planner<'_> {
 
     /// Numbers the rows of each key in each window, of which `limit` are asked for.
     pub(super) fn rank(&mut self, window: &Window, limit: Option<usize>, last: bool) -> Result<Stream> {
-        let [expr] = window.window_expr.as_slice() else {
-            return Err(Error::invalid("several OVER in one SELECT are not yet supported")
-                .help("put one of them into a query in FROM"));
-        };
-        let Logical::WindowFunction(call) = expr.clone().unalias() else {
-            return Err(Error::internal(format!("{expr} is no window function")));
-        };
-        if call.fun.name() != "row_number" || call.params.filter.is_some() {
-            return Err(Error::invalid(format!("{} OVER is not yet supported", call.fun.name()))
-                .help("row_number() OVER (PARTITION BY window_start, window_end ORDER BY …) is"));
-        }
         let mut stream = self.lower(&window.input, last)?;
-        if stream.emit == Emit::Updating {
-            return Err(Error::invalid("row_number over results that change is not yet supported")
-                .help("give the inner GROUP BY a window, and number the rows of each window"));
-        }
         super::assign_windows(self, &mut stream)?;
-        let id = self.windows_of_partition(&stream, &call, window.input.schema())?;
+        let (Some(call), Some(id)) = (numbering(window), windows_of_partition(&stream, window)) else {
+            return self.over(stream, window, limit);
+        };
+        if stream.emit == Emit::Updating {
+            return self.over(stream, window, limit);
+        }
         stream.compact_but(&stream.bounds_of(id).into_iter().flatten().collect());
         let params = &call.params;
         let values: Vec<&Logical> =
@@ -72,18 +63,13 @@ impl Planner<'_> {
             .help("select window_start and window_end in the inner query"));
         };
         let of_window = |row: &usize| matches!(stream.roles[*row], Role::Window(other, _) if other == id);
-        let order = order.iter().zip(&params.order_by).filter(|(row, _)| !of_window(row));
+        let (order_places, order_sorts): (Vec<usize>, Vec<Sort>) =
+            order.iter().copied().zip(params.order_by.iter().cloned()).filter(|(row, _)| !of_window(row)).unzip();
         let ranking = Ranking {
             start,
             end,
             keys: partition.iter().copied().filter(|row| !of_window(row)).collect(),
-            order: order
-                .map(|(column, sort)| SortColumn {
-                    column: *column,
-                    descending: !sort.asc,
-                    nulls_first: sort.nulls_first,
-                })
-                .collect(),
+            order: sort_columns(&order_places, &order_sorts),
             limit,
         };
         self.materialise(&mut stream)?;
@@ -118,25 +104,26 @@ impl Planner<'_> {
         ranked.columns.push(Place::Row(stream.rows.fields().len()));
         Ok(ranked)
     }
+}
 
-    /// Which windows PARTITION BY names.
-    fn windows_of_partition(&mut self, stream: &Stream, call: &WindowFunction, schema: &DFSchema) -> Result<usize> {
-        let window = call.params.partition_by.iter().find_map(|expr| {
-            match stream.columns[bare(expr).and_then(|column| schema.maybe_index_of_column(column))?] {
-                Place::Row(row) => stream.window_of(row),
-                Place::Window(_) => None,
-            }
-        });
-        window.ok_or_else(|| {
-            let sorts = call.params.order_by.iter().map(|sort| &sort.expr);
-            self.blame = call.params.partition_by.iter().chain(sorts).find_map(place_of);
-            Error::invalid("row_number without windows is not yet supported: a row that comes later may be the first")
-                .help(
-                    "number the rows of each window: PARTITION BY window_start, window_end, … over TUMBLE or HOP, or over \
-                     the results of a GROUP BY with windows",
-                )
-        })
+/// The only function of `window`, if it numbers rows.
+fn numbering(window: &Window) -> Option<Box<WindowFunction>> {
+    let [expr] = window.window_expr.as_slice() else { return None };
+    match expr.clone().unalias() {
+        Logical::WindowFunction(call) if call.fun.name() == "row_number" && call.params.filter.is_none() => Some(call),
+        _ => None,
     }
+}
+
+/// Which windows PARTITION BY names.
+fn windows_of_partition(stream: &Stream, window: &Window) -> Option<usize> {
+    let schema = window.input.schema();
+    numbering(window)?.params.partition_by.iter().find_map(|expr| {
+        match stream.columns[bare(expr).and_then(|column| schema.maybe_index_of_column(column))?] {
+            Place::Row(row) => stream.window_of(row),
+            Place::Window(_) => None,
+        }
+    })
 }
 
 /// Where in the text the first column of `expr` stands.
@@ -149,7 +136,7 @@ pub(super) fn place_of(expr: &Logical) -> Option<Location> {
 /// True if column `column` of `plan` is the number that a ranking gives to its rows.
 fn numbers(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
-        LogicalPlan::Window(window) => column == window.input.schema().fields().len(),
+        LogicalPlan::Window(window) => numbering(window).is_some() && column == window.input.schema().fields().len(),
         LogicalPlan::SubqueryAlias(alias) => numbers(&alias.input, column),
         LogicalPlan::Projection(projection) => {
             let input = &projection.input;

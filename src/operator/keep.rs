@@ -1,0 +1,196 @@
+//! What enters collections: rows are passed on as they come, and remembered.
+//!
+//! What collections make of rows is not kept in checkpoints, but made again from the rows that are: this operator's state is the sum of
+//! all that it has passed on. In memory it holds only what has changed since the last delta, and with a time to live the rows whose time
+//! is not over. A delta is the changes since the one before.
+
+use super::panes::event_times;
+use super::{Operator, Output};
+use crate::batch::changes::{added, consolidated, negated, standing};
+use crate::batch::{Batch, take_rows};
+use crate::error::Result;
+use crate::operator::transform::with_weight;
+use crate::plan::Ttl;
+use crate::state::{Delta, Table};
+use crate::time::{Epoch, Micros, Watermark};
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+
+/// What the table of a delta is called.
+const TABLE: &str = "changes";
+
+/// Into how many parts the rows of a time to live are sorted by time.
+const PARTS: Micros = 16;
+
+/// The operator.
+pub struct Keep {
+    /// With the weight.
+    schema: SchemaRef,
+    /// True if what comes has weights.
+    updating: bool,
+    /// By which columns rows find their worker.
+    keys: Vec<usize>,
+    mortal: Option<Mortal>,
+    /// What was passed on since the last delta; None if there are no deltas.
+    changes: Option<Vec<Batch>>,
+    /// What was taken back, until it is said again.
+    restored: Vec<Batch>,
+}
+
+/// Rows whose time will be over.
+struct Mortal {
+    ttl: Ttl,
+    mark: Watermark,
+    /// By when their time is over, in parts.
+    held: BTreeMap<Micros, Vec<Batch>>,
+}
+
+impl Keep {
+    /// For rows with the columns of `schema`, and a weight if they are `updating`, that come by `keys`.
+    pub fn new(schema: &SchemaRef, updating: bool, keys: Vec<usize>, ttl: Option<Ttl>) -> Self {
+        let mortal = ttl.map(|ttl| Mortal { ttl, mark: Watermark::NONE, held: BTreeMap::new() });
+        Keep { schema: with_weight(schema), updating, keys, mortal, changes: None, restored: Vec::new() }
+    }
+
+    fn pass(&mut self, changes: Batch, out: &mut Output) {
+        if let Some(kept) = self.changes.as_mut().filter(|_| changes.num_rows() > 0) {
+            kept.push(changes.clone());
+        }
+        out.push(changes);
+    }
+
+    fn table(&self, changes: &[Batch]) -> Result<Delta> {
+        let sum = consolidated(changes, &self.schema)?;
+        Ok(Table::of_batches(TABLE, &self.schema, &[sum], self.keys.clone())?.into_iter().collect())
+    }
+}
+
+impl Mortal {
+    /// True for a row of which the time is over at the watermark; event time is a row's in microseconds.
+    fn over(&self, time: Micros) -> bool {
+        self.mark.micros() >= time.saturating_add(self.ttl.keep)
+    }
+
+    /// The rows of `changes` whose time is not over, which are held.
+    fn living(&mut self, changes: Batch) -> Result<Batch> {
+        let times = event_times(changes.column(self.ttl.time))?.to_vec();
+        let living: Vec<u32> = (0..times.len() as u32).filter(|row| !self.over(times[*row as usize])).collect();
+        let changes = if living.len() == times.len() { changes } else { take_rows(&changes, living)? };
+        let times = event_times(changes.column(self.ttl.time))?;
+        let size = (self.ttl.keep / PARTS).max(1);
+        let mut parts: BTreeMap<Micros, Vec<u32>> = BTreeMap::new();
+        for (row, time) in times.iter().enumerate() {
+            parts.entry(time.div_euclid(size)).or_default().push(row as u32);
+        }
+        for (part, rows) in parts {
+            self.held.entry(part).or_default().push(take_rows(&changes, rows)?);
+        }
+        Ok(changes)
+    }
+
+    /// What is taken back because its time is over.
+    fn dead(&mut self, schema: &SchemaRef) -> Result<Vec<Batch>> {
+        let size = (self.ttl.keep / PARTS).max(1);
+        let mut dead = Vec::new();
+        while let Some(entry) = self.held.first_entry() {
+            let start = entry.key().saturating_mul(size);
+            if self.mark.micros() < start.saturating_add(self.ttl.keep) {
+                break;
+            }
+            let part = *entry.key();
+            let rows = consolidated(&entry.remove(), schema)?;
+            let times = event_times(rows.column(self.ttl.time))?;
+            let (over, living): (Vec<u32>, Vec<u32>) =
+                (0..rows.num_rows() as u32).partition(|row| self.over(times[*row as usize]));
+            let living = take_rows(&rows, living)?;
+            dead.push(negated(&take_rows(&rows, over)?)?);
+            if living.num_rows() > 0 {
+                self.held.insert(part, vec![living]);
+                break;
+            }
+        }
+        Ok(dead)
+    }
+}
+
+impl Operator for Keep {
+    fn on_batch(&mut self, batch: Batch, out: &mut Output) -> Result<()> {
+        let changes = match self.updating {
+            true => batch.clone(),
+            // nobody needs the weights of rows that only come
+            false if self.mortal.is_none() && self.changes.is_none() => {
+                out.push(batch);
+                return Ok(());
+            }
+            false => added(&batch, &self.schema)?,
+        };
+        match &mut self.mortal {
+            Some(mortal) => {
+                let changes = mortal.living(changes)?;
+                self.pass(changes, out);
+            }
+            None if self.updating => self.pass(changes, out),
+            None => {
+                out.push(batch);
+                self.changes.as_mut().expect("there are deltas").push(changes);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_epoch(&mut self, _: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
+        let Some(mortal) = &mut self.mortal else { return Ok(()) };
+        // the end of the input ends no row's time
+        if mark != Watermark::END {
+            mortal.mark = mark;
+        }
+        let schema = self.schema.clone();
+        for dead in mortal.dead(&schema)? {
+            self.pass(dead, out);
+        }
+        Ok(())
+    }
+
+    fn track(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    fn delta(&mut self) -> Result<Delta> {
+        let changes = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
+        self.table(&changes)
+    }
+
+    fn restore(&mut self, saved: Delta) -> Result<()> {
+        for table in saved {
+            self.restored.push(table.into_rows(TABLE, &self.schema)?);
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, mark: Watermark) -> Result<()> {
+        self.restored = vec![consolidated(&std::mem::take(&mut self.restored), &self.schema)?];
+        if let Some(mortal) = &mut self.mortal {
+            mortal.mark = mark;
+            for rows in &self.restored {
+                mortal.living(rows.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn again(&mut self, out: &mut Output) -> Result<()> {
+        for rows in std::mem::take(&mut self.restored) {
+            if self.updating || self.mortal.is_some() {
+                out.push(rows);
+                continue;
+            }
+            out.push(standing(&rows)?);
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self) -> Result<Delta> {
+        let restored = std::mem::take(&mut self.restored);
+        self.table(&restored)
+    }
+}

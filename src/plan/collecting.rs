@@ -1,0 +1,59 @@
+//! Steps over collections: rows that may be taken back again, held by key.
+//!
+//! What such a step says of an epoch is the change of its answer over exactly the rows up to then.
+
+use super::{Aggregation, SortColumn};
+use crate::expr::OverCall;
+use crate::time::Micros;
+use std::sync::Arc;
+
+/// What enters collections: the rows of its input, which are kept in checkpoints. All that is made of them by collections is made
+/// again from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// How long a row stays, by event time. None: for ever.
+    pub ttl: Option<Ttl>,
+}
+
+/// Rows leave a collection when the watermark is so far ahead of their event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl {
+    /// The event-time column.
+    pub time: usize,
+    /// For how long, in microseconds; above 0.
+    pub keep: Micros,
+}
+
+/// What is made of all rows of each key.
+#[derive(Debug, Clone)]
+pub struct Reducing {
+    /// The columns of the key: places in the input. Without any all rows are of one key.
+    pub keys: Vec<usize>,
+    /// What is made of them.
+    pub what: Reduction,
+}
+
+/// See [`Reducing`].
+#[derive(Debug, Clone)]
+pub enum Reduction {
+    /// The results of aggregates, over the columns of the input; the keys of the aggregation are those of the step.
+    Aggregate(Arc<Aggregation>),
+    /// Its first rows in some order. Rows that are alike in `order` are told apart by all their columns.
+    First {
+        /// What comes first.
+        order: Vec<SortColumn>,
+        /// How many are left out.
+        skip: usize,
+        /// How many leave. None: all that are not left out.
+        limit: Option<usize>,
+        /// True if the rows get their number, from 1, as one column more.
+        numbered: bool,
+    },
+    /// All of its rows, with the results of window functions as further columns.
+    Over {
+        /// In what order the functions see the rows; those that are alike are told apart by all their columns.
+        order: Vec<SortColumn>,
+        /// The functions.
+        calls: Vec<OverCall>,
+    },
+}

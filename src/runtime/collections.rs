@@ -1,0 +1,205 @@
+//! Collections: the part of a dataflow whose rows may be taken back, on differential dataflow.
+//!
+//! A row is bytes that compare as its values do. Rows enter from batches, by the key of the step that reads them, and are *arranged*:
+//! indexed by key and shared by all steps that read the same rows by the same key. What a step says leaves as batches when its epoch is
+//! complete, consolidated, so that an epoch's output is the change of the answer over exactly the rows up to it.
+//!
+//! Collections keep nothing in checkpoints. When a run goes on, the steps that guard their entrance (`Action::Keep`) say all rows once
+//! more at the time before the first epoch; everything is made of them again, and what comes out at that time is left out where it leaves
+//! collections for good ([`edge::fresh`]).
+
+pub mod edge;
+mod join;
+mod reduce;
+
+use super::exchange::Router;
+use super::operators::carried;
+use super::steps::{Rows, Site};
+use super::worker::{Local, router};
+use crate::batch::{Batch, from_arrow};
+use crate::error::{Error, Result};
+use crate::plan::{Action, Joining, Reducing, Route, StepId};
+use crate::time::Epoch;
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Schema};
+use arrow::row::{RowConverter, RowParser, SortField};
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::{ValBatcher, ValSpine};
+use std::collections::HashMap;
+use std::sync::Arc;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+
+/// A row, or a part of one.
+pub type Row = Box<[u8]>;
+
+/// Rows with their weights.
+pub type Collected<'scope, T, D> = differential_dataflow::VecCollection<'scope, T, D, i64>;
+
+/// Rows by key: the key and the columns beside it.
+pub type Indexed<'scope, T> = Arranged<'scope, TraceAgent<ValSpine<Row, Row, T, i64>>>;
+
+/// Encodes some columns of a batch as rows, and back.
+pub struct Coder {
+    columns: Vec<usize>,
+    converter: RowConverter,
+    parser: RowParser,
+}
+
+impl Coder {
+    /// For the `columns` of batches with the columns of `schema`.
+    pub fn new(schema: &Schema, columns: Vec<usize>) -> Result<Self> {
+        let types = columns.iter().map(|column| schema.field(*column).data_type().clone());
+        let converter = Coder::converter(types)?;
+        Ok(Coder { columns, parser: converter.parser(), converter })
+    }
+
+    fn converter(types: impl Iterator<Item = DataType>) -> Result<RowConverter> {
+        RowConverter::new(types.map(SortField::new).collect()).map_err(from_arrow)
+    }
+
+    /// The rows of `batch`.
+    pub fn encode(&self, batch: &Batch) -> Result<Vec<Row>> {
+        if self.columns.is_empty() {
+            return Ok(vec![Row::default(); batch.num_rows()]);
+        }
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
+        let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
+        Ok(rows.iter().map(|row| row.as_ref().into()).collect())
+    }
+
+    /// The columns of `rows`, in the order of the coder's columns.
+    pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        if self.columns.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.converter.convert_rows(rows.into_iter().map(|row| self.parser.parse(row))).map_err(from_arrow)
+    }
+
+    /// A row of NULLs.
+    pub fn nulls(&self, schema: &Schema) -> Result<Row> {
+        let nulls = self.columns.iter().map(|column| arrow::array::new_null_array(schema.field(*column).data_type(), 1));
+        let columns: Vec<ArrayRef> = nulls.collect();
+        if columns.is_empty() {
+            return Ok(Row::default());
+        }
+        let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
+        Ok(rows.row(0).as_ref().into())
+    }
+}
+
+/// How a key says that NULL in it equals nothing, not even the NULL of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Nulls {
+    /// They are values like others.
+    Equal,
+    /// A key with NULL is not that of any row of another side.
+    OfSide(u8),
+}
+
+/// The columns of a step's rows: those of a key, and the others.
+pub struct Split {
+    pub key: Coder,
+    pub rest: Coder,
+}
+
+impl Split {
+    /// Splits the columns of `schema` by `keys`.
+    pub fn new(schema: &Schema, keys: &[usize]) -> Result<Self> {
+        let rest = (0..schema.fields().len()).filter(|column| !keys.contains(column)).collect();
+        Ok(Split { key: Coder::new(schema, keys.to_vec())?, rest: Coder::new(schema, rest)? })
+    }
+
+    /// Where each column of the rows is among those of the key and then the others.
+    pub fn places(&self) -> Vec<usize> {
+        let mut places = vec![0; self.key.columns.len() + self.rest.columns.len()];
+        let there = self.key.columns.iter().chain(&self.rest.columns).enumerate();
+        there.for_each(|(place, column)| places[*column] = place);
+        places
+    }
+}
+
+/// What the steps of one dataflow share.
+#[derive(Default)]
+pub struct Collections<'scope> {
+    arranged: HashMap<(StepId, Route, Nulls), Indexed<'scope, Epoch>>,
+}
+
+impl<'scope> Collections<'scope> {
+    /// The rows that step `id`, an [`Action::Join`] of collections or an [`Action::Reduce`], makes of its `inputs`.
+    pub fn step(&mut self, id: StepId, inputs: Vec<Rows<'scope>>, local: &Local) -> Result<Rows<'scope>> {
+        match &local.plan.steps[id].action {
+            Action::Join(spec) => self.join(id, spec, inputs, local),
+            Action::Reduce(spec) => self.reduce(id, spec, inputs, local),
+            _ => Err(Error::internal("no step over collections")),
+        }
+    }
+
+    /// Input `n` of step `id` by key.
+    fn indexed(
+        &mut self,
+        id: StepId,
+        n: usize,
+        keys: &[usize],
+        nulls: Nulls,
+        rows: Rows<'scope>,
+        local: &Local,
+    ) -> Result<Indexed<'scope, Epoch>> {
+        let input = &local.plan.steps[id].inputs[n];
+        let schema = carried(&local.plan, input.from);
+        let values = &local.plan.steps[input.from].schema;
+        let nullable = keys.iter().any(|key| values.field(*key).is_nullable());
+        let nulls = if nullable { nulls } else { Nulls::Equal };
+        let by = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
+        let known = (input.from, by, nulls);
+        if let Some(arranged) = self.arranged.get(&known) {
+            return Ok(arranged.clone());
+        }
+        let site = Site { id, input: schema, cells: local.cells(id), local: local.clone() };
+        let split = Split::new(values, keys)?;
+        let collection = if rows.scope().peers() == 1 || input.route == Route::Forward {
+            edge::enter(rows, Pipeline, site, split, nulls)
+        } else {
+            let router: Router = router(&input.route, &site.input, &site);
+            edge::enter(rows, DistributorPact(|_| router), site, split, nulls)
+        };
+        let name = format!("arrange {}", local.plan.steps[input.from].name);
+        let arranged = differential_dataflow::operators::arrange::arrangement::arrange_core::<
+            _,
+            _,
+            ValBatcher<Row, Row, Epoch, i64>,
+            ValSpine<Row, Row, Epoch, i64>,
+        >(collection.inner, Pipeline, &name, ValBatcher::new);
+        self.arranged.insert(known, arranged.clone());
+        Ok(arranged)
+    }
+
+    fn join(&mut self, id: StepId, spec: &Joining, inputs: Vec<Rows<'scope>>, local: &Local) -> Result<Rows<'scope>> {
+        let step = &local.plan.steps[id];
+        let schemas = [0, 1].map(|side| Arc::clone(&local.plan.steps[step.inputs[side].from].schema));
+        let mut indexed = Vec::new();
+        for (side, rows) in inputs.into_iter().enumerate() {
+            let nulls = if spec.nulls_equal { Nulls::Equal } else { Nulls::OfSide(side as u8 + 1) };
+            indexed.push(self.indexed(id, side, &spec.sides[side].keys, nulls, rows, local)?);
+        }
+        let (Some(right), Some(left)) = (indexed.pop(), indexed.pop()) else {
+            return Err(Error::internal("a join has two inputs"));
+        };
+        let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
+        let shape = join::Shape::new(spec, &schemas, site.clone())?;
+        let output = shape.output()?;
+        let rows = join::join(shape, left, right);
+        Ok(edge::leave(rows, output, site))
+    }
+
+    fn reduce(&mut self, id: StepId, spec: &Reducing, inputs: Vec<Rows<'scope>>, local: &Local) -> Result<Rows<'scope>> {
+        let step = &local.plan.steps[id];
+        let rows = inputs.into_iter().next().ok_or_else(|| Error::internal("a reduction has an input"))?;
+        let indexed = self.indexed(id, 0, &spec.keys, Nulls::Equal, rows, local)?;
+        let input = Arc::clone(&local.plan.steps[step.inputs[0].from].schema);
+        let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
+        let coder = Coder::new(&step.schema, (0..step.schema.fields().len()).collect())?;
+        let places = (0..step.schema.fields().len()).collect();
+        let rows = reduce::reduce(spec, &input, &step.schema, indexed, site.clone())?;
+        Ok(edge::leave(rows, edge::Output { coder, places }, site))
+    }
+}

@@ -1,0 +1,164 @@
+//! Where batches become rows of a collection, and rows batches.
+
+use super::super::exchange::Packet;
+use super::super::steps::{Rows, Site};
+use super::{Coder, Collected, Nulls, Row, Split};
+use crate::batch::changes::single;
+use crate::batch::{Batch, batch_of};
+use crate::error::Result;
+use crate::operator::aggregate::RESULT_ROWS;
+use crate::operator::transform::with_weight;
+use crate::plan::Emit;
+use crate::time::Epoch;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::datatypes::Int64Type;
+use differential_dataflow::AsCollection;
+use differential_dataflow::consolidation::consolidate;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+/// One row with its key, when, and how often.
+type Update<D> = (D, Epoch, i64);
+
+/// Rows by key. A key with NULL in it begins with what `nulls` says, any other one with 0.
+pub fn enter<'scope>(
+    rows: Rows<'scope>,
+    route: impl ParallelizationContract<Epoch, Packet>,
+    site: Site,
+    split: Split,
+    nulls: Nulls,
+) -> Collected<'scope, Epoch, (Row, Row)> {
+    let mut builder = OperatorBuilder::new(format!("enter {}", site.name()), rows.scope());
+    let mut batches = builder.new_input(rows, route);
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    let (output, stream) = builder.new_output();
+    let mut output: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<Update<(Row, Row)>>>> =
+        OutputBuilder::from(output);
+    builder.build(move |_| {
+        move |_| {
+            let _busy = site.busy();
+            batches.for_each(|capability, packet| {
+                let epoch = *capability.least().expect("a message that holds something has a time");
+                let updates = site.attempt(|| {
+                    let batch = packet.take(&site.input)?;
+                    site.cells.takes(batch.num_rows());
+                    encode(&batch, &split, nulls)
+                });
+                let Some((keys, rest, weights)) = updates else { return };
+                let mut output = output.activate();
+                let mut session = output.session_with_builder(&capability);
+                for ((key, rest), weight) in keys.into_iter().zip(rest).zip(weights) {
+                    session.give(((key, rest), epoch, weight));
+                }
+            });
+        }
+    });
+    stream.as_collection()
+}
+
+fn encode(batch: &Batch, split: &Split, nulls: Nulls) -> Result<(Vec<Row>, Vec<Row>, Vec<i64>)> {
+    let width = split.key.columns.len() + split.rest.columns.len();
+    let weights = match batch.columns().get(width) {
+        Some(weights) => weights.as_primitive::<Int64Type>().values().to_vec(),
+        None => vec![1; batch.num_rows()],
+    };
+    Ok((keys_of(batch, split, nulls)?, split.rest.encode(batch)?, weights))
+}
+
+/// The keys of a batch's rows.
+pub fn keys_of(batch: &Batch, split: &Split, nulls: Nulls) -> Result<Vec<Row>> {
+    let mut marks = vec![0_u8; batch.num_rows()];
+    if let Nulls::OfSide(mark) = nulls {
+        for column in split.key.columns.iter().map(|column| batch.column(*column)).filter(|c| c.null_count() > 0) {
+            (0..column.len()).filter(|row| column.is_null(*row)).for_each(|row| marks[row] = mark);
+        }
+    }
+    let marked = |(key, mark): (Row, u8)| std::iter::once(mark).chain(key.iter().copied()).collect();
+    Ok(split.key.encode(batch)?.into_iter().zip(marks).map(marked).collect())
+}
+
+/// The rows' bytes, and where in them the columns of a step are.
+pub struct Output {
+    /// Of what the rows are.
+    pub coder: Coder,
+    /// For each column of the step: which of the coder's columns it is.
+    pub places: Vec<usize>,
+}
+
+/// Batches of what has changed in each epoch, when it is complete; with weights if the step updates.
+pub fn leave<'scope>(rows: Collected<'scope, Epoch, Row>, output: Output, site: Site) -> Rows<'scope> {
+    let step = &site.local.plan.steps[site.id];
+    let (updating, schema) = (step.emit == Emit::Updating, Arc::clone(&step.schema));
+    let mut builder = OperatorBuilder::new(format!("leave {}", site.name()), rows.inner.scope());
+    let mut updates = builder.new_input(rows.inner, Pipeline);
+    let (out, stream) = builder.new_output();
+    let mut out: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(out);
+    builder.build(move |_| {
+        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<(Row, i64)>)> = BTreeMap::new();
+        move |frontiers| {
+            let _busy = site.busy();
+            updates.for_each(|capability, data: &mut Vec<Update<Row>>| {
+                for (row, epoch, weight) in data.drain(..) {
+                    let entry = open.entry(epoch).or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new()));
+                    entry.1.push((row, weight));
+                }
+            });
+            if site.local.fate.failed() {
+                open.clear();
+            }
+            let least = frontiers[0].frontier().first().copied();
+            while let Some(entry) = open.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
+                let (capability, mut changes) = entry.remove();
+                consolidate(&mut changes);
+                for changes in changes.chunks(RESULT_ROWS) {
+                    let Some(batch) = site.attempt(|| decode(changes, &output, updating, &schema)) else { return };
+                    site.cells.gives(batch.num_rows());
+                    let mut out = out.activate();
+                    out.session_with_builder(&capability).give_container(&mut Packet::Rows(batch));
+                }
+            }
+        }
+    });
+    stream
+}
+
+fn decode(
+    changes: &[(Row, i64)],
+    output: &Output,
+    updating: bool,
+    schema: &arrow::datatypes::SchemaRef,
+) -> Result<Batch> {
+    let decoded = output.coder.decode(changes.iter().map(|(row, _)| row.as_ref()))?;
+    let mut columns: Vec<ArrayRef> = output.places.iter().map(|place| Arc::clone(&decoded[*place])).collect();
+    columns.push(Arc::new(changes.iter().map(|(_, weight)| *weight).collect::<Int64Array>()));
+    let changes = single(batch_of(with_weight(schema), columns, changes.len())?)?;
+    if updating {
+        return Ok(changes);
+    }
+    let width = schema.fields().len();
+    batch_of(Arc::clone(schema), changes.columns()[..width].to_vec(), changes.num_rows())
+}
+
+/// What comes from the epoch `first` on: what collections said before it has left in an earlier run.
+pub fn fresh(rows: Rows<'_>, first: Epoch) -> Rows<'_> {
+    let mut builder = OperatorBuilder::new("fresh".into(), rows.scope());
+    let mut batches = builder.new_input(rows, Pipeline);
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    let (out, stream) = builder.new_output();
+    let mut out: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(out);
+    builder.build(move |_| {
+        move |_| {
+            batches.for_each(|capability, packet| {
+                if capability.least().is_some_and(|epoch| *epoch >= first) {
+                    out.activate().session_with_builder(&capability).give_container(packet);
+                }
+            });
+        }
+    });
+    stream
+}

@@ -1,0 +1,236 @@
+//! Joins of collections.
+//!
+//! Pairs come from differential's join of two arrangements. Whatever speaks of rows without a partner is made of them by algebra: the rows
+//! with a partner are the rows whose key the other side has (or, with a condition beyond the keys, the distinct rows in pairs), those
+//! without are the rest. So each change costs its partners, and an answer is exact at every epoch.
+
+use super::edge::Output;
+use super::super::steps::Site;
+use super::{Coder, Collected, Indexed, Row, Split};
+use crate::batch::batch_of;
+use crate::error::Result;
+use crate::expr::Expr;
+use crate::plan::{JoinKind, Joining};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::SchemaRef;
+use differential_dataflow::AsCollection;
+use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::{KeyBatcher, KeyBuilder, KeySpine};
+use std::sync::Arc;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+use timely::progress::Timestamp;
+
+/// What a join does, and how its rows are made of bytes: the first input's key and other columns, then the second's.
+pub struct Shape {
+    kind: JoinKind,
+    condition: Option<Condition>,
+    splits: [Split; 2],
+    schemas: [SchemaRef; 2],
+    /// The columns that leave, by side.
+    outputs: [Vec<usize>; 2],
+    /// By side: a row of NULLs.
+    nulls: [Row; 2],
+    site: Site,
+}
+
+struct Condition {
+    holds: Expr,
+    schema: SchemaRef,
+    /// For each column that it reads: the side and the place in that side's rows.
+    reads: Vec<(usize, usize)>,
+    coders: [Coder; 2],
+}
+
+impl Shape {
+    /// Of `spec`, over inputs with the columns of `schemas`.
+    pub fn new(spec: &Joining, schemas: &[SchemaRef; 2], site: Site) -> Result<Self> {
+        let split = |side: usize| Split::new(&schemas[side], &spec.sides[side].keys);
+        let splits = [split(0)?, split(1)?];
+        let condition = match &spec.condition {
+            None => None,
+            Some(condition) => {
+                let places = [splits[0].places(), splits[1].places()];
+                Some(Condition {
+                    holds: condition.holds.clone(),
+                    schema: Arc::clone(&condition.schema),
+                    reads: condition.reads.iter().map(|(side, column)| (*side, places[*side][*column])).collect(),
+                    coders: [whole(&schemas[0], &splits[0])?, whole(&schemas[1], &splits[1])?],
+                })
+            }
+        };
+        let nulls = [whole(&schemas[0], &splits[0])?.nulls(&schemas[0])?, whole(&schemas[1], &splits[1])?.nulls(&schemas[1])?];
+        let outputs = [spec.sides[0].output.clone(), spec.sides[1].output.clone()];
+        Ok(Shape { kind: spec.kind, condition, splits, schemas: schemas.clone(), outputs, nulls, site })
+    }
+
+    /// How the rows that [`join`] gives become columns.
+    pub fn output(&self) -> Result<Output> {
+        let mut types = Vec::new();
+        let mut places = Vec::new();
+        let sides = if self.kind.gives_pairs() { 2 } else { 1 };
+        for side in 0..sides {
+            let (split, first) = (&self.splits[side], types.len());
+            let columns = split.key.columns.iter().chain(&split.rest.columns);
+            types.extend(columns.map(|column| Arc::clone(&self.schemas[side].fields()[*column])));
+            let of_side = split.places();
+            places.extend(self.outputs[side].iter().map(|column| first + of_side[*column]));
+        }
+        let all = (0..types.len()).collect();
+        Ok(Output { coder: Coder::new(&arrow::datatypes::Schema::new(types), all)?, places })
+    }
+}
+
+/// All columns of a side, the key first.
+fn whole(schema: &SchemaRef, split: &Split) -> Result<Coder> {
+    Coder::new(schema, split.key.columns.iter().chain(&split.rest.columns).copied().collect())
+}
+
+/// A key as it stands in the arrangement begins with a mark, which no row has.
+fn unmarked(key: &Row) -> &[u8] {
+    &key[1..]
+}
+
+fn row(parts: &[&[u8]]) -> Row {
+    parts.concat().into_boxed_slice()
+}
+
+/// The rows of a join. Rows of one key are on one worker.
+pub fn join<'scope, T: Timestamp + Lattice + Ord>(
+    shape: Shape,
+    left: Indexed<'scope, T>,
+    right: Indexed<'scope, T>,
+) -> Collected<'scope, T, Row> {
+    let Shape { kind, condition, nulls: [left_nulls, right_nulls], site, .. } = shape;
+    if kind == JoinKind::Inner && condition.is_none() {
+        return left.join_core(right, |key, l, r| {
+            let key = unmarked(key);
+            Some(row(&[key, l, key, r]))
+        });
+    }
+    let whole = |indexed: &Indexed<'scope, T>| indexed.clone().as_collection(|key, rest| row(&[unmarked(key), rest]));
+    let conditional = condition.is_some();
+    // none if nobody asks for them one by one
+    let pairs = (kind.gives_pairs() || condition.is_some()).then(|| {
+        let pairs = left.clone().join_core(right.clone(), |key, l, r| {
+            let key = unmarked(key);
+            Some((row(&[key, l]), row(&[key, r])))
+        });
+        match condition {
+            Some(condition) => filter(pairs, condition, site),
+            None => pairs,
+        }
+    });
+    let matched = |side: usize| -> Collected<'scope, T, Row> {
+        let (own, other) = if side == 0 { (&left, &right) } else { (&right, &left) };
+        match &pairs {
+            Some(pairs) if conditional => {
+                let rows = pairs.clone().map(move |(l, r)| if side == 0 { l } else { r });
+                let in_pairs = distinct(by_self(rows, "rows in pairs"));
+                by_self(whole(own), "rows").join_core(in_pairs, |row, _, _| Some(row.clone()))
+            }
+            _ => {
+                let keys = keys_of(other.clone());
+                own.clone().join_core(keys, |key, rest, _| Some(row(&[unmarked(key), rest])))
+            }
+        }
+    };
+    let unmatched = |side: usize| {
+        let own = if side == 0 { &left } else { &right };
+        whole(own).concat(matched(side).negate())
+    };
+    match kind {
+        JoinKind::Semi => matched(0),
+        JoinKind::Anti => unmatched(0),
+        JoinKind::Inner | JoinKind::Left | JoinKind::Right | JoinKind::Full => {
+            let mut all = pairs.clone().expect("they were asked for").map(|(l, r)| row(&[&l, &r]));
+            if kind.gives_unmatched(0) {
+                let nulls = right_nulls;
+                all = all.concat(unmatched(0).map(move |l| row(&[&l, &nulls])));
+            }
+            if kind.gives_unmatched(1) {
+                let nulls = left_nulls;
+                all = all.concat(unmatched(1).map(move |r| row(&[&nulls, &r])));
+            }
+            all
+        }
+    }
+}
+
+type BySelf<'scope, T> = Arranged<'scope, TraceAgent<KeySpine<Row, T, i64>>>;
+
+/// Rows indexed by themselves. They stay on their worker.
+fn by_self<'scope, T: Timestamp + Lattice + Ord>(rows: Collected<'scope, T, Row>, name: &str) -> BySelf<'scope, T> {
+    let rows = rows.map(|row| (row, ()));
+    differential_dataflow::operators::arrange::arrangement::arrange_core::<
+        _,
+        _,
+        KeyBatcher<Row, T, i64>,
+        KeySpine<Row, T, i64>,
+    >(rows.inner, Pipeline, name, KeyBatcher::new)
+}
+
+/// Each row that there is, once.
+pub fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> BySelf<'scope, T> {
+    rows.reduce_abelian::<_, KeyBuilder<Row, T, i64>, KeySpine<Row, T, i64>, _, _>(
+        "distinct",
+        |_, input, output| {
+            if input[0].1 > 0 {
+                output.push(((), 1));
+            }
+        },
+        |updates, key, changes| {
+            updates.clear();
+            updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
+        },
+    )
+}
+
+/// Each key that there is, once.
+fn keys_of<'scope, T: Timestamp + Lattice + Ord>(rows: Indexed<'scope, T>) -> BySelf<'scope, T> {
+    rows.reduce_abelian::<_, KeyBuilder<Row, T, i64>, KeySpine<Row, T, i64>, _, _>(
+        "keys",
+        |_, input, output| {
+            if input.iter().any(|(_, weight)| *weight > 0) {
+                output.push(((), 1));
+            }
+        },
+        |updates, key, changes| {
+            updates.clear();
+            updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
+        },
+    )
+}
+
+/// The pairs that meet the condition.
+fn filter<'scope, T: Timestamp + Lattice + Ord>(
+    pairs: Collected<'scope, T, (Row, Row)>,
+    condition: Condition,
+    site: Site,
+) -> Collected<'scope, T, (Row, Row)> {
+    let stream = pairs.inner.unary(Pipeline, "condition", move |_, _| {
+        move |input, output| {
+            input.for_each(|capability, updates: &mut Vec<((Row, Row), T, i64)>| {
+                if let Some(keep) = site.attempt(|| condition.keep(updates.iter().map(|(pair, _, _)| pair))) {
+                    let kept = updates.drain(..).zip(keep).filter(|(_, keep)| *keep);
+                    output.session(&capability).give_iterator(kept.map(|(update, _)| update));
+                }
+            });
+        }
+    });
+    stream.as_collection()
+}
+
+impl Condition {
+    fn keep<'a>(&self, pairs: impl ExactSizeIterator<Item = &'a (Row, Row)> + Clone) -> Result<Vec<bool>> {
+        let rows = pairs.len();
+        let left = self.coders[0].decode(pairs.clone().map(|(row, _)| row.as_ref()))?;
+        let right = self.coders[1].decode(pairs.map(|(_, row)| row.as_ref()))?;
+        let column = |(side, place): &(usize, usize)| Arc::clone(&[&left, &right][*side][*place]);
+        let columns: Vec<ArrayRef> = self.reads.iter().map(column).collect();
+        let holds = self.holds.evaluate(&batch_of(Arc::clone(&self.schema), columns, rows)?)?;
+        let holds = holds.as_boolean();
+        Ok((0..rows).map(|row| holds.is_valid(row) && holds.value(row)).collect())
+    }
+}

@@ -1,0 +1,383 @@
+//! Steps over collections: what queries make of rows that may be taken back.
+//!
+//! Rows enter collections through a step that keeps them, one for each step that they come from. Aggregates that can be worked out from
+//! weights alone, counts and sums of whole numbers, need no collection: they stay ordinary aggregates, over what weights make of their
+//! arguments.
+
+use super::{Place, Planner, ProjectBuilder, Role, Stream, aggregate_name, called, compile, compile_call};
+use crate::error::{Error, Result};
+use crate::expr::from_datafusion;
+use crate::operator::transform::with_weight;
+use crate::plan::{
+    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Ttl, WEIGHT,
+};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
+use datafusion_common::{Column, DFSchema, TableReference};
+use datafusion_expr::expr::AggregateFunction;
+use datafusion_expr::logical_plan::Aggregate;
+use datafusion_expr::{Expr as Logical, ExprSchemable, cast, lit, when};
+use datafusion_functions_aggregate::expr_fn::sum;
+use std::sync::Arc;
+
+impl Planner<'_> {
+    /// The edge by which the rows of `stream`, all of whose stages are steps, enter a step over collections that reads them by `keys`.
+    /// `what` is that step, for who must be told that its state has no bound.
+    pub(super) fn entering(&mut self, stream: &Stream, keys: &[usize], what: &str) -> Result<Input> {
+        let route = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
+        if self.collected(stream.base) {
+            return Ok(Input { from: stream.base, route });
+        }
+        let from = self.keeper(stream, route.clone(), what)?;
+        // they may have been sent there already
+        let route = if self.steps[from].inputs[0].route == route { Route::Forward } else { route };
+        Ok(Input { from, route })
+    }
+
+    fn collected(&self, id: StepId) -> bool {
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Keep(_) => true,
+            action if action.over_collections() => true,
+            Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
+            _ => false,
+        }
+    }
+
+    /// The step that keeps the rows of `stream`.
+    fn keeper(&mut self, stream: &Stream, route: Route, what: &str) -> Result<StepId> {
+        if let Some(keeper) = self.keepers.get(&stream.base) {
+            return Ok(*keeper);
+        }
+        let ttl = self.ttl(stream)?;
+        let bounded = self.sources(stream.base).into_iter().all(|source| self.ends(source));
+        if ttl.is_none() && !bounded && !self.settings.unbounded_state {
+            let endless = self.sources(stream.base).into_iter().find(|source| !self.ends(*source));
+            let table = endless.map_or(String::new(), |source| match &self.steps[source].action {
+                Action::Source(source) => format!(" of table '{}', which does not end", source.table),
+                _ => String::new(),
+            });
+            return Err(Error::invalid(format!("{what} has to keep all rows{table}")).help(
+                "SET 'state_ttl' to how long rows count, by event time; give the query windows; or allow it: SET 'unbounded_state' = 'true'",
+            ));
+        }
+        let emit = if ttl.is_some() { Emit::Updating } else { stream.emit };
+        let name = format!("keep {}", self.steps[stream.base].name);
+        let input = Input { from: stream.base, route };
+        let keeper = self.step(name, Action::Keep(Keeping { ttl }), vec![input], Arc::clone(&stream.rows), emit);
+        self.keepers.insert(stream.base, keeper);
+        Ok(keeper)
+    }
+
+    /// How long rows of `stream` stay in collections.
+    fn ttl(&self, stream: &Stream) -> Result<Option<Ttl>> {
+        let Some(keep) = self.settings.state_ttl else { return Ok(None) };
+        let time = stream.roles.iter().position(|role| *role == Role::Time);
+        let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
+        Ok(time.map(|time| Ttl { time, keep }))
+    }
+
+    fn ends(&self, source: StepId) -> bool {
+        matches!(&self.steps[source].action, Action::Source(source) if source.source.bounded())
+    }
+
+    fn sources(&self, id: StepId) -> Vec<StepId> {
+        match self.steps[id].action {
+            Action::Source(_) => vec![id],
+            _ => self.steps[id].inputs.iter().flat_map(|input| self.sources(input.from)).collect(),
+        }
+    }
+
+    /// Sends the rows of those of `streams` that no collection has made through one, if another one has: a union of them is made again whole.
+    pub(super) fn keep_beside(&mut self, streams: &mut [Stream]) -> Result<()> {
+        if !streams.iter().any(|stream| self.collected(stream.base)) {
+            return Ok(());
+        }
+        for stream in streams {
+            if !self.collected(stream.base) {
+                let all = Route::Key((0..stream.rows.fields().len()).collect());
+                stream.base = self.keeper(stream, all, "a UNION with rows that may be taken back")?;
+                stream.emit = self.steps[stream.base].emit;
+                stream.own = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a step that makes `what` of all rows of each key. Its rows have the columns of `schema`.
+    pub(super) fn reduce(
+        &mut self,
+        stream: &Stream,
+        reducing: Reducing,
+        name: String,
+        what: &str,
+        schema: &Arc<Schema>,
+    ) -> Result<Stream> {
+        let input = self.entering(stream, &reducing.keys, what)?;
+        let action = Action::Reduce(Arc::new(reducing));
+        let base = self.step(name, action, vec![input], Arc::clone(schema), Emit::Updating);
+        Ok(Stream::of_step(base, Arc::clone(schema), Emit::Updating))
+    }
+
+    /// An aggregate over rows that may be taken back.
+    pub(super) fn updating_aggregate(&mut self, stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
+        let schema = aggregate.input.schema();
+        let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
+        match linear.collect::<Result<Option<Vec<_>>>>()? {
+            Some(linear) => self.linear_aggregate(stream, aggregate, linear),
+            None => self.group_aggregate(stream, aggregate),
+        }
+    }
+
+    /// One whose calls are sums of what weights make of their arguments.
+    fn linear_aggregate(
+        &mut self,
+        mut stream: Stream,
+        aggregate: &Aggregate,
+        linear: Vec<Linear>,
+    ) -> Result<Stream> {
+        let schema = aggregate.input.schema();
+        let bound = stream.bind(schema)?;
+        let rows = with_weight(&stream.rows);
+        let weighted: Vec<(Option<TableReference>, FieldRef)> = bound
+            .iter()
+            .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
+            .chain([(None, Arc::clone(&rows.fields()[stream.rows.fields().len()]))])
+            .collect();
+        let weighted = DFSchema::new_with_metadata(weighted, bound.metadata().clone()).map_err(from_datafusion)?;
+        let mut keys = Vec::new();
+        for (expr, (_, field)) in aggregate.group_expr.iter().zip(aggregate.schema.iter()) {
+            let value = compile(expr, &bound, &stream.rows)?;
+            let field = called(&value, field);
+            keys.push((value, field));
+        }
+        let mut sums = Sums { exprs: vec![sum(weight())] };
+        let mut results = Vec::new();
+        for (call, (_, field)) in linear.iter().zip(aggregate.schema.iter().skip(keys.len())) {
+            results.push(sums.result(call, field)?);
+        }
+        let calls = sums.exprs.iter().map(|expr| compile_call(expr, &weighted)).collect::<Result<Vec<_>>>()?;
+        self.materialise(&mut stream)?;
+        let output: Vec<OutputColumn> =
+            (0..keys.len()).map(OutputColumn::Key).chain((0..calls.len()).map(OutputColumn::Call)).collect();
+        let grouping = Grouping::Updating;
+        let name = aggregate_name(aggregate, &output, &keys, &grouping);
+        // without keys there is always a result
+        let present = (!keys.is_empty()).then_some(0);
+        let aggregation =
+            Arc::new(Aggregation { input: rows, keys, calls: calls.into(), grouping, output, present });
+        let raw: Fields = aggregation
+            .keys
+            .iter()
+            .map(|(_, field)| Arc::clone(field))
+            .chain(aggregation.calls.iter().map(|call| {
+                Arc::new(call.field().as_ref().clone().with_name(call.to_string()))
+            }))
+            .collect();
+        let raw = Arc::new(Schema::new(raw));
+        let base = self.two_halves(&name, &aggregation, stream.base, Arc::clone(&raw), Emit::Updating)?;
+        let mut stream = Stream::of_step(base, Arc::clone(&raw), Emit::Updating);
+        // the results, over numbered names for the columns
+        let numbered = raw.fields().iter().enumerate();
+        let numbered: Vec<(Option<TableReference>, FieldRef)> =
+            numbered.map(|(n, field)| (None, Arc::new(field.as_ref().clone().with_name(format!("c{n}"))))).collect();
+        let numbered = DFSchema::new_with_metadata(numbered, Default::default()).map_err(from_datafusion)?;
+        let mut builder = ProjectBuilder::default();
+        let width = aggregation.keys.len();
+        for key in 0..width {
+            builder.copy(&stream, key, raw.field(key).name());
+        }
+        for (result, (_, field)) in results.iter().zip(aggregate.schema.iter().skip(width)) {
+            let value = compile(&result(width), &numbered, &raw)?;
+            builder.add(value, Arc::clone(field), Role::None);
+        }
+        builder.apply(&mut stream);
+        stream.columns = (0..stream.rows.fields().len()).map(Place::Row).collect();
+        Ok(stream)
+    }
+
+    /// One that is worked out from all rows of a key.
+    fn group_aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
+        let schema = aggregate.input.schema();
+        stream.compact();
+        let values: Vec<&Logical> = aggregate.group_expr.iter().collect();
+        let keys = stream.with_values(&values, schema)?;
+        let bound = stream.bind(schema)?;
+        // binding may have moved the columns
+        let keys = if stream.rows.fields().len() > bound.fields().len() { stream.with_values(&values, schema)? } else { keys };
+        let mut calls = Vec::new();
+        for expr in &aggregate.aggr_expr {
+            calls.push(compile_call(&self.ordered(expr, schema)?, &bound)?);
+        }
+        self.materialise(&mut stream)?;
+        let key = |key: &usize| {
+            let field = &stream.rows.fields()[*key];
+            (crate::expr::Expr::column(field.name(), *key), Arc::clone(field))
+        };
+        let output: Vec<OutputColumn> =
+            (0..keys.len()).map(OutputColumn::Key).chain((0..calls.len()).map(OutputColumn::Call)).collect();
+        let grouping = Grouping::Updating;
+        let key_fields: Vec<_> = keys.iter().map(key).collect();
+        let name = aggregate_name(aggregate, &output, &key_fields, &grouping);
+        let fields = key_fields.iter().map(|(_, field)| Arc::clone(field)).chain(calls.iter().zip(aggregate.schema.fields().iter().skip(keys.len())).map(
+            |(call, field)| Arc::new(field.as_ref().clone().with_name(call.to_string())),
+        ));
+        let rows = Arc::new(Schema::new(fields.collect::<Fields>()));
+        let input = Arc::clone(&stream.rows);
+        let spec = Aggregation { input, keys: key_fields, calls: calls.into(), grouping, output, present: None };
+        let reducing = Reducing { keys, what: Reduction::Aggregate(Arc::new(spec)) };
+        self.reduce(&stream, reducing, name, "this aggregate of rows that may be taken back", &rows)
+    }
+
+    /// Both halves of an aggregate over the rows of step `from`.
+    pub(super) fn two_halves(
+        &mut self,
+        name: &str,
+        aggregation: &Arc<Aggregation>,
+        from: StepId,
+        rows: Arc<Schema>,
+        emit: Emit,
+    ) -> Result<StepId> {
+        let partial = aggregation.partial_schema()?;
+        let forward = Input { from, route: Route::Forward };
+        let action = Action::PreAggregate(Arc::clone(aggregation));
+        let first = self.step(format!("{name}, partial"), action, vec![forward], partial, Emit::Append);
+        let keys = aggregation.partial_keys();
+        let route = if keys.is_empty() { Route::Single } else { Route::Key(keys) };
+        let input = Input { from: first, route };
+        Ok(self.step(name.to_owned(), Action::Aggregate(Arc::clone(aggregation)), vec![input], rows, emit))
+    }
+}
+
+fn weight() -> Logical {
+    Logical::Column(Column::from_name(WEIGHT))
+}
+
+/// A call whose result follows from sums over weights.
+enum Linear {
+    /// Rows for which this is true; all if there is none.
+    Count(Option<Logical>),
+    /// The sum of `value` over such rows; it is not NULL in them.
+    Sum { value: Logical, over: Option<Logical> },
+    /// Their mean.
+    Mean { value: Logical, over: Option<Logical> },
+}
+
+impl Linear {
+    /// What `call` is, or None.
+    fn of(call: &Logical, schema: &DFSchema) -> Result<Option<Linear>> {
+        let mut call = call;
+        while let Logical::Alias(alias) = call {
+            call = &alias.expr;
+        }
+        let Logical::AggregateFunction(AggregateFunction { func, params }) = call else { return Ok(None) };
+        if params.distinct || !params.order_by.is_empty() || params.null_treatment.is_some() {
+            return Ok(None);
+        }
+        let [value] = params.args.as_slice() else { return Ok(None) };
+        let filter = params.filter.as_deref().cloned();
+        let there = match value {
+            Logical::Literal(literal, _) if !literal.is_null() => None,
+            value if !value.nullable(schema).map_err(from_datafusion)? => None,
+            value => Some(value.clone().is_not_null()),
+        };
+        let over = match (filter, there) {
+            (Some(filter), Some(there)) => Some(filter.and(there)),
+            (filter, there) => filter.or(there),
+        };
+        let whole = |value: &Logical| -> Result<Option<Logical>> {
+            let data_type = value.get_type(schema).map_err(from_datafusion)?;
+            Ok(match data_type {
+                DataType::Int64 | DataType::Decimal128(..) => Some(value.clone()),
+                DataType::UInt64 => Some(cast(value.clone(), DataType::Decimal128(20, 0))),
+                other if other.is_integer() => Some(cast(value.clone(), DataType::Int64)),
+                _ => None,
+            })
+        };
+        Ok(match func.name() {
+            "count" => Some(Linear::Count(over)),
+            "sum" => whole(value)?.map(|value| Linear::Sum { value, over }),
+            "avg" => match value {
+                // what is no DOUBLE was made one for the mean
+                Logical::Cast(cast) if cast.expr.get_type(schema).map_err(from_datafusion)?.is_integer() => {
+                    whole(&cast.expr)?.map(|value| Linear::Mean { value, over })
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+}
+
+/// The sums that are asked for, each once; the first one counts the rows.
+struct Sums {
+    exprs: Vec<Logical>,
+}
+
+/// A result, given how many columns come before those of the sums.
+type Outcome = Box<dyn Fn(usize) -> Logical>;
+
+impl Sums {
+    fn place(&mut self, expr: Logical) -> usize {
+        self.exprs.iter().position(|other| *other == expr).unwrap_or_else(|| {
+            self.exprs.push(expr);
+            self.exprs.len() - 1
+        })
+    }
+
+    fn count(&mut self, over: &Option<Logical>) -> Result<usize> {
+        Ok(match over {
+            None => 0,
+            Some(over) => {
+                let counted = when(over.clone(), weight()).otherwise(lit(0_i64)).map_err(from_datafusion)?;
+                self.place(sum(counted))
+            }
+        })
+    }
+
+    fn sum(&mut self, value: &Logical, over: &Option<Logical>) -> Result<usize> {
+        let negative = Logical::Negative(Box::new(value.clone()));
+        let signed = when(weight().gt(lit(0_i64)), value.clone()).otherwise(negative).map_err(from_datafusion)?;
+        let signed = match over {
+            None => signed,
+            Some(over) => when(over.clone(), signed).end().map_err(from_datafusion)?,
+        };
+        Ok(self.place(sum(signed)))
+    }
+
+    fn result(&mut self, call: &Linear, field: &FieldRef) -> Result<Outcome> {
+        let column = |first: usize, place: usize| Logical::Column(Column::from_name(format!("c{}", first + place)));
+        let data_type = field.data_type().clone();
+        Ok(match call {
+            Linear::Count(over) => {
+                let count = self.count(over)?;
+                Box::new(move |first| column(first, count))
+            }
+            Linear::Sum { value, over } => {
+                let (count, sum) = (self.count(over)?, self.sum(value, over)?);
+                Box::new(move |first| some_of(column(first, count), cast(column(first, sum), data_type.clone())))
+            }
+            Linear::Mean { value, over } => {
+                let (count, sum) = (self.count(over)?, self.sum(value, over)?);
+                Box::new(move |first| {
+                    let double = |place| cast(column(first, place), DataType::Float64);
+                    some_of(column(first, count), double(sum) / double(count))
+                })
+            }
+        })
+    }
+}
+
+/// `value`, or NULL where `count` is none.
+fn some_of(count: Logical, value: Logical) -> Logical {
+    when(count.gt(lit(0_i64)), value).end().expect("a CASE with a condition is whole")
+}
+
+/// True for a grouping without keys: it has one row at most.
+pub(super) fn one_row(plan: &datafusion_expr::LogicalPlan) -> bool {
+    use datafusion_expr::LogicalPlan as P;
+    match plan {
+        P::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        P::Projection(_) | P::SubqueryAlias(_) | P::Filter(_) => plan.inputs().into_iter().all(one_row),
+        _ => false,
+    }
+}
