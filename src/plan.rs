@@ -187,6 +187,15 @@ pub enum Action {
     Keep(Keeping),
     /// What is made of all rows of each key, which come by key.
     Reduce(Arc<Reducing>),
+    /// Inside a recursion: the rows of the round before. It reads the step that the recursion begins with.
+    Round,
+    /// All that a recursion comes to: the rows of its first input, and what its second one makes of them round by round.
+    Recurse {
+        /// The step inside that gives the rows of the round before.
+        round: StepId,
+        /// True if a row counts once, however often it is found.
+        distinct: bool,
+    },
     /// The rows of an updating stream that are there when the input has ended.
     Settle,
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
@@ -212,7 +221,7 @@ impl Action {
     pub fn over_collections(&self) -> bool {
         match self {
             Action::Join(join) => join.meeting == Meeting::Always,
-            Action::Reduce(_) => true,
+            Action::Reduce(_) | Action::Recurse { .. } => true,
             _ => false,
         }
     }
@@ -498,11 +507,36 @@ impl Plan {
     pub fn collected(&self, id: StepId) -> bool {
         let step = &self.steps[id];
         match &step.action {
-            Action::Keep(_) => true,
+            Action::Keep(_) | Action::Round => true,
             action if action.over_collections() => true,
             Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
             _ => false,
         }
+    }
+
+    /// True if step `id` is part of a recursion: it depends on the rows of a round.
+    pub fn inside(&self, id: StepId) -> bool {
+        match self.steps[id].action {
+            Action::Round => true,
+            Action::Recurse { .. } => false,
+            _ => self.steps[id].inputs.iter().any(|input| self.inside(input.from)),
+        }
+    }
+
+    /// The steps outside that the recursion `id` reads, whether it begins with them or reads them in each round.
+    pub fn read_inside(&self, id: StepId) -> Vec<StepId> {
+        let mut outside = Vec::new();
+        let mut open: Vec<StepId> = self.steps[id].inputs.iter().map(|input| input.from).collect();
+        while let Some(from) = open.pop() {
+            match self.inside(from) {
+                true if matches!(self.steps[from].action, Action::Round) => {}
+                true => open.extend(self.steps[from].inputs.iter().map(|input| input.from)),
+                false => outside.push(from),
+            }
+        }
+        outside.sort_unstable();
+        outside.dedup();
+        outside
     }
 
     /// The sources that step `id` depends on: its watermark is the least of theirs.

@@ -21,6 +21,7 @@ mod planner;
 mod refuse;
 pub mod relations;
 mod say;
+mod sets;
 mod settings;
 mod statements;
 mod types;
@@ -41,6 +42,8 @@ use crate::expr::from_datafusion;
 use crate::plan::{Action, Plan, Settings, type_name};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use catalog::{Catalog, ColumnDef, TableDef, ViewDef};
+use chrono::{DateTime, Utc};
+use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, DFSchema, DataFusionError, SchemaError};
@@ -49,7 +52,8 @@ use datafusion_expr::planner::ContextProvider;
 use datafusion_expr::simplify::SimplifyContext;
 use datafusion_expr::{Cast, Expr, ExprSchemable};
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
-use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
+use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
+use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use ddl::{ColumnKind, CreateTable, is_event_time};
 use planner::{Letters, Needs, Planner, Query, Target, collect_needs};
@@ -752,9 +756,8 @@ impl<'a> Session<'a> {
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
         let options: &ConfigOptions = self.catalog.options();
         let plan = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
-        let context =
-            OptimizerContext::new_with_config_options(Arc::new(options.clone())).without_query_execution_start_time();
-        Optimizer::with_rules(rules()).optimize(plan, &context, |_, _| {})
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &Choices::new(options), |_, _| {})?;
+        sets::without_sets(plan)
     }
 
     /// The plan of `queries`: sources and shared views first, then each query.
@@ -1020,6 +1023,43 @@ fn item_place(query: &ast::Query, position: usize) -> Option<Location> {
     match select.projection.iter().any(wild) {
         true => None,
         false => select.projection.get(position).map(|item| item.span().start),
+    }
+}
+
+/// What the optimiser may know.
+#[derive(Debug)]
+struct Choices {
+    inner: OptimizerContext,
+    /// The functions that its rules make use of: DISTINCT ON becomes an aggregate.
+    functions: MemoryFunctionRegistry,
+}
+
+impl Choices {
+    fn new(options: &ConfigOptions) -> Self {
+        let mut functions = MemoryFunctionRegistry::new();
+        functions
+            .register_udaf(datafusion_functions_aggregate::first_last::first_value_udaf())
+            .expect("a registry takes every function");
+        let inner = OptimizerContext::new_with_config_options(Arc::new(options.clone()));
+        Choices { inner: inner.without_query_execution_start_time(), functions }
+    }
+}
+
+impl OptimizerConfig for Choices {
+    fn query_execution_start_time(&self) -> Option<DateTime<Utc>> {
+        self.inner.query_execution_start_time()
+    }
+
+    fn alias_generator(&self) -> &Arc<AliasGenerator> {
+        self.inner.alias_generator()
+    }
+
+    fn options(&self) -> Arc<ConfigOptions> {
+        self.inner.options()
+    }
+
+    fn function_registry(&self) -> Option<&dyn FunctionRegistry> {
+        Some(&self.functions)
     }
 }
 

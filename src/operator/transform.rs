@@ -45,6 +45,16 @@ impl Transforms {
     }
 }
 
+/// Gives rows that stand a weight of 1; it has the columns of what comes out.
+pub struct Weigh(pub SchemaRef);
+
+impl Operator for Weigh {
+    fn on_batch(&mut self, batch: Batch, out: &mut Output) -> Result<()> {
+        out.push(crate::batch::changes::added(&batch, &self.0)?);
+        Ok(())
+    }
+}
+
 /// `schema` with the weight as its last column.
 pub fn with_weight(schema: &Schema) -> SchemaRef {
     let weight = Arc::new(Field::new(WEIGHT, DataType::Int64, false));

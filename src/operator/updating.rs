@@ -14,7 +14,7 @@ use super::{Operator, Output};
 use crate::batch::{Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::{Accumulators, Groups};
-use crate::plan::Aggregation;
+use crate::plan::{Aggregation, OutputColumn};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
@@ -130,7 +130,13 @@ impl Operator for UpdatingAggregate {
             _ => vec![true; groups],
         };
         let (was, is) = (there(&old_results, known), there(&results, rows));
-        let changes = Changes::between((&old_results, &was), (&results, &is))?;
+        // what nobody is shown makes no difference
+        let shown = |results: &[ArrayRef]| {
+            let calls = results.iter().enumerate();
+            let calls = calls.filter(|(call, _)| self.spec.output.contains(&OutputColumn::Call(*call)));
+            calls.map(|(_, result)| Arc::clone(result)).collect::<Vec<_>>()
+        };
+        let changes = Changes::between((&shown(&old_results), &was), (&shown(&results), &is))?;
         let shown = changes.groups.len();
         let pick = |column: &ArrayRef, rows: Vec<u32>| take(column, &UInt32Array::from(rows), None).map_err(from_arrow);
         let changed: Vec<u32> = changes.groups.iter().map(|&group| order[group as usize]).collect();

@@ -122,6 +122,9 @@ impl Plan {
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Settle => Vec::new(),
+            Action::Round => vec!["the rows of the round before".into()],
+            Action::Recurse { distinct: true, .. } => vec!["each row once, round by round until there are no new ones".into()],
+            Action::Recurse { .. } => vec!["round by round until there are no new rows".into()],
             Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
@@ -194,6 +197,7 @@ impl Plan {
             Action::Custom(_) => "its own".into(),
             Action::Keep(keeping) => self.kept_text(id, keeping),
             Action::Reduce(_) => self.index_text(id),
+            Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Settle => "by rows of its input until the input ends".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
@@ -384,6 +388,8 @@ fn kind(action: &Action) -> &'static str {
         Action::Keep(_) => "keep",
         Action::Reduce(_) => "reduce",
         Action::Settle => "settle",
+        Action::Round => "round",
+        Action::Recurse { .. } => "recurse",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",

@@ -11,6 +11,7 @@
 pub mod edge;
 mod join;
 mod reduce;
+pub mod rounds;
 
 use super::exchange::Router;
 use super::operators::carried;

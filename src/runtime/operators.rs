@@ -87,6 +87,8 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         Action::Source(_)
         | Action::DeadLetters
         | Action::Reduce(_)
+        | Action::Round
+        | Action::Recurse { .. }
         | Action::Transform(_)
         | Action::Union
         | Action::PreAggregate(_)

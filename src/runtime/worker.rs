@@ -2,6 +2,7 @@
 
 use super::collections::Collections;
 use super::collections::edge::fresh;
+use super::collections::rounds::recurse;
 use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
@@ -26,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::operator::Confluence;
 use crate::operator::aggregate::PreAggregate;
 use crate::operator::session::PreSessions;
-use crate::operator::transform::Transforms;
+use crate::operator::transform::{Transforms, Weigh, with_weight};
 use crate::plan::{Action, Emit, Grouping, Interval, Plan, Route, SinkStep, StepId, Tick};
 use crate::state::groups_of;
 use crate::time::{Epoch, Watermark};
@@ -193,6 +194,13 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
         };
         let site = |input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
         let rows = match &step.action {
+            // the step that ends the recursion builds it
+            _ if local.plan.inside(id) => None,
+            Action::Recurse { .. } => {
+                let outer = local.plan.read_inside(id).into_iter();
+                let outer = outer.map(|from| (from, built[from].clone().expect("what is outside has rows")));
+                Some(recurse(scope, id, outer.collect(), local)?)
+            }
             Action::Source(definition) => {
                 let read = source(scope, id, definition, orders.clone(), local);
                 reports.insert(id, read.reports.exchange(|(worker, _)| *worker));
@@ -205,7 +213,16 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let updating = local.plan.steps[from].emit == Emit::Updating;
                 Some(stateless(input(0), site(carried(&local.plan, from)), Transforms::new(stages, updating)))
             }
-            Action::Union => Some(scope.concatenate((0..step.inputs.len()).map(input))),
+            Action::Union => {
+                let rows = |n: usize| match local.plan.steps[step.inputs[n].from].emit {
+                    Emit::Append | Emit::Final if step.emit == Emit::Updating => {
+                        let weigh = Weigh(with_weight(&step.schema));
+                        stateless(input(n), site(carried(&local.plan, step.inputs[n].from)), weigh)
+                    }
+                    _ => input(n),
+                };
+                Some(scope.concatenate((0..step.inputs.len()).map(rows)))
+            }
             Action::PreAggregate(_) if merges_rows_directly(&local.plan, id, scope.peers()) => Some(input(0)),
             Action::PreAggregate(spec) => {
                 let spec = Arc::clone(spec);
@@ -232,6 +249,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Join(_)
             | Action::Keep(_)
             | Action::Reduce(_)
+            | Action::Round
             | Action::Settle => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
                     .ok_or_else(|| Error::internal("a staged step has no operator"))?;

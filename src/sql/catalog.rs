@@ -118,6 +118,16 @@ impl TableSource for TableRead {
 /// A view, as DataFusion's planner sees it.
 pub(super) struct ViewRead(pub Arc<ViewDef>);
 
+/// What a recursive query has found in the round before.
+#[derive(Debug)]
+pub(super) struct WorkTable(SchemaRef);
+
+impl TableSource for WorkTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.0)
+    }
+}
+
 impl TableSource for ViewRead {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.0.schema)
@@ -134,6 +144,8 @@ impl Catalog {
         let mut options = ConfigOptions::default();
         options.sql_parser.map_string_types_to_utf8view = false;
         options.sql_parser.collect_spans = true;
+        // a query as a value becomes a join
+        options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
         options.execution.time_zone = Some("+00:00".into());
         let mut catalog = Catalog {
             tables: BTreeMap::new(),
@@ -233,6 +245,10 @@ impl ContextProvider for Catalog {
             Some(view) => Ok(Arc::new(ViewRead(Arc::clone(view)))),
             None => Err(through(self.unknown_table(name.table()))),
         }
+    }
+
+    fn create_cte_work_table(&self, _: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
+        Ok(Arc::new(WorkTable(schema)))
     }
 
     fn get_table_function_source(&self, name: &str, _args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {

@@ -16,7 +16,7 @@ mod values;
 use late::{Asked, Branch};
 pub(super) use letters::Letters;
 
-use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead};
+use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead, WorkTable};
 use super::custom::CustomCall;
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
@@ -97,7 +97,9 @@ pub(super) type Needs = BTreeMap<String, BTreeSet<usize>>;
 
 /// Adds what `plan` reads to `needs`.
 pub(super) fn collect_needs(plan: &LogicalPlan, needs: &mut Needs) {
-    if let LogicalPlan::TableScan(scan) = plan {
+    if let LogicalPlan::TableScan(scan) = plan
+        && !scan.source.is::<WorkTable>()
+    {
         let all = || (0..scan.source.schema().fields().len()).collect();
         needs
             .entry(scan.table_name.table().to_owned())
@@ -133,6 +135,8 @@ pub(super) struct Planner<'a> {
     lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
     /// For each step whose rows enter collections: the step that keeps them.
     keepers: HashMap<StepId, StepId>,
+    /// The recursions that are being lowered, by the name of their rows: the step that gives those of the round before.
+    rounds: Vec<(String, Stream)>,
     /// What the query that is being lowered asks of its windows.
     asked: Asked,
     /// Its late rows, so far.
@@ -269,6 +273,7 @@ impl<'a> Planner<'a> {
             uses: HashMap::new(),
             lowered: HashMap::new(),
             keepers: HashMap::new(),
+            rounds: Vec::new(),
             asked: Asked::default(),
             late: Vec::new(),
             windows: 0,
@@ -593,6 +598,7 @@ impl<'a> Planner<'a> {
                     _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
                 }
             }
+            LogicalPlan::RecursiveQuery(query) => self.recurse(query, last),
             LogicalPlan::Limit(limit) => self.limit(limit, last),
             // what is asked for in order elsewhere is refused; here DISTINCT ON has left it, whose aggregates know it
             LogicalPlan::Sort(sort) => self.lower(&sort.input, last),
@@ -610,6 +616,9 @@ impl<'a> Planner<'a> {
 
     fn scan(&mut self, scan: &TableScan, last: bool) -> Result<Stream> {
         let name = scan.table_name.table().to_owned();
+        if scan.source.is::<WorkTable>() {
+            return self.scan_round(&name, scan);
+        }
         let known = scan.source.is::<TableRead>() || scan.source.is::<ViewRead>();
         let reader = self.readers.get(&(name, last)).filter(|_| known);
         let reader = reader.ok_or_else(|| Error::internal(format!("table {} is not planned", scan.table_name)))?;

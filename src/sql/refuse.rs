@@ -4,7 +4,7 @@ use super::catalog::Catalog;
 use super::place::Text;
 use crate::error::Error;
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, JoinConstraint,
+    Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint,
     JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 /// The first thing in a query or an expression that cannot be planned.
 pub(super) fn refuse(query: &impl Visit, catalog: &Catalog, text: Text) -> Option<(Error, Span)> {
-    match query.visit(&mut Refusal { catalog, text, rows: Vec::new(), tables: Vec::new() }) {
+    match query.visit(&mut Refusal { catalog, text, tables: Vec::new() }) {
         ControlFlow::Break(found) => Some(found),
         ControlFlow::Continue(()) => None,
     }
@@ -21,8 +21,6 @@ pub(super) fn refuse(query: &impl Visit, catalog: &Catalog, text: Text) -> Optio
 struct Refusal<'a> {
     catalog: &'a Catalog,
     text: Text<'a>,
-    /// Where the queries stand that a window function in FROM goes over.
-    rows: Vec<Location>,
     /// Where the table functions stand that are written as TABLE(function(…)): whoever plans FROM knows them.
     tables: Vec<Location>,
 }
@@ -46,10 +44,8 @@ impl Visitor for Refusal<'_> {
     type Break = (Error, Span);
 
     fn pre_visit_query(&mut self, query: &Query) -> Found {
-        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
-            return no(with, "WITH RECURSIVE is", "");
-        }
-        let bounded = query.limit_clause.is_some() || query.fetch.is_some();
+        let distinct_on = |body: &SetExpr| matches!(body, SetExpr::Select(s) if matches!(s.distinct, Some(Distinct::On(_))));
+        let bounded = query.limit_clause.is_some() || query.fetch.is_some() || distinct_on(&query.body);
         if let Some(order_by) = query.order_by.as_ref().filter(|_| !bounded) {
             return no_at(
                 self.clause("ORDER", order_by),
@@ -121,15 +117,15 @@ impl Visitor for Refusal<'_> {
         match table {
             TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
             TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
-            TableFactor::Table { args: Some(args), .. } => self.allow_rows(&args.args),
+            TableFactor::Table { .. } => ControlFlow::Continue(()),
             TableFactor::TableFunction {
-                expr: Expr::Function(Function { name, args: FunctionArguments::List(list), .. }),
+                expr: Expr::Function(Function { name, args: FunctionArguments::List(_), .. }),
                 ..
             } => {
                 self.tables.push(name.span().start);
-                self.allow_rows(&list.args)
+                ControlFlow::Continue(())
             }
-            TableFactor::Table { .. } | TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
+            TableFactor::TableFunction { .. } => ControlFlow::Continue(()),
             TableFactor::Derived { lateral: false, .. } => ControlFlow::Continue(()),
             TableFactor::Derived { .. } => no(table, "LATERAL is", ""),
             TableFactor::UNNEST { .. } => {
@@ -142,7 +138,6 @@ impl Visitor for Refusal<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Found {
         match expr {
-            Expr::Subquery(query) if !self.rows.contains(&query.span().start) => no(expr, "a query as a value is", ""),
             Expr::InSubquery { expr, negated: true, .. } => {
                 no(expr.as_ref(), "NOT IN with a query is", "NOT EXISTS (SELECT … WHERE a.key = b.key AND …) is")
             }
@@ -174,18 +169,6 @@ impl Refusal<'_> {
     fn clause(&self, word: &str, rest: &impl Spanned) -> Span {
         let rest = rest.span();
         Span::new(self.text.word_before(word, rest.start), rest.end)
-    }
-
-    /// Notes the queries among a table function's arguments: they are no values.
-    fn allow_rows(&mut self, arguments: &[FunctionArg]) -> Found {
-        for argument in arguments {
-            if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query)))
-            | FunctionArg::Named { arg: FunctionArgExpr::Expr(Expr::Subquery(query)), .. } = argument
-            {
-                self.rows.push(query.span().start);
-            }
-        }
-        ControlFlow::Continue(())
     }
 
     fn set_expr(&self, body: &SetExpr) -> Found {

@@ -172,7 +172,7 @@ fn by_self<'scope, T: Timestamp + Lattice + Ord>(rows: Collected<'scope, T, Row>
 }
 
 /// Each row that there is, once.
-pub fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> BySelf<'scope, T> {
+fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> BySelf<'scope, T> {
     rows.reduce_abelian::<_, KeyBuilder<Row, T, i64>, KeySpine<Row, T, i64>, _, _>(
         "distinct",
         |_, input, output| {
@@ -185,6 +185,13 @@ pub fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -
             updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
         },
     )
+}
+
+/// Each row that there is, once, of rows that may be on any worker.
+pub fn distinct_everywhere<'scope, T: Timestamp + Lattice + Ord>(
+    rows: Collected<'scope, T, Row>,
+) -> Collected<'scope, T, Row> {
+    distinct(rows.arrange_by_self()).as_collection(|row, ()| row.clone())
 }
 
 /// Each key that there is, once.

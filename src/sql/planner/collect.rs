@@ -14,7 +14,7 @@ use crate::plan::{
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
 use datafusion_expr::expr::AggregateFunction;
-use datafusion_expr::logical_plan::Aggregate;
+use datafusion_expr::logical_plan::{Aggregate, RecursiveQuery, TableScan};
 use datafusion_expr::{Expr as Logical, ExprSchemable, cast, lit, when};
 use datafusion_functions_aggregate::expr_fn::sum;
 use std::sync::Arc;
@@ -36,11 +36,94 @@ impl Planner<'_> {
     fn collected(&self, id: StepId) -> bool {
         let step = &self.steps[id];
         match &step.action {
-            Action::Keep(_) => true,
+            Action::Keep(_) | Action::Round => true,
             action if action.over_collections() => true,
             Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
             _ => false,
         }
+    }
+
+    /// True for a step that is part of a recursion.
+    fn inside(&self, id: StepId) -> bool {
+        match self.steps[id].action {
+            Action::Round => true,
+            Action::Recurse { .. } => false,
+            _ => self.steps[id].inputs.iter().any(|input| self.inside(input.from)),
+        }
+    }
+
+    /// `WITH RECURSIVE`: what it begins with, and what it makes of the rows of each round.
+    pub(super) fn recurse(&mut self, query: &RecursiveQuery, last: bool) -> Result<Stream> {
+        let fields = query.schema.fields().clone();
+        let mut seed = self.lower(&query.static_term, last)?;
+        self.exactly(&mut seed, &fields)?;
+        self.materialise(&mut seed)?;
+        let all: Vec<usize> = (0..fields.len()).collect();
+        let from = self.entering(&seed, &all, "WITH RECURSIVE")?.from;
+        // a later round may find NULL where the first one has none
+        let rows = Arc::new(Schema::new(fields.iter().zip(self.steps[from].schema.fields()).map(|(field, there)| {
+            Arc::new(field.as_ref().clone().with_nullable(field.is_nullable() || there.is_nullable()))
+        }).collect::<Fields>()));
+        let begin = Input { from, route: Route::Forward };
+        let round = self.step(
+            format!("round of {}", query.name),
+            Action::Round,
+            vec![begin.clone()],
+            Arc::clone(&rows),
+            Emit::Updating,
+        );
+        let mut of_round = Stream::of_step(round, Arc::clone(&rows), Emit::Updating);
+        of_round.own = false;
+        self.rounds.push((query.name.clone(), of_round));
+        // what is inside is not what is equal to it outside, or in another recursion
+        let outside = std::mem::take(&mut self.lowered);
+        let body = self.lower(&query.recursive_term, last);
+        self.lowered = outside;
+        self.rounds.pop();
+        let mut body = body?;
+        self.exactly(&mut body, rows.fields())?;
+        self.materialise(&mut body)?;
+        if !self.inside(body.base) {
+            return Err(Error::invalid(format!("the second query of '{}' does not read it, so it is no recursion", query.name))
+                .help("leave RECURSIVE out, or read it in the second query"));
+        }
+        if let Some(step) = self.outsider(body.base) {
+            return Err(Error::invalid(format!("step \"{}\" cannot be part of a recursion", self.steps[step].name))
+                .help("filters, projections, joins without windows, UNION and aggregates can"));
+        }
+        let again = Input { from: body.base, route: Route::Forward };
+        let action = Action::Recurse { round, distinct: query.is_distinct };
+        let name = format!("recursion {}", query.name);
+        let base = self.step(name, action, vec![begin, again], Arc::clone(&rows), Emit::Updating);
+        Ok(Stream::of_step(base, rows, Emit::Updating))
+    }
+
+    /// A step inside that a recursion cannot have.
+    fn outsider(&self, id: StepId) -> Option<StepId> {
+        if !self.inside(id) {
+            return None;
+        }
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Round => None,
+            Action::Transform(_) | Action::Union | Action::Join(_) | Action::Reduce(_) => {
+                step.inputs.iter().find_map(|input| self.outsider(input.from))
+            }
+            _ => Some(id),
+        }
+    }
+
+    /// The rows of the round before.
+    pub(super) fn scan_round(&mut self, name: &str, scan: &TableScan) -> Result<Stream> {
+        let round = self.rounds.iter().rev().find(|(of, _)| of == name);
+        let mut stream = round.ok_or_else(|| Error::internal(format!("no recursion {name}")))?.1.clone();
+        if let Some(columns) = &scan.projection {
+            stream.columns = columns.iter().map(|column| stream.columns[*column]).collect();
+        }
+        for filter in &scan.filters {
+            self.filter(&mut stream, filter, &scan.projected_schema)?;
+        }
+        Ok(stream)
     }
 
     /// The step that keeps the rows of `stream`.
@@ -123,8 +206,8 @@ impl Planner<'_> {
         let schema = aggregate.input.schema();
         let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
         match linear.collect::<Result<Option<Vec<_>>>>()? {
-            Some(linear) => self.linear_aggregate(stream, aggregate, linear),
-            None => self.group_aggregate(stream, aggregate),
+            Some(linear) if !self.inside(stream.base) => self.linear_aggregate(stream, aggregate, linear),
+            _ => self.group_aggregate(stream, aggregate),
         }
     }
 
