@@ -196,6 +196,8 @@ pub enum Action {
         /// True if a row counts once, however often it is found.
         distinct: bool,
     },
+    /// What the changes of each epoch come to.
+    Consolidate,
     /// The rows of an updating stream that are there when the input has ended.
     Settle,
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
@@ -617,7 +619,7 @@ impl Plan {
     /// The newest row of a PRIMARY KEY is the newest of its group only if both are the same columns.
     fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
         let [Input { from, route: Route::Key(primary) }] = step.inputs.as_slice() else { return Ok(()) };
-        let Some(key) = self.result_key(*from) else { return Ok(()) };
+        let Some(key) = result_key(&self.steps, *from) else { return Ok(()) };
         let name = |column: &usize| step.schema.field(*column).name().as_str();
         let key: Option<Vec<usize>> = key.into_iter().collect();
         let same = |key: &Vec<usize>| key.len() == primary.len() && key.iter().all(|column| primary.contains(column));
@@ -638,16 +640,28 @@ impl Plan {
         .help(advice))
     }
 
+    /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.
+    fn drops_keys(&self, id: StepId) -> Option<StepId> {
+        let Step { action, inputs, emit: Emit::Updating, .. } = &self.steps[id] else { return None };
+        let drops = |stage: &Stage| matches!(stage.transform, Transform::Filter(_) | Transform::Unnest { .. });
+        match action {
+            Action::Transform(stages) if stages.iter().any(drops) => Some(id),
+            Action::Transform(_) | Action::Union => inputs.iter().find_map(|input| self.drops_keys(input.from)),
+            _ => None,
+        }
+    }
+}
+
     /// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
-    fn result_key(&self, id: StepId) -> Option<Vec<Option<usize>>> {
-        let step = &self.steps[id];
+fn result_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
+        let step = &steps[id];
         match &step.action {
             Action::Aggregate(spec) if step.emit == Emit::Updating => {
                 let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
                 Some((0..spec.keys.len()).map(place).collect())
             }
             Action::Transform(stages) => {
-                let mut key = self.result_key(step.inputs.first()?.from)?;
+                let mut key = result_key(steps, step.inputs.first()?.from)?;
                 for stage in stages {
                     let Transform::Project(columns) = &stage.transform else { continue };
                     let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
@@ -659,16 +673,9 @@ impl Plan {
         }
     }
 
-    /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.
-    fn drops_keys(&self, id: StepId) -> Option<StepId> {
-        let Step { action, inputs, emit: Emit::Updating, .. } = &self.steps[id] else { return None };
-        let drops = |stage: &Stage| matches!(stage.transform, Transform::Filter(_) | Transform::Unnest { .. });
-        match action {
-            Action::Transform(stages) if stages.iter().any(drops) => Some(id),
-            Action::Transform(_) | Action::Union => inputs.iter().find_map(|input| self.drops_keys(input.from)),
-            _ => None,
-        }
-    }
+/// True if the rows of step `id` still have all columns of the GROUP BY that they come from.
+pub fn keeps_keys(steps: &[Step], id: StepId) -> bool {
+    result_key(steps, id).is_some_and(|key| key.iter().all(Option::is_some))
 }
 
 /// `in sessions with gaps of 10s`.

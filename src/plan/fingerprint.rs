@@ -92,6 +92,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Aggregate(spec) => aggregation("results", spec, out),
         Action::Keep(keeping) => writeln!(out, "  {keeping:?}"),
         Action::Settle => writeln!(out, "  settle"),
+        Action::Consolidate => writeln!(out, "  consolidate"),
         Action::Round => writeln!(out, "  round"),
         Action::Recurse { round, distinct } => writeln!(out, "  recurse {round} distinct {distinct}"),
         Action::Reduce(reducing) => {

@@ -4,6 +4,7 @@ use super::begin::{Checkpoints, parts_of};
 use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
+use crate::operator::consolidate::Consolidate;
 use crate::operator::join::Join;
 use crate::operator::keep::Keep;
 use crate::operator::late::late_rows;
@@ -83,6 +84,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let updating = from.emit == Emit::Updating;
             one(Box::new(Keep::new(&from.schema, updating, routed_by(step), keeping.ttl)), input(0))
         }
+        Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
         Action::Settle => one(Box::new(Settle::new(&step.schema, routed_by(step))), input(0)),
         Action::Source(_)
         | Action::DeadLetters

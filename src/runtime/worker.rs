@@ -248,6 +248,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Rank(_)
             | Action::Join(_)
             | Action::Keep(_)
+            | Action::Consolidate
             | Action::Reduce(_)
             | Action::Round
             | Action::Settle => {

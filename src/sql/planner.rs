@@ -428,6 +428,7 @@ impl<'a> Planner<'a> {
             false if keyed && !table.primary_key.is_empty() => Route::Key(table.primary_key.clone()),
             false => Route::Forward,
         };
+        let route = self.consolidate(&mut stream, route);
         let connector = connector_name(&table).to_owned();
         let delivery = self.delivery(&table, sink.as_ref())?;
         let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink, delivery });
@@ -442,6 +443,34 @@ impl<'a> Planner<'a> {
             stream.emit,
         );
         Ok(())
+    }
+
+    /// Where the changes of an epoch may take each other back, because columns that tell them apart are gone, what they come to is worked
+    /// out before they leave by `route`. Gives the route that they go then.
+    fn consolidate(&mut self, stream: &mut Stream, route: Route) -> Route {
+        if stream.emit != Emit::Updating || !self.may_cancel(stream.base) {
+            return route;
+        }
+        let by = match route {
+            Route::Forward => Route::Key((0..stream.rows.fields().len()).collect()),
+            given => given,
+        };
+        let input = Input { from: stream.base, route: by };
+        let rows = Arc::clone(&stream.rows);
+        stream.base = self.step("consolidate".into(), Action::Consolidate, vec![input], rows, stream.emit);
+        Route::Forward
+    }
+
+    /// True if step `id` may add a row and take it back in one epoch.
+    fn may_cancel(&self, id: StepId) -> bool {
+        let step = &self.steps[id];
+        match &step.action {
+            Action::Union => true,
+            // the key of a group, and what its results are told apart by, are still there
+            Action::Transform(_) if crate::plan::keeps_keys(&self.steps, id) => false,
+            Action::Transform(_) => true,
+            _ => false,
+        }
     }
 
     /// What `sink`, the writing side of `table`, promises.
@@ -883,7 +912,7 @@ impl<'a> Planner<'a> {
         if windowed {
             self.add_branches(std::slice::from_mut(&mut stream));
         }
-        let name = aggregate_name(aggregate, &output, &keys, &grouping);
+        let name = aggregate_name(aggregate, &keys, &grouping);
         let aggregation = Arc::new(Aggregation {
             input: Arc::clone(&stream.rows),
             keys,
@@ -1383,7 +1412,6 @@ fn stage_word(stage: &Stage) -> &'static str {
 /// What a person calls the aggregate: `count, sum by word in windows of 1m`.
 fn aggregate_name(
     aggregate: &Aggregate,
-    output: &[OutputColumn],
     keys: &[(Expr, FieldRef)],
     grouping: &Grouping,
 ) -> String {
@@ -1413,7 +1441,6 @@ fn aggregate_name(
         Grouping::Attached { .. } => name.push_str(" in windows of its input"),
         Grouping::Final | Grouping::Updating => {}
     }
-    debug_assert!(output.len() >= aggregate.aggr_expr.len());
     name
 }
 

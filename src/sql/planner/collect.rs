@@ -243,7 +243,7 @@ impl Planner<'_> {
         let output: Vec<OutputColumn> =
             (0..keys.len()).map(OutputColumn::Key).chain((0..calls.len()).map(OutputColumn::Call)).collect();
         let grouping = Grouping::Updating;
-        let name = aggregate_name(aggregate, &output, &keys, &grouping);
+        let name = aggregate_name(aggregate, &keys, &grouping);
         // without keys there is always a result
         let present = (!keys.is_empty()).then_some(0);
         let aggregation =
@@ -300,7 +300,7 @@ impl Planner<'_> {
             (0..keys.len()).map(OutputColumn::Key).chain((0..calls.len()).map(OutputColumn::Call)).collect();
         let grouping = Grouping::Updating;
         let key_fields: Vec<_> = keys.iter().map(key).collect();
-        let name = aggregate_name(aggregate, &output, &key_fields, &grouping);
+        let name = aggregate_name(aggregate, &key_fields, &grouping);
         let fields = key_fields.iter().map(|(_, field)| Arc::clone(field)).chain(calls.iter().zip(aggregate.schema.fields().iter().skip(keys.len())).map(
             |(call, field)| Arc::new(field.as_ref().clone().with_name(call.to_string())),
         ));

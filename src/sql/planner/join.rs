@@ -43,8 +43,16 @@ impl Planner<'_> {
         // which side is a table that is read whole: the second one, if both may be
         let tables: Vec<usize> = [1, 0].into_iter().filter(|side| self.is_table(plans[*side], last)).collect();
         let table = tables.iter().find(|table| !leaves_rest(kind, **table)).or(tables.first()).copied();
-        let lasts = [0, 1].map(|side| last || (table == Some(side) && self.speaks_last(plans[side])));
-        let mut streams = [self.lower(plans[0], lasts[0])?, self.lower(plans[1], lasts[1])?];
+        let mut streams = match table {
+            // what is looked up speaks last, if what looks it up is not taken back
+            Some(table) => {
+                let looking = self.lower(plans[1 - table], last)?;
+                let waits = looking.emit != Emit::Updating && self.speaks_last(plans[table]);
+                let looked_up = self.lower(plans[table], last || waits)?;
+                if table == 1 { [looking, looked_up] } else { [looked_up, looking] }
+            }
+            None => [self.lower(plans[0], last)?, self.lower(plans[1], last)?],
+        };
         streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
         let stand = !nulls_equal && streams.iter().all(|stream| stream.emit != Emit::Updating);
         let windows = windows_of(&streams, &plans, &on).filter(|_| stand);
@@ -201,6 +209,9 @@ impl Planner<'_> {
 
     /// True if the rows of `plan` end and have no event time: a join may wait for all of them.
     fn is_table(&self, plan: &LogicalPlan, last: bool) -> bool {
+        if collects(plan) {
+            return false;
+        }
         let mut needs = Needs::new();
         collect_needs(plan, &mut needs);
         needs.into_keys().all(|name| {
@@ -221,6 +232,15 @@ impl Planner<'_> {
         collect_needs(plan, &mut needs);
         needs.into_keys().all(|name| self.readers.contains_key(&(name, true)))
     }
+}
+
+/// True if collections have a part in `plan`.
+fn collects(plan: &LogicalPlan) -> bool {
+    let itself = matches!(
+        plan,
+        LogicalPlan::Join(_) | LogicalPlan::Window(_) | LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_)
+    );
+    itself || plan.inputs().into_iter().any(collects)
 }
 
 /// Which rows of two streams meet.

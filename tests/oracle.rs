@@ -1,0 +1,270 @@
+//! Queries over rows that are taken back again, against DataFusion: what has come out up to an epoch is the batch answer over exactly the
+//! rows up to it, at every epoch, whatever the workers.
+//!
+//! Rows and queries are random. `ops` says what happens to the rows of a keyed table, deletions included; `facts` only grows. The same text
+//! is the query of both engines.
+
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use highwater::batch::Batch;
+use highwater::connector::builtin::Builtin;
+use highwater::connector::memory::MemorySource;
+use highwater::connector::{Changes, Context, Shard, Sink};
+use highwater::error::Result;
+use highwater::plan::Action;
+use highwater::runtime::{self, Workers};
+use highwater::time::SystemClock;
+use pipeline::{MINUTE, for_seeds, plan, within};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// What both engines call the rows that there are.
+const VIEWS: [(&str, &str); 3] = [
+    (
+        "cur",
+        "SELECT id, k, v, s FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY seq DESC) AS rn FROM ops) AS latest WHERE rn = 1 AND NOT gone",
+    ),
+    ("sums", "SELECT k, count(*) AS n, sum(v) AS total, max(v) AS top FROM cur GROUP BY k"),
+    ("known", "SELECT DISTINCT k, w % 5 AS m FROM facts"),
+];
+
+struct Rows {
+    ops: RecordBatch,
+    facts: RecordBatch,
+    tick: usize,
+}
+
+impl Rows {
+    fn random(rng: &mut StdRng) -> Rows {
+        let tick = rng.random_range(1..9);
+        let rows = tick * rng.random_range(2..6);
+        let small = |rng: &mut StdRng, end| rng.random_bool(0.85).then(|| rng.random_range(0..end));
+        let words = ["red", "green", "blue"];
+        let word = |rng: &mut StdRng| rng.random_bool(0.9).then(|| *words.choose(rng).unwrap());
+        let ids: Vec<i32> = (0..rows).map(|_| rng.random_range(0..6)).collect();
+        let keys: Vec<Option<i32>> = (0..rows).map(|_| small(rng, 4)).collect();
+        let values: Vec<Option<i32>> = (0..rows).map(|_| small(rng, 20)).collect();
+        let texts: Vec<Option<&str>> = (0..rows).map(|_| word(rng)).collect();
+        let gone: Vec<bool> = (0..rows).map(|_| rng.random_bool(0.3)).collect();
+        let ops = RecordBatch::try_from_iter([
+            ("seq", Arc::new(Int64Array::from_iter_values(0..rows as i64)) as ArrayRef),
+            ("at", moments(rows)),
+            ("id", Arc::new(Int32Array::from(ids))),
+            ("k", Arc::new(Int32Array::from(keys))),
+            ("v", Arc::new(Int32Array::from(values))),
+            ("s", Arc::new(StringArray::from(texts))),
+            ("gone", Arc::new(BooleanArray::from(gone))),
+        ]);
+        let keys: Vec<Option<i32>> = (0..rows).map(|_| small(rng, 4)).collect();
+        let weights: Vec<Option<i32>> = (0..rows).map(|_| small(rng, 10)).collect();
+        let texts: Vec<Option<&str>> = (0..rows).map(|_| word(rng)).collect();
+        let facts = RecordBatch::try_from_iter([
+            ("at", moments(rows)),
+            ("k", Arc::new(Int32Array::from(keys))),
+            ("w", Arc::new(Int32Array::from(weights))),
+            ("s", Arc::new(StringArray::from(texts))),
+        ]);
+        Rows { ops: ops.unwrap(), facts: facts.unwrap(), tick }
+    }
+
+    fn epochs(&self) -> usize {
+        self.ops.num_rows() / self.tick
+    }
+}
+
+/// Event time, so that no table is waited for because it ends.
+fn moments(rows: usize) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(0..rows as i64))
+}
+
+/// A query that both engines read alike.
+fn query(rng: &mut StdRng) -> String {
+    let relation = |rng: &mut StdRng| *["cur", "cur", "facts", "sums", "known"].choose(rng).unwrap();
+    // what each relation has beside k
+    let number = |of: &str| match of {
+        "cur" => "v",
+        "facts" => "w",
+        "sums" => "n",
+        _ => "m",
+    };
+    let (a, b) = (relation(rng), relation(rng));
+    let (x, y) = (number(a), number(b));
+    match rng.random_range(0..20) {
+        0 => format!("SELECT a.k, a.{x} AS x, b.{y} AS y FROM {a} a JOIN {b} b ON a.k = b.k"),
+        1 => {
+            let kind = ["LEFT", "RIGHT", "FULL"].choose(rng).unwrap();
+            format!("SELECT a.k AS ak, a.{x} AS x, b.k AS bk, b.{y} AS y FROM {a} a {kind} JOIN {b} b ON a.k = b.k")
+        }
+        2 => {
+            let kind = ["", "LEFT", "RIGHT", "FULL"].choose(rng).unwrap();
+            format!("SELECT a.k AS ak, a.{x} AS x, b.{y} AS y FROM {a} a {kind} JOIN {b} b ON a.k = b.k AND a.{x} < b.{y}")
+        }
+        3 => format!("SELECT k, {x} FROM {a} a WHERE k IN (SELECT k FROM {b} WHERE {y} > 3)"),
+        4 => {
+            let not = ["", "NOT "].choose(rng).unwrap();
+            format!("SELECT k, {x} FROM {a} a WHERE {not}EXISTS (SELECT 1 FROM {b} b WHERE b.k = a.k AND b.{y} >= a.{x})")
+        }
+        5 => {
+            let not = ["", "NOT "].choose(rng).unwrap();
+            format!("SELECT k, {x} FROM {a} a WHERE {not}EXISTS (SELECT 1 FROM {b} b WHERE b.k = a.k)")
+        }
+        6 => format!("SELECT k, count(*), count({x}), sum({x}), avg({x}) FROM {a} GROUP BY k"),
+        7 => format!("SELECT k, min({x}), max({x}), count(DISTINCT {x}), sum({x}) FILTER (WHERE {x} > 4) FROM {a} GROUP BY k"),
+        8 => format!("SELECT {x}, count(*), max(k) FROM {a} GROUP BY {x} HAVING count(*) > 1"),
+        9 => format!("SELECT DISTINCT {x} FROM {a}"),
+        10 => {
+            let set = ["UNION", "UNION ALL", "INTERSECT", "EXCEPT"].choose(rng).unwrap();
+            format!("SELECT k FROM {a} {set} SELECT k FROM {b}")
+        }
+        11 => format!("SELECT k, {x} FROM {a} ORDER BY {x} DESC NULLS LAST, k LIMIT 3 OFFSET {}", rng.random_range(0..2)),
+        12 => format!(
+            "SELECT k, {x}, rank() OVER (PARTITION BY k ORDER BY {x}) AS r, sum({x}) OVER (PARTITION BY k ORDER BY {x} \
+             RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS s, count(*) OVER (PARTITION BY k) AS c FROM {a}"
+        ),
+        13 => "SELECT id, lag(v) OVER (ORDER BY id) AS before, first_value(v) OVER (PARTITION BY k ORDER BY id) AS first FROM cur".into(),
+        14 => format!("SELECT k, {x} FROM {a} WHERE {x} > (SELECT avg({y}) FROM {b})"),
+        15 => format!("SELECT k, {x}, (SELECT max({y}) FROM {b} b WHERE b.k = a.k) AS most FROM {a} a"),
+        16 => format!("SELECT k, {x}, count(*) AS c FROM {a} GROUP BY ROLLUP(k, {x})"),
+        17 => format!("SELECT a.k, sum(a.{x}) AS s, count(*) AS c FROM {a} a JOIN {b} b ON a.k = b.k GROUP BY a.k"),
+        18 => format!(
+            "SELECT a.k, b.n, c.{y} AS y FROM {a} a JOIN sums b ON a.k = b.k LEFT JOIN {b} c ON c.k = b.n"
+        ),
+        _ => "WITH RECURSIVE reach AS (SELECT id, v AS at FROM cur UNION SELECT reach.id, cur.v FROM reach JOIN cur ON \
+              reach.at = cur.id) SELECT id, at FROM reach"
+            .into(),
+    }
+}
+
+/// What came in each epoch; one shard sees all of it.
+#[derive(Debug, Clone, Default)]
+struct Epochs(Arc<Mutex<Vec<Vec<Batch>>>>);
+
+impl Sink for Epochs {
+    fn single(&self) -> bool {
+        true
+    }
+
+    fn open(&self, _: usize, _: usize, _: &Context) -> Result<Box<dyn Shard>> {
+        Ok(Box::new(EpochShard { epochs: self.clone(), open: Vec::new() }))
+    }
+
+    fn changes(&self) -> Changes {
+        Changes::All
+    }
+}
+
+struct EpochShard {
+    epochs: Epochs,
+    open: Vec<Batch>,
+}
+
+impl Shard for EpochShard {
+    fn write(&mut self, rows: Batch) -> Result<()> {
+        self.open.push(rows);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<bool> {
+        self.epochs.0.lock().unwrap().push(std::mem::take(&mut self.open));
+        Ok(true)
+    }
+}
+
+fn texts(batch: &Batch, columns: usize) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let formatters: Vec<_> =
+        batch.columns()[..columns].iter().map(|c| ArrayFormatter::try_new(c.as_ref(), &options).unwrap()).collect();
+    let row = |row| formatters.iter().map(|f| f.value(row).to_string()).collect::<Vec<_>>().join(" | ");
+    (0..batch.num_rows()).map(row).collect()
+}
+
+/// The batch answer over the first `rows` rows of each table.
+fn answer(rows: &Rows, count: usize, query: &str) -> BTreeMap<String, i64> {
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    let context = SessionContext::new_with_config(config);
+    for (name, table) in [("ops", &rows.ops), ("facts", &rows.facts)] {
+        context.register_batch(name, table.slice(0, count)).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for (name, text) in VIEWS {
+            context.sql(&format!("CREATE VIEW {name} AS {text}")).await.unwrap();
+        }
+        let found = context.sql(query).await.unwrap().collect().await.unwrap();
+        let mut all = BTreeMap::new();
+        for batch in found {
+            texts(&batch, batch.num_columns()).into_iter().for_each(|row| *all.entry(row).or_default() += 1);
+        }
+        all
+    })
+}
+
+/// What comes out, summed up to each epoch.
+fn changelog(rows: &Rows, query: &str, threads: usize) -> Vec<BTreeMap<String, i64>> {
+    let sink = Epochs::default();
+    let source = |rows: &RecordBatch| Arc::new(MemorySource::new(rows.schema(), vec![rows.clone()], 1));
+    let connectors = Builtin::default()
+        .with_source("ops", source(&rows.ops))
+        .with_source("facts", source(&rows.facts));
+    let views: String = VIEWS.iter().map(|(name, text)| format!("CREATE TEMPORARY VIEW {name} AS {text};\n")).collect();
+    let text = format!(
+        "SET 'tick' = '{} rows'; SET 'inflight_epochs' = '1';
+         CREATE TABLE ops (seq BIGINT, at TIMESTAMP, id INT, k INT, v INT, s STRING, gone BOOLEAN, WATERMARK FOR at AS at) WITH ('connector' = 'memory');
+         CREATE TABLE facts (at TIMESTAMP, k INT, w INT, s STRING, WATERMARK FOR at AS at) WITH ('connector' = 'memory');
+         {views}{query};",
+        rows.tick
+    );
+    let mut plan = plan(&text, &connectors);
+    for step in &mut plan.steps {
+        if let Action::Sink(definition) = &mut step.action {
+            definition.sink = Arc::new(sink.clone());
+        }
+    }
+    let (clock, called) = (Arc::new(SystemClock::default()), query.to_owned());
+    let run = move || runtime::start(plan, Workers::Threads(threads), None, clock).expect("it starts").wait();
+    let (_, end) = within(MINUTE, &called, run);
+    end.unwrap_or_else(|error| panic!("{error:?}\n{query}"));
+    let epochs = sink.0.lock().unwrap();
+    let mut sum: BTreeMap<String, i64> = BTreeMap::new();
+    let mut sums = Vec::new();
+    for batches in epochs.iter() {
+        for batch in batches {
+            let weight = batch.schema().index_of(highwater::plan::WEIGHT).ok();
+            let width = weight.unwrap_or(batch.num_columns());
+            let weights: Vec<i64> = match weight {
+                Some(column) => highwater::batch::changes::weights(batch)[..batch.column(column).len()].to_vec(),
+                None => vec![1; batch.num_rows()],
+            };
+            for (row, weight) in texts(batch, width).into_iter().zip(weights) {
+                assert!(weight.abs() == 1, "a change has weight {weight}");
+                *sum.entry(row).or_default() += weight;
+            }
+        }
+        sum.retain(|_, count| *count != 0);
+        sums.push(sum.clone());
+    }
+    sums
+}
+
+#[test]
+fn the_changelog_is_the_batch_answer_at_every_epoch() {
+    for_seeds(40, |rng| {
+        let rows = Rows::random(rng);
+        let query = query(rng);
+        let threads = rng.random_range(1..4);
+        let sums = changelog(&rows, &query, threads);
+        assert!(sums.len() >= rows.epochs(), "{} epochs of {}: {query}", sums.len(), rows.epochs());
+        for epoch in 0..rows.epochs() {
+            let expected = answer(&rows, (epoch + 1) * rows.tick, &query);
+            assert_eq!(sums[epoch], expected, "epoch {epoch} of {query}\non {threads} workers, {} rows an epoch", rows.tick);
+        }
+    });
+}
