@@ -602,7 +602,7 @@ impl Plan {
                 }
             }
             Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
-                if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(input.from)) {
+                if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(self.given(input).from)) {
                     return Err(Error::invalid(format!(
                         "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
                         sink.table, self.steps[step].name
@@ -616,9 +616,18 @@ impl Plan {
         Ok(())
     }
 
+    /// The edge by which rows come to a sink, before what they come to in an epoch is worked out.
+    fn given<'a>(&'a self, input: &'a Input) -> &'a Input {
+        match self.steps[input.from].action {
+            Action::Consolidate => &self.steps[input.from].inputs[0],
+            _ => input,
+        }
+    }
+
     /// The newest row of a PRIMARY KEY is the newest of its group only if both are the same columns.
     fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
-        let [Input { from, route: Route::Key(primary) }] = step.inputs.as_slice() else { return Ok(()) };
+        let [input] = step.inputs.as_slice() else { return Ok(()) };
+        let Input { from, route: Route::Key(primary) } = self.given(input) else { return Ok(()) };
         let Some(key) = result_key(&self.steps, *from) else { return Ok(()) };
         let name = |column: &usize| step.schema.field(*column).name().as_str();
         let key: Option<Vec<usize>> = key.into_iter().collect();
@@ -652,30 +661,45 @@ impl Plan {
     }
 }
 
-    /// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
+/// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
 fn result_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
-        let step = &steps[id];
-        match &step.action {
-            Action::Aggregate(spec) if step.emit == Emit::Updating => {
-                let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
-                Some((0..spec.keys.len()).map(place).collect())
-            }
-            Action::Transform(stages) => {
-                let mut key = result_key(steps, step.inputs.first()?.from)?;
-                for stage in stages {
-                    let Transform::Project(columns) = &stage.transform else { continue };
-                    let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
-                    key = key.into_iter().map(|column| column.and_then(place)).collect();
-                }
-                Some(key)
-            }
-            _ => None,
+    let step = &steps[id];
+    match &step.action {
+        Action::Aggregate(spec) if step.emit == Emit::Updating => {
+            let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
+            Some((0..spec.keys.len()).map(place).collect())
         }
+        Action::Transform(stages) => {
+            let mut key = result_key(steps, step.inputs.first()?.from)?;
+            for stage in stages {
+                let Transform::Project(columns) = &stage.transform else { continue };
+                let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
+                key = key.into_iter().map(|column| column.and_then(place)).collect();
+            }
+            Some(key)
+        }
+        _ => None,
     }
+}
 
 /// True if the rows of step `id` still have all columns of the GROUP BY that they come from.
 pub fn keeps_keys(steps: &[Step], id: StepId) -> bool {
     result_key(steps, id).is_some_and(|key| key.iter().all(Option::is_some))
+}
+
+/// A source that does not end and of which the rows that step `id` gives become ever more, if there is one. Results by key are as many as there
+/// are keys.
+pub fn grows(steps: &[Step], id: StepId) -> Option<StepId> {
+    let any = || steps[id].inputs.iter().find_map(|input| grows(steps, input.from));
+    match &steps[id].action {
+        Action::Source(source) => (!source.source.bounded()).then_some(id),
+        Action::Aggregate(spec) if spec.grouping == Grouping::Updating => None,
+        Action::Reduce(reducing) => match reducing.what {
+            Reduction::Aggregate(_) | Reduction::First { limit: Some(_), .. } => None,
+            _ => any(),
+        },
+        _ => any(),
+    }
 }
 
 /// `in sessions with gaps of 10s`.

@@ -386,10 +386,6 @@ fn mistakes_in_the_graph() {
         &["18:11: a join has no columns (name them: columns: { id: orders.id, … }; only kinds 'semi' and 'anti' have…"],
     );
     check_wrong(
-        &with_step("op: join\nkind: full\nfrom: [bids, lines]\non: bidder = line\ncolumns: { x: line }"),
-        &["22:9: rows of a table that ends can be looked up for a stream, but here they leave on their own (…"],
-    );
-    check_wrong(
         &with_step("op: union\nfrom: lines"),
         &["20:11: a union has two inputs or more, but here is one (write from: [a, b])"],
     );

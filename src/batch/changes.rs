@@ -32,7 +32,8 @@ pub fn added(rows: &Batch, schema: &SchemaRef) -> Result<Batch> {
 /// The rows that consolidated changes leave standing, without weights: each as often as its weight says.
 pub fn standing(changes: &Batch) -> Result<Batch> {
     let copies = weights(changes).iter().enumerate();
-    let copies = copies.flat_map(|(row, weight)| std::iter::repeat_n(row as u32, usize::try_from(*weight).unwrap_or(0)));
+    let copies =
+        copies.flat_map(|(row, weight)| std::iter::repeat_n(row as u32, usize::try_from(*weight).unwrap_or(0)));
     let rows = take_rows(changes, copies.collect())?;
     rows.project(&(0..rows.num_columns() - 1).collect::<Vec<_>>()).map_err(from_arrow)
 }

@@ -40,9 +40,7 @@ impl GroupFunction {
                 limit: limit.unwrap_or(usize::MAX),
                 numbered: *numbered,
             },
-            Reduction::Over { order, calls } => {
-                What::Over { order: Order::new(order, input)?, calls: calls.clone() }
-            }
+            Reduction::Over { order, calls } => What::Over { order: Order::new(order, input)?, calls: calls.clone() },
         };
         Ok(GroupFunction { what, output })
     }

@@ -10,7 +10,7 @@ use crate::batch::changes::{added, consolidated, negated, standing};
 use crate::batch::{Batch, take_rows};
 use crate::error::Result;
 use crate::operator::transform::with_weight;
-use crate::plan::Ttl;
+use crate::plan::{Keeping, Ttl};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Micros, Watermark};
 use arrow::datatypes::SchemaRef;
@@ -31,6 +31,8 @@ pub struct Keep {
     /// By which columns rows find their worker.
     keys: Vec<usize>,
     mortal: Option<Mortal>,
+    /// True if rows leave in the epoch after the one that ends their time, so that they meet all rows of that one.
+    silent: bool,
     /// What was passed on since the last delta; None if there are no deltas.
     changes: Option<Vec<Batch>>,
     /// What was taken back, until it is said again.
@@ -47,9 +49,17 @@ struct Mortal {
 
 impl Keep {
     /// For rows with the columns of `schema`, and a weight if they are `updating`, that come by `keys`.
-    pub fn new(schema: &SchemaRef, updating: bool, keys: Vec<usize>, ttl: Option<Ttl>) -> Self {
-        let mortal = ttl.map(|ttl| Mortal { ttl, mark: Watermark::NONE, held: BTreeMap::new() });
-        Keep { schema: with_weight(schema), updating, keys, mortal, changes: None, restored: Vec::new() }
+    pub fn new(schema: &SchemaRef, updating: bool, keys: Vec<usize>, keeping: Keeping) -> Self {
+        let mortal = keeping.ttl.map(|ttl| Mortal { ttl, mark: Watermark::NONE, held: BTreeMap::new() });
+        Keep {
+            schema: with_weight(schema),
+            updating,
+            keys,
+            mortal,
+            silent: keeping.silent,
+            changes: None,
+            restored: Vec::new(),
+        }
     }
 
     fn pass(&mut self, changes: Batch, out: &mut Output) {
@@ -141,13 +151,13 @@ impl Operator for Keep {
     fn on_epoch(&mut self, _: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
         let Some(mortal) = &mut self.mortal else { return Ok(()) };
         // the end of the input ends no row's time
-        if mark != Watermark::END {
+        let mark = if mark == Watermark::END { mortal.mark } else { mark };
+        if !self.silent {
             mortal.mark = mark;
         }
-        let schema = self.schema.clone();
-        for dead in mortal.dead(&schema)? {
-            self.pass(dead, out);
-        }
+        let dead = mortal.dead(&self.schema)?;
+        mortal.mark = mark;
+        dead.into_iter().for_each(|dead| self.pass(dead, out));
         Ok(())
     }
 

@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 /// What enters collections: the rows of its input, which are kept in checkpoints. All that is made of them by collections is made
 /// again from them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Keeping {
     /// How long a row stays, by event time. None: for ever.
     pub ttl: Option<Ttl>,
+    /// True if nothing is taken back when a row leaves: no partner of it can come any more. It leaves an epoch later then.
+    pub silent: bool,
 }
 
 /// Rows leave a collection when the watermark is so far ahead of their event time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ttl {
     /// The event-time column.
     pub time: usize,

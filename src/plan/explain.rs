@@ -1,8 +1,10 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
+use super::grows;
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing, Reduction,
-    Route, SinkStep, SortColumn, Stage, Step, StepId, Tick, Ttl, Transform, describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
+    Reduction, Route, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl, describe_sessions,
+    describe_windows,
 };
 use crate::connector::Delivery;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
@@ -123,7 +125,9 @@ impl Plan {
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Settle | Action::Consolidate => Vec::new(),
             Action::Round => vec!["the rows of the round before".into()],
-            Action::Recurse { distinct: true, .. } => vec!["each row once, round by round until there are no new ones".into()],
+            Action::Recurse { distinct: true, .. } => {
+                vec!["each row once, round by round until there are no new ones".into()]
+            }
             Action::Recurse { .. } => vec!["round by round until there are no new rows".into()],
             Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
             Action::Join(join) => {
@@ -226,15 +230,14 @@ impl Plan {
 
     /// What bounds the rows that enter collections.
     fn kept_text(&self, id: StepId, keeping: &Keeping) -> String {
-        let bounded = |source: &StepId| matches!(&self.steps[*source].action, Action::Source(s) if s.source.bounded());
         match keeping.ttl {
             Some(ttl) => {
                 let keep = Duration::from_micros(ttl.keep.unsigned_abs());
                 let tables = self.watermark_tables(id).join(", ");
                 format!("rows of the last {} by watermark of {tables}", humantime::format_duration(keep))
             }
-            None if self.sources_of(id).iter().all(bounded) => "by rows of its input, which ends".into(),
-            None => "unbounded: all rows of its input".into(),
+            None if grows(&self.steps, id).is_some() => "unbounded: all rows of its input".into(),
+            None => "by rows of its input".into(),
         }
     }
 

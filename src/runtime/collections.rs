@@ -78,7 +78,8 @@ impl Coder {
 
     /// A row of NULLs.
     pub fn nulls(&self, schema: &Schema) -> Result<Row> {
-        let nulls = self.columns.iter().map(|column| arrow::array::new_null_array(schema.field(*column).data_type(), 1));
+        let nulls =
+            self.columns.iter().map(|column| arrow::array::new_null_array(schema.field(*column).data_type(), 1));
         let columns: Vec<ArrayRef> = nulls.collect();
         if columns.is_empty() {
             return Ok(Row::default());
@@ -192,7 +193,13 @@ impl<'scope> Collections<'scope> {
         Ok(edge::leave(rows, output, site))
     }
 
-    fn reduce(&mut self, id: StepId, spec: &Reducing, inputs: Vec<Rows<'scope>>, local: &Local) -> Result<Rows<'scope>> {
+    fn reduce(
+        &mut self,
+        id: StepId,
+        spec: &Reducing,
+        inputs: Vec<Rows<'scope>>,
+        local: &Local,
+    ) -> Result<Rows<'scope>> {
         let step = &local.plan.steps[id];
         let rows = inputs.into_iter().next().ok_or_else(|| Error::internal("a reduction has an input"))?;
         let indexed = self.indexed(id, 0, &spec.keys, Nulls::Equal, rows, local)?;

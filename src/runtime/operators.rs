@@ -82,7 +82,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         Action::Keep(keeping) => {
             let from = &plan.steps[step.inputs[0].from];
             let updating = from.emit == Emit::Updating;
-            one(Box::new(Keep::new(&from.schema, updating, routed_by(step), keeping.ttl)), input(0))
+            one(Box::new(Keep::new(&from.schema, updating, routed_by(step), *keeping)), input(0))
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
         Action::Settle => one(Box::new(Settle::new(&step.schema, routed_by(step))), input(0)),

@@ -1,9 +1,9 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
+use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::collections::Collections;
 use super::collections::edge::fresh;
 use super::collections::rounds::recurse;
-use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::committer::committer;
 use super::exchange::Router;
 use super::fate::Fate;

@@ -217,7 +217,12 @@ impl Catalog {
 
     /// All names of functions that are most like `name`.
     pub fn nearest_function(&self, name: &str) -> Option<&str> {
-        let names = self.scalars.keys().chain(self.aggregates.keys()).chain(self.higher_order.keys()).chain(self.windows.keys());
+        let names = self
+            .scalars
+            .keys()
+            .chain(self.aggregates.keys())
+            .chain(self.higher_order.keys())
+            .chain(self.windows.keys());
         nearest(name, names.map(String::as_str))
     }
 

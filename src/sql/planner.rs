@@ -5,6 +5,7 @@
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
 mod collect;
+mod interval;
 mod join;
 mod late;
 mod letters;
@@ -28,8 +29,8 @@ use crate::connector::{
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
-    Action, Aggregation, BadRecords, Emit, Grouping, Input, OutputColumn, Plan, Route, Settings, SinkStep, SourceStep,
-    Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
+    Action, Aggregation, BadRecords, Emit, Grouping, Input, Keeping, OutputColumn, Plan, Route, Settings, SinkStep,
+    SourceStep, Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
 };
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -133,8 +134,8 @@ pub(super) struct Planner<'a> {
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
     lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
-    /// For each step whose rows enter collections: the step that keeps them.
-    keepers: HashMap<StepId, StepId>,
+    /// For each step whose rows enter collections, and how: the step that keeps them.
+    keepers: HashMap<(StepId, Keeping), StepId>,
     /// The recursions that are being lowered, by the name of their rows: the step that gives those of the round before.
     rounds: Vec<(String, Stream)>,
     /// What the query that is being lowered asks of its windows.
@@ -1410,11 +1411,7 @@ fn stage_word(stage: &Stage) -> &'static str {
 }
 
 /// What a person calls the aggregate: `count, sum by word in windows of 1m`.
-fn aggregate_name(
-    aggregate: &Aggregate,
-    keys: &[(Expr, FieldRef)],
-    grouping: &Grouping,
-) -> String {
+fn aggregate_name(aggregate: &Aggregate, keys: &[(Expr, FieldRef)], grouping: &Grouping) -> String {
     let mut functions: Vec<String> = Vec::new();
     for expr in &aggregate.aggr_expr {
         let mut expr = expr;

@@ -4,8 +4,8 @@ use super::catalog::Catalog;
 use super::place::Text;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint,
-    JoinOperator, Query, Select, SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
+    Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint, JoinOperator, Query, Select,
+    SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
 use std::ops::ControlFlow;
@@ -44,7 +44,8 @@ impl Visitor for Refusal<'_> {
     type Break = (Error, Span);
 
     fn pre_visit_query(&mut self, query: &Query) -> Found {
-        let distinct_on = |body: &SetExpr| matches!(body, SetExpr::Select(s) if matches!(s.distinct, Some(Distinct::On(_))));
+        let distinct_on =
+            |body: &SetExpr| matches!(body, SetExpr::Select(s) if matches!(s.distinct, Some(Distinct::On(_))));
         let bounded = query.limit_clause.is_some() || query.fetch.is_some() || distinct_on(&query.body);
         if let Some(order_by) = query.order_by.as_ref().filter(|_| !bounded) {
             return no_at(

@@ -52,8 +52,11 @@ fn expanded(aggregate: &Aggregate) -> Result<LogicalPlan> {
         }
         let id = keys.iter().fold(0_u64, |id, key| id << 1 | u64::from(!set.contains(key)));
         let id = Expr::Literal(ScalarValue::UInt64(Some(id)).cast_to(&id_type)?, None);
-        let mut exprs: Vec<Expr> =
-            columns.iter().enumerate().map(|(n, column)| Expr::Column(column.clone()).alias(format!("__c{n}"))).collect();
+        let mut exprs: Vec<Expr> = columns
+            .iter()
+            .enumerate()
+            .map(|(n, column)| Expr::Column(column.clone()).alias(format!("__c{n}")))
+            .collect();
         for (n, key) in keys.iter().enumerate() {
             let value = match set.contains(key) {
                 true => key.clone(),

@@ -14,6 +14,10 @@ pub const QUERIES: &[&str] = &[
     "SELECT count(*) AS c FROM t EMIT FINAL",
     "SELECT window_start, word, n, r FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n DESC) AS r FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) WHERE r <= 2",
     "SELECT a.window_start, a.word, a.c, b.n FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
+    "SELECT a.word, a.n, b.c FROM t a LEFT JOIN (SELECT word, count(*) AS c FROM t WHERE n > 2 GROUP BY word) b ON a.word = b.word",
+    "SELECT word, n, ts FROM t ORDER BY n DESC, ts LIMIT 5",
+    "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
+    "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
 ];
 
 /// The columns that the queries give, by their number in [`QUERIES`].
@@ -27,6 +31,10 @@ pub const COLUMNS: &[&str] = &[
     "c BIGINT",
     "window_start TIMESTAMP(6), word STRING, n BIGINT, r BIGINT",
     "window_start TIMESTAMP(6), word STRING, c BIGINT, n BIGINT",
+    "word STRING, n BIGINT, c BIGINT",
+    "word STRING, n BIGINT, ts TIMESTAMP(6)",
+    "n BIGINT",
+    "c BIGINT, word STRING",
 ];
 
 /// The definition of a pipeline with the query.

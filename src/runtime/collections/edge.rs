@@ -7,7 +7,7 @@ use crate::batch::changes::single;
 use crate::batch::{Batch, batch_of};
 use crate::error::Result;
 use crate::operator::aggregate::RESULT_ROWS;
-use crate::operator::transform::with_weight;
+use crate::operator::transform::{insertions, with_weight};
 use crate::plan::Emit;
 use crate::time::Epoch;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
@@ -140,8 +140,8 @@ fn decode(
     if updating {
         return Ok(changes);
     }
-    let width = schema.fields().len();
-    batch_of(Arc::clone(schema), changes.columns()[..width].to_vec(), changes.num_rows())
+    // rows that stand are not taken back: here one has left that can meet no other any more
+    insertions(&changes, schema)
 }
 
 /// What comes from the epoch `first` on: what collections said before it has left in an earlier run.

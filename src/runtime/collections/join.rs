@@ -4,8 +4,8 @@
 //! with a partner are the rows whose key the other side has (or, with a condition beyond the keys, the distinct rows in pairs), those
 //! without are the rest. So each change costs its partners, and an answer is exact at every epoch.
 
-use super::edge::Output;
 use super::super::steps::Site;
+use super::edge::Output;
 use super::{Coder, Collected, Indexed, Row, Split};
 use crate::batch::batch_of;
 use crate::error::Result;
@@ -60,7 +60,8 @@ impl Shape {
                 })
             }
         };
-        let nulls = [whole(&schemas[0], &splits[0])?.nulls(&schemas[0])?, whole(&schemas[1], &splits[1])?.nulls(&schemas[1])?];
+        let nulls =
+            [whole(&schemas[0], &splits[0])?.nulls(&schemas[0])?, whole(&schemas[1], &splits[1])?.nulls(&schemas[1])?];
         let outputs = [spec.sides[0].output.clone(), spec.sides[1].output.clone()];
         Ok(Shape { kind: spec.kind, condition, splits, schemas: schemas.clone(), outputs, nulls, site })
     }

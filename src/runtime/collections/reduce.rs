@@ -52,9 +52,9 @@ struct Maker {
 
 impl Maker {
     fn make(&mut self, key: &Row, rows: &[(&Row, i64)]) -> Result<Vec<Row>> {
-        let copies = rows.iter().flat_map(|(row, weight)| {
-            std::iter::repeat_n(row.as_ref(), usize::try_from(*weight).unwrap_or(0))
-        });
+        let copies = rows
+            .iter()
+            .flat_map(|(row, weight)| std::iter::repeat_n(row.as_ref(), usize::try_from(*weight).unwrap_or(0)));
         let copies: Vec<&[u8]> = copies.collect();
         if copies.is_empty() {
             return Ok(Vec::new());

@@ -68,7 +68,12 @@ pub fn recurse<'scope>(
 }
 
 /// Whole rows of step `from` outside, wherever they are.
-fn whole_rows<'scope>(rows: Rows<'scope>, site: Site, from: StepId, local: &Local) -> Result<Collected<'scope, Epoch, Row>> {
+fn whole_rows<'scope>(
+    rows: Rows<'scope>,
+    site: Site,
+    from: StepId,
+    local: &Local,
+) -> Result<Collected<'scope, Epoch, Row>> {
     let split = Split::new(&local.plan.steps[from].schema, &[])?;
     Ok(edge::enter(rows, Pipeline, site, split, Nulls::Equal).map(|(_, row)| row))
 }
@@ -97,7 +102,9 @@ fn build<'scope>(id: StepId, built: &mut BTreeMap<StepId, Whole<'scope>>, local:
     let schema = |n: usize| Arc::clone(&local.plan.steps[step.inputs[n].from].schema);
     let site = || Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
     let rows = match &step.action {
-        Action::Transform(stages) => transform(input(0), Transforms::new(stages, true), &schema(0), &step.schema, site())?,
+        Action::Transform(stages) => {
+            transform(input(0), Transforms::new(stages, true), &schema(0), &step.schema, site())?
+        }
         Action::Union => (1..step.inputs.len()).fold(input(0), |all, n| all.concat(input(n))),
         Action::Join(spec) if step.action.over_collections() => {
             let side = |side: usize| {

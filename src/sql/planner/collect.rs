@@ -23,11 +23,22 @@ impl Planner<'_> {
     /// The edge by which the rows of `stream`, all of whose stages are steps, enter a step over collections that reads them by `keys`.
     /// `what` is that step, for who must be told that its state has no bound.
     pub(super) fn entering(&mut self, stream: &Stream, keys: &[usize], what: &str) -> Result<Input> {
+        self.entering_for(stream, keys, what, None)
+    }
+
+    /// The same, where rows are needed for as long as `silent` says and nothing is taken back when they leave.
+    pub(super) fn entering_for(
+        &mut self,
+        stream: &Stream,
+        keys: &[usize],
+        what: &str,
+        silent: Option<Ttl>,
+    ) -> Result<Input> {
         let route = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
         if self.collected(stream.base) {
             return Ok(Input { from: stream.base, route });
         }
-        let from = self.keeper(stream, route.clone(), what)?;
+        let from = self.keeper(stream, route.clone(), what, silent)?;
         // they may have been sent there already
         let route = if self.steps[from].inputs[0].route == route { Route::Forward } else { route };
         Ok(Input { from, route })
@@ -61,9 +72,15 @@ impl Planner<'_> {
         let all: Vec<usize> = (0..fields.len()).collect();
         let from = self.entering(&seed, &all, "WITH RECURSIVE")?.from;
         // a later round may find NULL where the first one has none
-        let rows = Arc::new(Schema::new(fields.iter().zip(self.steps[from].schema.fields()).map(|(field, there)| {
-            Arc::new(field.as_ref().clone().with_nullable(field.is_nullable() || there.is_nullable()))
-        }).collect::<Fields>()));
+        let rows = Arc::new(Schema::new(
+            fields
+                .iter()
+                .zip(self.steps[from].schema.fields())
+                .map(|(field, there)| {
+                    Arc::new(field.as_ref().clone().with_nullable(field.is_nullable() || there.is_nullable()))
+                })
+                .collect::<Fields>(),
+        ));
         let begin = Input { from, route: Route::Forward };
         let round = self.step(
             format!("round of {}", query.name),
@@ -84,8 +101,11 @@ impl Planner<'_> {
         self.exactly(&mut body, rows.fields())?;
         self.materialise(&mut body)?;
         if !self.inside(body.base) {
-            return Err(Error::invalid(format!("the second query of '{}' does not read it, so it is no recursion", query.name))
-                .help("leave RECURSIVE out, or read it in the second query"));
+            return Err(Error::invalid(format!(
+                "the second query of '{}' does not read it, so it is no recursion",
+                query.name
+            ))
+            .help("leave RECURSIVE out, or read it in the second query"));
         }
         if let Some(step) = self.outsider(body.base) {
             return Err(Error::invalid(format!("step \"{}\" cannot be part of a recursion", self.steps[step].name))
@@ -127,27 +147,28 @@ impl Planner<'_> {
     }
 
     /// The step that keeps the rows of `stream`.
-    fn keeper(&mut self, stream: &Stream, route: Route, what: &str) -> Result<StepId> {
-        if let Some(keeper) = self.keepers.get(&stream.base) {
+    fn keeper(&mut self, stream: &Stream, route: Route, what: &str, silent: Option<Ttl>) -> Result<StepId> {
+        let ttl = silent.or(self.ttl(stream)?);
+        let keeping = Keeping { ttl, silent: silent.is_some() };
+        if let Some(keeper) = self.keepers.get(&(stream.base, keeping)) {
             return Ok(*keeper);
         }
-        let ttl = self.ttl(stream)?;
-        let bounded = self.sources(stream.base).into_iter().all(|source| self.ends(source));
-        if ttl.is_none() && !bounded && !self.settings.unbounded_state {
-            let endless = self.sources(stream.base).into_iter().find(|source| !self.ends(*source));
-            let table = endless.map_or(String::new(), |source| match &self.steps[source].action {
+        let endless = crate::plan::grows(&self.steps, stream.base).filter(|_| ttl.is_none());
+        if let Some(source) = endless.filter(|_| !self.settings.unbounded_state) {
+            let table = match &self.steps[source].action {
                 Action::Source(source) => format!(" of table '{}', which does not end", source.table),
                 _ => String::new(),
-            });
+            };
             return Err(Error::invalid(format!("{what} has to keep all rows{table}")).help(
-                "SET 'state_ttl' to how long rows count, by event time; give the query windows; or allow it: SET 'unbounded_state' = 'true'",
+                "give the query windows, as in JOIN … ON a.window_start = b.window_start AND a.window_end = b.window_end AND …; or SET 'state_ttl' \
+                 to how long rows count, by event time; or allow it: SET 'unbounded_state' = 'true'",
             ));
         }
         let emit = if ttl.is_some() { Emit::Updating } else { stream.emit };
         let name = format!("keep {}", self.steps[stream.base].name);
         let input = Input { from: stream.base, route };
-        let keeper = self.step(name, Action::Keep(Keeping { ttl }), vec![input], Arc::clone(&stream.rows), emit);
-        self.keepers.insert(stream.base, keeper);
+        let keeper = self.step(name, Action::Keep(keeping), vec![input], Arc::clone(&stream.rows), emit);
+        self.keepers.insert((stream.base, keeping), keeper);
         Ok(keeper)
     }
 
@@ -159,17 +180,6 @@ impl Planner<'_> {
         Ok(time.map(|time| Ttl { time, keep }))
     }
 
-    fn ends(&self, source: StepId) -> bool {
-        matches!(&self.steps[source].action, Action::Source(source) if source.source.bounded())
-    }
-
-    fn sources(&self, id: StepId) -> Vec<StepId> {
-        match self.steps[id].action {
-            Action::Source(_) => vec![id],
-            _ => self.steps[id].inputs.iter().flat_map(|input| self.sources(input.from)).collect(),
-        }
-    }
-
     /// Sends the rows of those of `streams` that no collection has made through one, if another one has: a union of them is made again whole.
     pub(super) fn keep_beside(&mut self, streams: &mut [Stream]) -> Result<()> {
         if !streams.iter().any(|stream| self.collected(stream.base)) {
@@ -178,7 +188,7 @@ impl Planner<'_> {
         for stream in streams {
             if !self.collected(stream.base) {
                 let all = Route::Key((0..stream.rows.fields().len()).collect());
-                stream.base = self.keeper(stream, all, "a UNION with rows that may be taken back")?;
+                stream.base = self.keeper(stream, all, "a UNION with rows that may be taken back", None)?;
                 stream.emit = self.steps[stream.base].emit;
                 stream.own = false;
             }
@@ -212,12 +222,7 @@ impl Planner<'_> {
     }
 
     /// One whose calls are sums of what weights make of their arguments.
-    fn linear_aggregate(
-        &mut self,
-        mut stream: Stream,
-        aggregate: &Aggregate,
-        linear: Vec<Linear>,
-    ) -> Result<Stream> {
+    fn linear_aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate, linear: Vec<Linear>) -> Result<Stream> {
         let schema = aggregate.input.schema();
         let bound = stream.bind(schema)?;
         let rows = with_weight(&stream.rows);
@@ -246,15 +251,17 @@ impl Planner<'_> {
         let name = aggregate_name(aggregate, &keys, &grouping);
         // without keys there is always a result
         let present = (!keys.is_empty()).then_some(0);
-        let aggregation =
-            Arc::new(Aggregation { input: rows, keys, calls: calls.into(), grouping, output, present });
+        let aggregation = Arc::new(Aggregation { input: rows, keys, calls: calls.into(), grouping, output, present });
         let raw: Fields = aggregation
             .keys
             .iter()
             .map(|(_, field)| Arc::clone(field))
-            .chain(aggregation.calls.iter().map(|call| {
-                Arc::new(call.field().as_ref().clone().with_name(call.to_string()))
-            }))
+            .chain(
+                aggregation
+                    .calls
+                    .iter()
+                    .map(|call| Arc::new(call.field().as_ref().clone().with_name(call.to_string()))),
+            )
             .collect();
         let raw = Arc::new(Schema::new(raw));
         let base = self.two_halves(&name, &aggregation, stream.base, Arc::clone(&raw), Emit::Updating)?;
@@ -286,7 +293,8 @@ impl Planner<'_> {
         let keys = stream.with_values(&values, schema)?;
         let bound = stream.bind(schema)?;
         // binding may have moved the columns
-        let keys = if stream.rows.fields().len() > bound.fields().len() { stream.with_values(&values, schema)? } else { keys };
+        let keys =
+            if stream.rows.fields().len() > bound.fields().len() { stream.with_values(&values, schema)? } else { keys };
         let mut calls = Vec::new();
         for expr in &aggregate.aggr_expr {
             calls.push(compile_call(&self.ordered(expr, schema)?, &bound)?);
@@ -301,9 +309,12 @@ impl Planner<'_> {
         let grouping = Grouping::Updating;
         let key_fields: Vec<_> = keys.iter().map(key).collect();
         let name = aggregate_name(aggregate, &key_fields, &grouping);
-        let fields = key_fields.iter().map(|(_, field)| Arc::clone(field)).chain(calls.iter().zip(aggregate.schema.fields().iter().skip(keys.len())).map(
-            |(call, field)| Arc::new(field.as_ref().clone().with_name(call.to_string())),
-        ));
+        let fields = key_fields.iter().map(|(_, field)| Arc::clone(field)).chain(
+            calls
+                .iter()
+                .zip(aggregate.schema.fields().iter().skip(keys.len()))
+                .map(|(call, field)| Arc::new(field.as_ref().clone().with_name(call.to_string()))),
+        );
         let rows = Arc::new(Schema::new(fields.collect::<Fields>()));
         let input = Arc::clone(&stream.rows);
         let spec = Aggregation { input, keys: key_fields, calls: calls.into(), grouping, output, present: None };

@@ -1,11 +1,14 @@
 //! `JOIN`, `IN` and `EXISTS` to a join in windows, or with a table that ends.
 
 use super::collect::one_row;
+use super::interval;
 use super::rank::place_of;
 use super::{Bound, Needs, Place, Planner, Role, Stream, assign_windows, collect_needs, compile};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
-use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, WindowBounds};
+use crate::plan::{
+    Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, Ttl, WindowBounds,
+};
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion_common::{DFSchema, JoinType, NullEquality, TableReference};
 use datafusion_expr::Expr as Logical;
@@ -108,7 +111,10 @@ impl Planner<'_> {
                 let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
                 let place = conditions.into_iter().find_map(place_of);
                 let joining = Joining { kind, meeting: Meeting::Always, sides, condition, nulls_equal };
-                let mut stream = self.join_always(&mut streams, joining).inspect_err(|_| self.blame = place)?;
+                let apart = join.filter.as_ref().filter(|_| behind && stand);
+                let apart = apart.and_then(|filter| interval::between(filter, &streams, &plans));
+                let joined = self.join_always(&mut streams, joining, apart.map(|apart| apart.kept()));
+                let mut stream = joined.inspect_err(|_| self.blame = place)?;
                 if let Some(filter) = join.filter.as_ref().filter(|_| behind) {
                     self.filter(&mut stream, filter, &join.schema)?;
                 }
@@ -123,10 +129,15 @@ impl Planner<'_> {
                 self.add_branches(&mut streams);
                 self.windows += 1;
                 let id = self.windows;
-                self.join_step(&streams, Joining { kind, meeting, sides, condition, nulls_equal }, None, |side, role| match role {
-                    Role::Window(of, bound) if of == ids[side] => Role::Window(id, bound),
-                    _ => Role::None,
-                })
+                self.join_step(
+                    &streams,
+                    Joining { kind, meeting, sides, condition, nulls_equal },
+                    None,
+                    |side, role| match role {
+                        Role::Window(of, bound) if of == ids[side] => Role::Window(id, bound),
+                        _ => Role::None,
+                    },
+                )
             }
             Meets::WithTable(table) => {
                 let meeting = Meeting::WithTable { table };
@@ -134,12 +145,16 @@ impl Planner<'_> {
                 let place = streams[looking].place;
                 sides[looking].output.extend(place);
                 let place = place.map(|_| sides[..=looking].iter().map(|side| side.output.len()).sum::<usize>() - 1);
-                let mut stream =
-                    self.join_step(&streams, Joining { kind, meeting, sides, condition, nulls_equal }, None, |side, role| match side {
+                let mut stream = self.join_step(
+                    &streams,
+                    Joining { kind, meeting, sides, condition, nulls_equal },
+                    None,
+                    |side, role| match side {
                         // the watermark is none until the table has ended, so what waited for that is not late
                         _ if side != table => role,
                         _ => Role::None,
-                    });
+                    },
+                );
                 stream.late = std::mem::take(&mut streams[looking].late);
                 stream.place = place;
                 stream.columns.retain(|column| Some(*column) != place.map(Place::Row));
@@ -149,12 +164,15 @@ impl Planner<'_> {
     }
 
     /// Adds a step that joins all rows that there are.
-    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining) -> Result<Stream> {
+    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining, apart: Option<[Ttl; 2]>) -> Result<Stream> {
         let what = format!("a {} without windows", joining.kind.name());
         let mut inputs = Vec::new();
         for (side, stream) in streams.iter_mut().enumerate() {
-            let input = self.entering(stream, &joining.sides[side].keys, &what)?;
-            stream.emit = self.steps[input.from].emit;
+            let silent = apart.map(|apart| apart[side]);
+            let input = self.entering_for(stream, &joining.sides[side].keys, &what, silent)?;
+            if silent.is_none() {
+                stream.emit = self.steps[input.from].emit;
+            }
             inputs.push(input);
         }
         let updating = streams.iter().any(|stream| stream.emit == Emit::Updating);

@@ -53,7 +53,9 @@ impl Planner<'_> {
             }
             false => {
                 for (n, call) in compiled.iter().enumerate() {
-                    fields.push(Arc::new(call.field()?.as_ref().clone().with_name(format!("{}_{n}", calls[n].fun.name()))));
+                    fields.push(Arc::new(
+                        call.field()?.as_ref().clone().with_name(format!("{}_{n}", calls[n].fun.name())),
+                    ));
                 }
                 Reduction::Over { order, calls: compiled }
             }

@@ -145,7 +145,9 @@ struct Case {
 
 impl Case {
     fn random(random: &mut StdRng) -> Case {
-        let folder = tempfile::tempdir().unwrap();
+        // below the directory of the test, which has no such folder where builds go elsewhere
+        std::fs::create_dir_all("target").unwrap();
+        let folder = tempfile::tempdir_in("target").unwrap();
         let single = random.random_bool(0.25);
         let mut options = vec![("format", *["json", "json", "csv", "parquet", "avro"].choose(random).unwrap())];
         if !single {
