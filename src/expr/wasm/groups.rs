@@ -7,7 +7,7 @@ use super::sandbox::{Entry, Failure, Guest, Instance};
 use crate::error::{Error, Result};
 use crate::expr::Accumulate;
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, new_null_array};
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::{concat, filter, interleave};
 use arrow::datatypes::DataType;
 use std::sync::Arc;
@@ -94,6 +94,22 @@ impl Groups {
         Ok(())
     }
 
+    /// As [`add`](Self::add), of those rows that are `chosen`.
+    fn add_some(
+        &mut self,
+        entry: Entry,
+        columns: &[ArrayRef],
+        chosen: &BooleanBuffer,
+        numbers: &[usize],
+        count: usize,
+    ) -> Result<()> {
+        let mask = BooleanArray::new(chosen.clone(), None);
+        let columns = columns.iter().map(|column| filter(column, &mask).map_err(internal));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let numbers: Vec<usize> = chosen.set_indices().map(|row| numbers[row]).collect();
+        self.add(entry, &columns, &numbers, count)
+    }
+
     fn results_of(&self, instance: &mut Instance, places: &[(usize, usize)]) -> Result<ArrayRef, Failure> {
         let given = instance.give(&self.gather(places)?)?;
         let answer = instance.call(Entry::Result, &[given.rows(places.len())?, given.address()])?;
@@ -112,15 +128,23 @@ impl Accumulate for Groups {
             true => arguments.iter().fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.nulls())),
             false => None,
         };
-        let Some(nulls) = nulls else { return self.add(Entry::Accumulate, arguments, groups, count) };
-        let whole = BooleanArray::new(nulls.inner().clone(), None);
-        let arguments = arguments.iter().map(|column| filter(column, &whole).map_err(internal));
-        let groups: Vec<usize> = groups.iter().zip(nulls.iter()).filter(|(_, valid)| *valid).map(|(g, _)| *g).collect();
-        self.add(Entry::Accumulate, &arguments.collect::<Result<Vec<_>>>()?, &groups, count)
+        match nulls {
+            None => self.add(Entry::Accumulate, arguments, groups, count),
+            Some(nulls) => self.add_some(Entry::Accumulate, arguments, nulls.inner(), groups, count),
+        }
     }
 
     fn merge(&mut self, states: &[ArrayRef], groups: &[usize], count: usize) -> Result<()> {
-        self.add(Entry::Merge, states, groups, count)
+        // a state that is all NULL is that of a group without rows: it adds nothing
+        let mut seen: Option<BooleanBuffer> = None;
+        for column in states {
+            let Some(nulls) = column.nulls() else { return self.add(Entry::Merge, states, groups, count) };
+            seen = Some(seen.map_or_else(|| nulls.inner().clone(), |seen| &seen | nulls.inner()));
+        }
+        match seen {
+            None => self.add(Entry::Merge, states, groups, count),
+            Some(seen) => self.add_some(Entry::Merge, states, &seen, groups, count),
+        }
     }
 
     fn states(&mut self) -> Result<Vec<ArrayRef>> {
