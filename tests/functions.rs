@@ -262,6 +262,11 @@ fn what_a_guest_does_wrong_ends_the_run_and_names_it() {
             "WITH ('fuel' = '10')",
             "did not end within 1000|instructions for a batch",
         ),
+        (
+            format!("(func $deep (result i32) (i32.add (call $deep) (i32.const 1))) {}", call("(call $deep)")),
+            "",
+            "failed: |stack",
+        ),
         (call("(i32.load (i32.const -4))"), "", "failed: |out of bounds memory access"),
         (call("(i32.const 0)"), "", "failed: its call_raw gave 0"),
         (format!("{} {reason}", call("(i32.const 0)")), "", "failed: no such shop"),
@@ -298,7 +303,7 @@ fn what_a_guest_does_wrong_ends_the_run_and_names_it() {
 }
 
 #[test]
-fn the_code_and_its_limits_are_part_of_the_plan() {
+fn the_code_is_part_of_the_plan() {
     let folder = tempfile::tempdir().unwrap();
     let fingerprint = |module: &str, options: &str| {
         fs::write(folder.path().join("f.wasm"), wat::parse_str(format!("(module {module})")).unwrap()).unwrap();
@@ -316,7 +321,8 @@ fn the_code_and_its_limits_are_part_of_the_plan() {
     let first = fingerprint(&call("16"), "");
     assert_eq!(first, fingerprint(&call("16"), ""));
     assert_ne!(first.0, fingerprint(&call("32"), "").0);
-    assert_ne!(first.0, fingerprint(&call("16"), "WITH ('fuel' = '5')").0);
+    assert_ne!(first.0, fingerprint(&call("16"), "RETURNS NULL ON NULL INPUT").0);
+    assert_eq!(first.0, fingerprint(&call("16"), "WITH ('fuel' = '5')").0, "states are kept when a limit is raised");
     assert!(first.1.contains("f("), "{}", first.1);
     assert_eq!(first.1, fingerprint(&call("32"), "").1, "people need not read digests");
 }

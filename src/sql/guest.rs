@@ -76,6 +76,15 @@ pub(super) fn parse_create_function(
     let at = name.span.start;
     let wrong_at = |error: Error, at: Location| Err(Failure::Ours(text.error_at(error, at)));
     let mut wrong = Vec::new();
+    let form = match aggregate {
+        true => "CREATE AGGREGATE FUNCTION f(a BIGINT) RETURNS BIGINT STATE (sum BIGINT) LANGUAGE wasm AS 'f.wasm'",
+        false => "CREATE FUNCTION f(a BIGINT) RETURNS BIGINT LANGUAGE wasm AS 'f.wasm'",
+    };
+    let found = parser.peek_token();
+    if found.token != Token::LParen {
+        let error = Error::invalid("behind a function's name its arguments stand, in parentheses");
+        return wrong_at(error.help(format!("write {form}")), at);
+    }
     let arguments = parse_typed(text, parser, &mut wrong)?;
     let (mut returns, mut states, mut file, mut language, mut strict) = (None, None, None, false, false);
     let mut options = BTreeMap::new();
@@ -132,10 +141,6 @@ pub(super) fn parse_create_function(
             return wrong_at(Error::invalid(format!("{word} is said twice")), clause.span.start);
         }
     }
-    let form = match aggregate {
-        true => "CREATE AGGREGATE FUNCTION f(a BIGINT) RETURNS BIGINT STATE (sum BIGINT) LANGUAGE wasm AS 'f.wasm'",
-        false => "CREATE FUNCTION f(a BIGINT) RETURNS BIGINT LANGUAGE wasm AS 'f.wasm'",
-    };
     let absent = |what: &str| {
         Failure::Ours(
             text.error_at(Error::invalid(format!("this function has no {what}")).help(format!("write {form}")), at),

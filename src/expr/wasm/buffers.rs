@@ -128,3 +128,78 @@ pub(super) fn bytes<'m>(memory: &'m [u8], address: usize, length: usize, what: &
         format!("{what} of {length} bytes at {address}, which is outside of its memory of {size} bytes")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{
+        BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int8Array, StringArray, TimestampMicrosecondArray,
+    };
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use std::sync::Arc;
+
+    /// Columns of all shapes, with NULLs or without.
+    fn columns(random: &mut StdRng, rows: usize) -> Vec<ArrayRef> {
+        let nulls = *[0.0, 0.3, 1.0].get(random.random_range(0..3)).expect("there are three");
+        let mut numbers = || (0..rows).map(|_| (!random.random_bool(nulls)).then(|| random.random::<i64>())).collect();
+        let mut some = || -> Vec<Option<i64>> { numbers() };
+        let text = |n: i64| "ß水".repeat(n.rem_euclid(4) as usize);
+        vec![
+            Arc::new(some().into_iter().collect::<arrow::array::Int64Array>()),
+            Arc::new(some().into_iter().map(|n| n.map(|n| n as i8)).collect::<Int8Array>()),
+            Arc::new(some().into_iter().map(|n| n.map(|n| n > 0)).collect::<BooleanArray>()),
+            Arc::new(some().into_iter().map(|n| n.map(|n| n as f64)).collect::<Float64Array>()),
+            Arc::new(some().into_iter().map(|n| n.map(i128::from)).collect::<Decimal128Array>()),
+            Arc::new(some().into_iter().map(|n| n.map(text)).collect::<StringArray>()),
+            Arc::new(some().into_iter().map(|n| n.map(|n| n.to_le_bytes().to_vec())).collect::<BinaryArray>()),
+            Arc::new(some().into_iter().collect::<TimestampMicrosecondArray>()),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        for _ in 0..300 {
+            let rows = random.random_range(1..100);
+            let (from, to) = (random.random_range(0..rows), random.random_range(0..=rows));
+            let slice = |column: ArrayRef| column.slice(from.min(to), from.max(to) - from.min(to));
+            let columns: Vec<ArrayRef> = columns(&mut random, rows).into_iter().map(slice).collect();
+            let packed = Packed::new(&columns).unwrap();
+            let start = 16 * random.random_range(1..100);
+            // what lay there before must not matter
+            let mut memory = vec![0xa5; start + packed.size()];
+            packed.write(start as u32, &mut memory[start..]);
+            let wanted: Vec<(&DataType, usize)> = columns.iter().map(|c| (c.data_type(), c.len())).collect();
+            let found = read(&memory, start as u32, &wanted).unwrap();
+            assert_eq!(found, columns, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn records_of_any_bytes_are_columns_or_errors() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let types: Vec<DataType> = columns(&mut random, 1).iter().map(|column| column.data_type().clone()).collect();
+        let mut columns = 0;
+        for _ in 0..2000 {
+            let size = random.random_range(0..400);
+            // small numbers, so that some are addresses
+            let memory: Vec<u8> =
+                (0..size).map(|at| if at % 4 < 1 || random.random_bool(0.01) { random.random() } else { 0 }).collect();
+            let rows = random.random_range(0..20);
+            for data_type in &types {
+                match read(&memory, random.random_range(0..100), &[(data_type, rows)]) {
+                    Ok(found) => {
+                        found[0].to_data().validate_full().unwrap();
+                        columns += 1;
+                    }
+                    Err(wrong) => assert!(!wrong.is_empty()),
+                }
+            }
+        }
+        assert!(columns > 100, "seed {seed}: only {columns} were columns");
+    }
+}

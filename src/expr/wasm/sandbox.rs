@@ -322,9 +322,16 @@ fn compile(declared: &Declared) -> Result<Module> {
         let advice = format!("{FILE_BYTES_MAX} are the most: build it with optimisation and without debug symbols");
         return Err(error.help(advice));
     }
-    let module = Module::from_binary(engine()?, &declared.code).map_err(|error| {
-        let error = declared.wrong(format!("it is not a WebAssembly module: {}", error.root_cause()));
+    let none = |reason: String| {
+        let error = declared.wrong(format!("it is not a WebAssembly module{reason}"));
         error.help("compile it for wasm32-unknown-unknown; wat2wasm makes a module of a text in .wat")
+    };
+    if !declared.code.starts_with(b"\0asm") {
+        return Err(none(String::new()));
+    }
+    let module = Module::from_binary(engine()?, &declared.code).map_err(|error| {
+        let cause = error.root_cause().to_string();
+        none(format!(": {}", cause.lines().next().unwrap_or_default()))
     })?;
     if let Some(import) = module.imports().next() {
         let error = declared.wrong(format!("it imports '{}.{}'", import.module(), import.name()));
