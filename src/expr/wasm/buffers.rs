@@ -31,7 +31,7 @@ pub(super) struct Packed {
 
 impl Packed {
     pub fn new(columns: &[ArrayRef]) -> Result<Self> {
-        columns.iter().map(|column| parts(column)).collect::<Result<_>>().map(|columns| Packed { columns })
+        columns.iter().map(parts).collect::<Result<_>>().map(|columns| Packed { columns })
     }
 
     /// How many bytes they take.
