@@ -348,26 +348,36 @@ fn nanoseconds_for_a_row() {
     use highwater::runtime::{self, Workers};
     use highwater::time::SystemClock;
     const ROWS: i64 = 8192;
-    const BATCHES: usize = 500;
+    const BATCHES: usize = 200;
     let folder = tempfile::tempdir().unwrap();
     let declared = declared(folder.path());
     let (n, m): (ArrayRef, ArrayRef) =
         (Arc::new(Int64Array::from_iter_values(0..ROWS)), Arc::new(Int64Array::from_iter_values(0..ROWS)));
     let batch = RecordBatch::try_from_iter([("n", n), ("m", m)]).unwrap();
     let batches = vec![batch.clone(); BATCHES];
-    for value in ["n", "n * m / 1000", "fee(n, m)", "n", "n * m / 1000", "fee(n, m)"] {
+    let echo = format!(
+        "CREATE FUNCTION echo(n BIGINT) RETURNS BIGINT LANGUAGE wasm AS '{0}/same.wasm'; CREATE AGGREGATE FUNCTION \
+         squares(n BIGINT) RETURNS BIGINT STATE (sum BIGINT) LANGUAGE wasm AS '{1}';",
+        folder.path().display(),
+        functions::example("squares.wasm").display()
+    );
+    let rows = ["n", "n * m / 1000", "fee(n, m)", "echo(n)"].map(|value| format!("SELECT n FROM t WHERE {value} < 0"));
+    let groups = ["max(n)", "sum(n * n)", "squares(n)"];
+    let groups = groups.map(|value| format!("SELECT {value} FROM t GROUP BY n % 1000 EMIT FINAL"));
+    let queries: Vec<String> = rows.into_iter().chain(groups).collect();
+    for query in queries.iter().chain(&queries) {
         let source = MemorySource::new(batch.schema(), batches.clone(), 1);
         let extensions = Extensions::new().source("t", source).sink("out", MemorySink::new());
         let text = format!(
-            "{declared} CREATE TABLE t (n BIGINT, m BIGINT) WITH ('connector' = 'memory');
+            "{declared} {echo} CREATE TABLE t (n BIGINT, m BIGINT) WITH ('connector' = 'memory');
              CREATE TABLE out (n BIGINT) WITH ('connector' = 'memory');
-             INSERT INTO out SELECT n FROM t WHERE {value} < 0;"
+             INSERT INTO out {query};"
         );
         let plan = sql::plan(Text { name: "p.sql", sql: &text }, &[], &extensions).unwrap();
         let started = Instant::now();
         let running = runtime::start(plan, Workers::Threads(1), None, Arc::new(SystemClock::default())).unwrap();
         running.wait().1.unwrap();
         let taken = started.elapsed();
-        println!("{value}: {:.2} ns a row", taken.as_nanos() as f64 / (ROWS as f64 * BATCHES as f64));
+        println!("{query}: {:.1} ns a row", taken.as_nanos() as f64 / (ROWS as f64 * BATCHES as f64));
     }
 }
