@@ -328,6 +328,27 @@ fn the_code_is_part_of_the_plan() {
 }
 
 #[test]
+fn the_state_of_an_aggregate_is_that_of_its_code() {
+    let identities = |module: &str, options: &str| {
+        let sql = format!(
+            "CREATE AGGREGATE FUNCTION f(n BIGINT) RETURNS BIGINT STATE (sum BIGINT) LANGUAGE wasm AS '{module}' {options};
+             SELECT f(n) FROM (VALUES (1), (2)) AS t (n) EMIT FINAL;"
+        );
+        let plan = sql::plan(Text { name: "p.sql", sql: &sql }, &[], &Builtin::default()).unwrap();
+        plan.identities()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("squares.wasm").display().to_string();
+    let text = fs::read_to_string(functions::example("squares.wat")).unwrap().replace("i64.mul", "i64.add");
+    fs::write(&other, wat::parse_str(text).expect("it is WebAssembly")).unwrap();
+    let own = functions::example("squares.wasm").display().to_string();
+    let first = identities(&own, "");
+    assert_eq!(first.len(), 1);
+    assert_eq!(first, identities(&own, "WITH ('fuel' = '7')"));
+    assert_ne!(first, identities(&other, ""));
+}
+
+#[test]
 fn the_modules_beside_the_examples_are_what_their_texts_say() {
     for name in ["fee", "shout", "squares"] {
         let (text, module) = (functions::example(&format!("{name}.wat")), functions::example(&format!("{name}.wasm")));
