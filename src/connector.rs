@@ -34,13 +34,14 @@ pub use secret::Secret;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
-use crate::expr::ScalarFunction;
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
 use crate::time::{Clock, Epoch};
 use arrow::datatypes::SchemaRef;
 use bad::{Origin, Refused};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -395,9 +396,17 @@ pub trait Connectors {
     fn functions(&self) -> &[ScalarFunction] {
         &[]
     }
+    /// And aggregate functions of its own.
+    fn aggregates(&self) -> &[AggregateFunction] {
+        &[]
+    }
     /// And operators of its own.
     fn operators(&self) -> &[Arc<dyn CustomOperator>] {
         &[]
+    }
+    /// Where the files of functions are looked for, if not beside the definition.
+    fn folder(&self) -> Option<&Path> {
+        None
     }
 }
 

@@ -3,9 +3,12 @@
 //! With `sql` this is the only room that names DataFusion. Everything here is vectorised and synchronous: one call
 //! a batch, none a row. Columns are bound by index; the names in a batch do not matter.
 
+mod aggregate;
 mod function;
 mod over;
+pub mod wasm;
 
+pub use aggregate::{Accumulate, AggregateFunction};
 pub use function::ScalarFunction;
 pub use over::OverCall;
 
@@ -19,9 +22,9 @@ use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{DataFusionError, ScalarValue};
 use datafusion_expr::{EmitTo, GroupsAccumulator, Operator};
 use datafusion_physical_expr::GroupsAccumulatorAdapter;
-use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Literal};
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 use std::fmt;
@@ -76,6 +79,14 @@ impl Expr {
         self.0.children().into_iter().for_each(|part| Expr(Arc::clone(part)).note_columns(found));
     }
 
+    /// Adds the functions in it whose code has a digest, in order.
+    fn note_digests(&self, found: &mut Vec<(String, blake3::Hash)>) {
+        let own = self.0.downcast_ref::<ScalarFunctionExpr>().map(|call| call.fun());
+        let digest = own.and_then(|own| own.inner().downcast_ref::<ScalarFunction>()).and_then(ScalarFunction::digest);
+        found.extend(own.zip(digest).map(|(own, digest)| (own.name().to_owned(), digest.into())));
+        self.0.children().into_iter().for_each(|part| Expr(Arc::clone(part)).note_digests(found));
+    }
+
     /// The same over rows from which column `n` is `value(n)`.
     pub fn over(&self, value: impl Fn(usize, &str) -> Expr) -> Result<Self> {
         let replaced = Arc::clone(&self.0).transform_up(|part| {
@@ -122,7 +133,8 @@ impl Expr {
     }
 }
 
-/// As SQL has it: `price > 5 AND name = 'x'`. With `{:#}` columns carry their index and literals their type.
+/// As SQL has it: `price > 5 AND name = 'x'`. With `{:#}` columns carry their index, literals their type, and functions whose code has a
+/// digest are followed by it.
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = f.alternate();
@@ -136,7 +148,12 @@ impl fmt::Display for Expr {
         });
         let shown = quoted.map_or_else(|_| Arc::clone(&self.0), |quoted| quoted.data);
         match exact {
-            true => write!(f, "{shown}"),
+            true => {
+                write!(f, "{shown}")?;
+                let mut digests = Vec::new();
+                self.note_digests(&mut digests);
+                digests.into_iter().try_for_each(|(name, digest)| write!(f, " [{name} {digest}]"))
+            }
             false => shown.fmt_sql(f),
         }
     }
@@ -169,6 +186,10 @@ fn literal_text(value: &ScalarValue) -> String {
 pub fn from_datafusion(error: DataFusionError) -> Error {
     let text = error.strip_backtrace();
     match error.find_root() {
+        // what a function of ours says
+        DataFusionError::External(inner) if inner.is::<Error>() => {
+            inner.downcast_ref::<Error>().expect("it was asked just now").clone()
+        }
         DataFusionError::Internal(_) => Error::internal(text),
         DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Error::data(text),
         _ => Error::invalid(text),
@@ -251,6 +272,10 @@ impl fmt::Display for AggregateCall {
             write!(f, " ORDER BY {}", sorts.join(", "))?;
         }
         f.write_str(")")?;
+        let own = self.function.fun().inner().downcast_ref::<AggregateFunction>();
+        if let Some(digest) = own.and_then(AggregateFunction::digest).filter(|_| exact) {
+            write!(f, " [{}]", blake3::Hash::from(digest))?;
+        }
         match &self.filter {
             Some(filter) if f.alternate() => write!(f, " FILTER (WHERE {filter:#})"),
             Some(filter) => write!(f, " FILTER (WHERE {filter})"),

@@ -14,6 +14,7 @@ mod custom;
 mod ddl;
 mod describe;
 mod functions;
+mod guest;
 mod late;
 pub mod phrase;
 mod place;
@@ -29,7 +30,9 @@ mod unnest;
 mod windows;
 
 pub use console::{Limit, Request, request, statement_end};
-pub use describe::{ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, functions, relations};
+pub use describe::{
+    ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, declared_functions, functions, relations,
+};
 pub use place::Text;
 pub use settings::SETTINGS;
 
@@ -123,6 +126,7 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
             Kind::Set { .. } => Ok(()),
             Kind::CreateTable(table) => session.create_table(*table, connectors),
             Kind::CreateView(view) => session.create_view(view, start),
+            Kind::CreateFunction(function) => session.create_function(*function, connectors),
             Kind::Insert(insert) => session.insert(insert, printed).map(|query| {
                 printed += usize::from(query.printed);
                 inserts.push(query);
@@ -191,9 +195,11 @@ struct Session<'a> {
     definitions: BTreeMap<String, Rc<connector::Table>>,
     /// The views, in the order in which they are declared.
     views: Vec<String>,
+    /// The functions that are declared, in order.
+    functions: Vec<guest::FunctionDef>,
     /// How often each name is read, in all queries.
     reads: BTreeMap<String, usize>,
-    /// Tables and views whose statements are wrong.
+    /// Tables, views and functions whose statements are wrong, by what [`Kind::declares`] calls them.
     broken: BTreeSet<String>,
 }
 
@@ -236,7 +242,7 @@ fn follows_from_null(error: &DataFusionError) -> bool {
 /// A table's columns, where each comes from, and its event time: which column, and the watermark that a row stands for.
 type Columns = (SchemaRef, Vec<ColumnDef>, Option<(usize, Expr)>);
 
-/// Counts the names in FROM.
+/// Counts the names in FROM, and those of functions with `()`.
 struct Reads(BTreeMap<String, usize>);
 
 impl Visitor for Reads {
@@ -253,6 +259,11 @@ impl Visitor for Reads {
     fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
         if let ast::Expr::Identifier(name) = expr {
             *self.0.entry(normal(name)).or_default() += 1;
+        }
+        if let ast::Expr::Function(function) = expr
+            && let Some(name) = function.name.0.last().and_then(|part| part.as_ident())
+        {
+            *self.0.entry(guest::called(&normal(name))).or_default() += 1;
         }
         ControlFlow::Continue(())
     }
@@ -274,23 +285,26 @@ impl<'a> Session<'a> {
 
     fn with_reads(text: Text<'a>, reads: BTreeMap<String, usize>, connectors: &dyn Connectors) -> Self {
         let mut catalog = Catalog::new();
-        catalog.extend(connectors.functions(), connectors.operators());
+        catalog.extend(connectors.functions(), connectors.aggregates(), connectors.operators());
         Session {
             text,
             catalog,
             settings: Settings::default(),
             definitions: BTreeMap::new(),
             views: Vec::new(),
+            functions: Vec::new(),
             reads,
             broken: BTreeSet::new(),
         }
     }
 
     fn is_declared(&self, name: &str) -> bool {
-        self.catalog.tables.contains_key(name) || self.catalog.views.contains_key(name)
+        self.catalog.tables.contains_key(name)
+            || self.catalog.views.contains_key(name)
+            || self.functions.iter().any(|function| guest::called(&function.name) == name)
     }
 
-    /// True if the statement needs a table or view whose own statement is wrong.
+    /// True if the statement needs a table, a view or a function whose own statement is wrong.
     fn reads_broken(&self, statement: &Kind) -> bool {
         let mut names = Reads(BTreeMap::new());
         let query = match statement {

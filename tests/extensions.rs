@@ -270,6 +270,12 @@ fn a_program_with_parts_of_its_own_has_the_whole_command_line() {
 fn a_program_lists_and_tries_its_own_parts() {
     let (code, out, err) = run(&["functions", "initials"]);
     assert!(code == Some(0) && out.contains("initials(STRING) STRING"), "{out}{err}");
+    let (code, out, err) = run(&["functions", "spread"]);
+    assert!(code == Some(0) && out.contains("aggregate  spread(BIGINT) BIGINT"), "{out}{err}");
+    let (code, out, err) = run(&["run", "examples/extensions/spreads.sql", "--workers", "3", "--no-progress"]);
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!((code, lines.as_slice()), (Some(0), &["> others 19", "> threes 15"][..]), "{err}");
     let (code, out, err) = run(&["functions", "totals", "--format", "json"]);
     assert!(code == Some(0) && out.contains("\"kind\": \"operator\""), "{out}{err}");
     let (code, out, err) = run(&["tables", "examples/extensions/totals.yaml"]);

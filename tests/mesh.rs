@@ -65,8 +65,11 @@ fn sum_with_pause(
             let numbers = scope.input_from(&mut input).container::<Vec<u64>>();
             numbers
                 .exchange(|number: &u64| *number)
-                .inspect(move |number| {
-                    sum.fetch_add(*number, Ordering::Relaxed);
+                // `inspect` asks for any container that can be gone through, of which there are too many for the compiler
+                .inspect_core(move |event| {
+                    if let Ok((_, numbers)) = event {
+                        sum.fetch_add(<[u64]>::iter(numbers).sum(), Ordering::Relaxed);
+                    }
                 })
                 .probe()
                 .0

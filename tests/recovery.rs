@@ -1,5 +1,7 @@
 //! Pipelines that are killed between any two steps and go on: what was published is what an undisturbed run says.
 
+#[path = "support/functions.rs"]
+mod functions;
 #[path = "support/outside.rs"]
 mod outside;
 #[path = "support/pipeline.rs"]
@@ -10,7 +12,6 @@ mod queries;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use highwater::checkpoint::log::{Log, Record};
-use highwater::connector::builtin::Builtin;
 use highwater::connector::extensions::Extensions;
 use highwater::connector::memory::MemorySource;
 use highwater::error::Error;
@@ -31,21 +32,22 @@ use std::time::Duration;
 fn run_in_lives(
     rng: &mut StdRng,
     table: &Table,
-    query: usize,
+    text: &str,
     workers: &mut dyn FnMut(&mut StdRng) -> usize,
 ) -> (Vec<String>, u32) {
     let outside = Outside::new();
     let text = format!(
         "SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '{} epochs'; {}",
         rng.random_range(1..4),
-        text(table, query)
+        text
     );
     for lives in 1.. {
         // later lives last longer, so that an end is reached
         let steps = if lives > 25 { i64::MAX / 2 } else { rng.random_range(1..20 + 12 * i64::from(lives)) };
         let trouble = if rng.random_bool(0.3) { rng.random_range(5..20) } else { 0 };
         let life = Life::new(&outside, steps, trouble);
-        let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", life.sink());
+        let source = Arc::unwrap_or_clone(table.source());
+        let connectors = functions::extensions().source("t", source).sink("out", StagedSink(Arc::clone(&life)));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let delay: u64 = rng.random();
         let offload = match rng.random_bool(0.5) {
@@ -89,7 +91,7 @@ fn what_is_published_over_many_lives_is_what_one_long_life_says() {
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| rng.random_range(0..QUERIES.len()));
         let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
-        let (found, took) = run_in_lives(rng, &table, query, &mut |rng| rng.random_range(1..4));
+        let (found, took) = run_in_lives(rng, &table, &text(&table, query), &mut |rng| rng.random_range(1..4));
         let extra: Vec<&String> = found.iter().filter(|row| !expected.contains(row)).collect();
         let lost: Vec<&String> = expected.iter().filter(|row| !found.contains(row)).collect();
         assert!(
@@ -105,6 +107,34 @@ fn what_is_published_over_many_lives_is_what_one_long_life_says() {
     });
     println!("{runs} runs in {lives} lives");
     assert!(runs == 1 || lives > 2 * runs, "hardly any life came to its end: {lives} in {runs} runs");
+}
+
+#[test]
+fn aggregates_of_a_program_and_of_guests_live_on_like_built_in_ones() {
+    const COLUMNS: &str = "word STRING, s BIGINT, q BIGINT";
+    let query = |s: &str, q: &str| {
+        let calls = format!("word, {s}, {q}");
+        [
+            format!(
+                "SELECT {calls} FROM HOP(t, ts, INTERVAL '5' SECOND, INTERVAL '15' SECOND) GROUP BY window_start, window_end, word"
+            ),
+            format!("SELECT {calls} FROM t GROUP BY word"),
+        ]
+    };
+    let (own, built_in) = (query("spread(n)", "squares(n)"), query("max(n) - min(n)", "sum(n * n)"));
+    for_seeds(8, |rng| {
+        let table = Table::random(rng);
+        let kind = rng.random_range(0..own.len());
+        let text = |query: &str| {
+            format!(
+                "{} CREATE TABLE out ({COLUMNS}) WITH ('connector' = 'memory'); INSERT INTO out {query};",
+                table.ddl()
+            )
+        };
+        let (expected, _) = run(&text(&built_in[kind]), &table, Shape::Threads(1));
+        let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4));
+        assert!(found == expected, "after {lives} lives {found:?}\ninstead of {expected:?}");
+    });
 }
 
 /// Passes numbers on, but dies of one.

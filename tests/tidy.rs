@@ -29,7 +29,7 @@ const ROOMS: [&str; 21] = [
 ];
 
 /// A library and the only places that may name it.
-const OWNERS: [(&str, &[&str]); 12] = [
+const OWNERS: [(&str, &[&str]); 13] = [
     ("timely::", &["src/runtime.rs", "src/runtime/"]),
     ("differential_dataflow::", &["src/runtime/"]),
     ("rdkafka", &["src/connector/kafka/", "src/bench/kafka"]),
@@ -38,6 +38,7 @@ const OWNERS: [(&str, &[&str]); 12] = [
     ("axum::", &["src/cli/metrics.rs"]),
     ("object_store::", &["src/checkpoint/store"]),
     ("tokio::", &["src/cli/metrics.rs", "src/checkpoint/store"]),
+    ("wasmtime::", &["src/expr/wasm/sandbox.rs"]),
     ("rustyline::", &["src/cli/shell/"]),
     ("prometheus_client::", &["src/runtime/metrics"]),
     ("SystemTime", &["src/time.rs"]),

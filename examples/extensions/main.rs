@@ -1,7 +1,8 @@
-//! A program with a source, a sink, an operator and a function of its own, and with Highwater's command line.
+//! A program with a source, a sink, an operator and functions of its own, and with Highwater's command line.
 //!
 //! `cargo run --example extensions -- run examples/extensions/totals.sql`
 
+mod aggregate;
 mod function;
 mod operator;
 mod sink;
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         .connector(source::Countdown)
         .connector(sink::Log)
         .operator(operator::Totals)
-        .function(function::initials());
+        .function(function::initials())
+        .aggregate(aggregate::spread());
     highwater::cli::main_with(&extensions)
 }

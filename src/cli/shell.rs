@@ -201,6 +201,7 @@ impl Shell {
     /// Takes the declarations of a file.
     fn load(&mut self, file: &std::path::Path) -> Result<()> {
         let text = read_sql(file)?;
+        self.connectors = self.connectors.clone().in_folder(file.parent().unwrap_or(std::path::Path::new("")));
         // mistakes are told with their places in the file
         sql::relations(Text { name: &file.display().to_string(), sql: &text }, &self.connectors)?;
         self.text = text;
@@ -343,7 +344,10 @@ impl Shell {
                     false => say(list.trim_fmt())?,
                 }
             }
-            Request::ShowFunctions(pattern) => say(function_table(&fitting(pattern.as_deref(), &self.connectors)?))?,
+            Request::ShowFunctions(pattern) => {
+                let declared = sql::declared_functions(self.up_to(at.start), &self.connectors)?;
+                say(function_table(&fitting(pattern.as_deref(), declared, &self.connectors)?))?;
+            }
             Request::Drop(name) => self.drop_relation(&name, at.start)?,
         }
         Ok(())

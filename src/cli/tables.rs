@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
+use std::path::Path;
 
 /// Arguments of `tables`.
 #[derive(Debug, Args)]
@@ -25,7 +26,8 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 pub struct FunctionArguments {
     /// Part of a name, or a whole one with `*` for anything: `date`, `array_*`. A word that is in no name is looked for in the
-    /// descriptions
+    /// descriptions. The name of a file that ends in `.sql`: those that it declares
+    #[arg(value_name = "PATTERN|FILE")]
     pattern: Option<String>,
     /// How they are listed
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -114,7 +116,18 @@ fn relation_json(relation: &Relation) -> Value {
 
 /// Lists the functions whose name fits.
 pub fn functions(arguments: &FunctionArguments, connectors: &dyn Connectors) -> Result<()> {
-    let found = fitting(arguments.pattern.as_deref(), connectors)?;
+    let file = arguments.pattern.as_deref().filter(|pattern| pattern.to_lowercase().ends_with(".sql"));
+    let found = match file {
+        Some(name) => {
+            let text = read(Path::new(name))?;
+            let declared = sql::declared_functions(Text { name, sql: &text }, connectors)?;
+            if declared.is_empty() && matches!(arguments.format, Format::Text) {
+                return say(format!("{name} declares no functions"));
+            }
+            declared
+        }
+        None => fitting(arguments.pattern.as_deref(), Vec::new(), connectors)?,
+    };
     match arguments.format {
         Format::Json => {
             let function = |function: &FunctionInfo| {
@@ -132,12 +145,16 @@ pub fn functions(arguments: &FunctionArguments, connectors: &dyn Connectors) -> 
     }
 }
 
-/// The functions whose name fits `pattern`, or else whose description has it in it.
+/// The functions whose name fits `pattern`, or else whose description has it in it; those that are `declared` before the others.
 ///
 /// # Errors
 /// `Invalid` if there is none.
-pub fn fitting(pattern: Option<&str>, connectors: &dyn Connectors) -> Result<Vec<FunctionInfo>> {
-    let all = sql::functions(connectors);
+pub fn fitting(
+    pattern: Option<&str>,
+    declared: Vec<FunctionInfo>,
+    connectors: &dyn Connectors,
+) -> Result<Vec<FunctionInfo>> {
+    let all: Vec<FunctionInfo> = declared.into_iter().chain(sql::functions(connectors)).collect();
     let Some(pattern) = pattern else { return Ok(all) };
     let small = pattern.to_lowercase();
     let whole = small.contains('*').then(|| glob::Pattern::new(&small));

@@ -419,6 +419,14 @@ impl Connectors for Listening<'_> {
         self.inner.functions()
     }
 
+    fn aggregates(&self) -> &[crate::expr::AggregateFunction] {
+        self.inner.aggregates()
+    }
+
+    fn folder(&self) -> Option<&std::path::Path> {
+        self.inner.folder()
+    }
+
     fn operators(&self) -> &[Arc<dyn crate::operator::CustomOperator>] {
         self.inner.operators()
     }

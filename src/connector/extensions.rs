@@ -4,8 +4,9 @@
 use super::builtin::{Builtin, CONNECTORS};
 use super::{CONNECTOR, Connector, ConnectorSpec, Connectors, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Result};
-use crate::expr::ScalarFunction;
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// All that a definition may name: what comes with Highwater, and what was added.
@@ -18,7 +19,9 @@ pub struct Extensions {
     own: Vec<Arc<dyn Connector>>,
     specs: Vec<ConnectorSpec>,
     functions: Vec<ScalarFunction>,
+    aggregates: Vec<AggregateFunction>,
     operators: Vec<Arc<dyn CustomOperator>>,
+    folder: Option<PathBuf>,
 }
 
 impl Default for Extensions {
@@ -28,7 +31,9 @@ impl Default for Extensions {
             own: Vec::new(),
             specs: CONNECTORS.to_vec(),
             functions: Vec::new(),
+            aggregates: Vec::new(),
             operators: Vec::new(),
+            folder: None,
         }
     }
 }
@@ -50,7 +55,15 @@ impl Extensions {
 
     /// Adds a function.
     pub fn function(mut self, function: ScalarFunction) -> Self {
+        self.functions.retain(|known| known.name() != function.name());
         self.functions.push(function);
+        self
+    }
+
+    /// Adds an aggregate function.
+    pub fn aggregate(mut self, function: AggregateFunction) -> Self {
+        self.aggregates.retain(|known| known.name() != function.name());
+        self.aggregates.push(function);
         self
     }
 
@@ -58,6 +71,12 @@ impl Extensions {
     pub fn operator(mut self, operator: impl CustomOperator + 'static) -> Self {
         self.operators.retain(|known| known.name() != operator.name());
         self.operators.push(Arc::new(operator));
+        self
+    }
+
+    /// Looks for the files of functions in `folder`, not beside the definition.
+    pub fn in_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
         self
     }
 
@@ -103,6 +122,14 @@ impl Connectors for Extensions {
 
     fn functions(&self) -> &[ScalarFunction] {
         &self.functions
+    }
+
+    fn aggregates(&self) -> &[AggregateFunction] {
+        &self.aggregates
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     fn operators(&self) -> &[Arc<dyn CustomOperator>] {

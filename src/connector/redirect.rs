@@ -9,7 +9,7 @@ use super::{
 };
 use crate::connector::bad::{Origin, Refused};
 use crate::error::{Error, Result};
-use crate::expr::ScalarFunction;
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
 use crate::time::Clock;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -123,6 +123,14 @@ impl Connectors for Redirected<'_> {
 
     fn functions(&self) -> &[ScalarFunction] {
         self.inner.functions()
+    }
+
+    fn aggregates(&self) -> &[AggregateFunction] {
+        self.inner.aggregates()
+    }
+
+    fn folder(&self) -> Option<&std::path::Path> {
+        self.inner.folder()
     }
 
     fn operators(&self) -> &[Arc<dyn CustomOperator>] {

@@ -35,6 +35,7 @@ pub struct ScalarFunction {
     arguments: Vec<DataType>,
     returns: DataType,
     compute: Arc<Compute>,
+    digest: Option<[u8; 32]>,
 }
 
 impl ScalarFunction {
@@ -47,7 +48,14 @@ impl ScalarFunction {
     ) -> Self {
         let arguments: Vec<DataType> = arguments.into_iter().collect();
         let signature = Signature::user_defined(Volatility::Immutable);
-        ScalarFunction { name: name.into().to_lowercase(), signature, arguments, returns, compute: Arc::new(compute) }
+        let (name, compute) = (name.into().to_lowercase(), Arc::new(compute));
+        ScalarFunction { name, signature, arguments, returns, compute, digest: None }
+    }
+
+    /// The same, of which the plan's fingerprint has `digest`: that of the code which all processes must have.
+    pub fn with_digest(mut self, digest: [u8; 32]) -> Self {
+        self.digest = Some(digest);
+        self
     }
 
     /// What SQL calls it.
@@ -63,6 +71,11 @@ impl ScalarFunction {
     /// The type of what it gives.
     pub fn returns(&self) -> &DataType {
         &self.returns
+    }
+
+    /// The digest of its code, if it has one.
+    pub(super) fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
     }
 
     /// The function as the planner takes it.
@@ -106,22 +119,7 @@ impl ScalarUDFImpl for ScalarFunction {
     }
 
     fn coerce_types(&self, given: &[DataType]) -> datafusion_common::Result<Vec<DataType>> {
-        let takes = self.arguments.len();
-        if given.len() != takes {
-            return plan_err!(
-                "{}() takes {takes} argument{}, not {}",
-                self.name,
-                if takes == 1 { "" } else { "s" },
-                given.len()
-            );
-        }
-        let unfit = given.iter().zip(&self.arguments).position(|(given, wanted)| !becomes(given, wanted));
-        match unfit {
-            Some(at) => {
-                plan_err!("argument {} of {}() is {}, not {}", at + 1, self.name, self.arguments[at], given[at])
-            }
-            None => Ok(self.arguments.clone()),
-        }
+        becomes_all(&self.name, given, &self.arguments)
     }
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> datafusion_common::Result<ColumnarValue> {
@@ -129,15 +127,36 @@ impl ScalarUDFImpl for ScalarFunction {
         let arguments =
             call.args.into_iter().map(|argument| argument.into_array(rows)).collect::<Result<Vec<_>, _>>()?;
         let values = (self.compute)(&arguments).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        if values.len() != rows || *values.data_type() != self.returns {
-            let (found, rows_found) = (values.data_type(), values.len());
-            let error = Error::invalid(format!(
-                "{}() gave {rows_found} values of type {found} for {rows} rows, not as many of type {}",
-                self.name, self.returns
-            ));
-            return Err(DataFusionError::External(Box::new(error)));
-        }
+        checked(&format!("{}()", self.name), &values, &self.returns, rows, "rows")
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
         Ok(ColumnarValue::Array(values))
+    }
+}
+
+/// The types that the arguments of a call of `name` are cast to.
+pub(super) fn becomes_all(
+    name: &str,
+    given: &[DataType],
+    wanted: &[DataType],
+) -> datafusion_common::Result<Vec<DataType>> {
+    let takes = wanted.len();
+    if given.len() != takes {
+        return plan_err!("{name}() takes {takes} argument{}, not {}", if takes == 1 { "" } else { "s" }, given.len());
+    }
+    match given.iter().zip(wanted).position(|(given, wanted)| !becomes(given, wanted)) {
+        Some(at) => plan_err!("argument {} of {name}() is {}, not {}", at + 1, wanted[at], given[at]),
+        None => Ok(wanted.to_vec()),
+    }
+}
+
+/// Refuses a column that `what` should not have given.
+pub(super) fn checked(what: &str, values: &ArrayRef, wanted: &DataType, rows: usize, of: &str) -> Result<()> {
+    let (found, given) = (values.data_type(), values.len());
+    match given == rows && found == wanted {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "{what} gave {given} values of type {found} for {rows} {of}, not as many of type {wanted}"
+        ))),
     }
 }
 

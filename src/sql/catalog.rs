@@ -6,7 +6,7 @@ use super::place::through;
 use super::types::Types;
 use super::windows::WindowFunctions;
 use crate::error::{Error, nearest};
-use crate::expr::ScalarFunction;
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion_common::config::ConfigOptions;
@@ -194,12 +194,31 @@ impl Catalog {
     }
 
     /// Adds what the program brings along; a function takes the place of one with its name.
-    pub fn extend(&mut self, functions: &[ScalarFunction], operators: &[Arc<dyn CustomOperator>]) {
-        let own = functions.iter().map(|function| (function.name().to_owned(), Arc::new(function.planned())));
-        self.scalars.extend(own);
+    pub fn extend(
+        &mut self,
+        functions: &[ScalarFunction],
+        aggregates: &[AggregateFunction],
+        operators: &[Arc<dyn CustomOperator>],
+    ) {
+        functions.iter().for_each(|function| self.add_function(function));
+        aggregates.iter().for_each(|function| self.add_aggregate(function));
         if !operators.is_empty() {
             self.relation_planners.insert(0, Arc::new(CustomFunctions(operators.to_vec())));
         }
+    }
+
+    /// Adds a function of rows, in the place of any with its name.
+    pub fn add_function(&mut self, function: &ScalarFunction) {
+        self.aggregates.remove(function.name());
+        self.higher_order.remove(function.name());
+        self.scalars.insert(function.name().to_owned(), Arc::new(function.planned()));
+    }
+
+    /// Adds an aggregate function, in the place of any with its name.
+    pub fn add_aggregate(&mut self, function: &AggregateFunction) {
+        self.scalars.remove(function.name());
+        self.higher_order.remove(function.name());
+        self.aggregates.insert(function.name().to_owned(), Arc::new(function.planned()));
     }
 
     /// True if `name` is a function of any kind.

@@ -11,7 +11,7 @@ use std::ops::Range;
 pub enum Request {
     /// Nothing: there are only comments and white space.
     Nothing,
-    /// `CREATE TABLE`, `CREATE VIEW` or `SET`: it stays in force. The name of what it declares, if that can be read.
+    /// `CREATE TABLE`, `CREATE VIEW`, `CREATE FUNCTION` or `SET`: it stays in force. The name of what it declares, if that can be read.
     Declare(Option<String>),
     /// `INSERT INTO`, or several of them in a statement set.
     Insert,
@@ -74,6 +74,7 @@ pub fn request(statement: &str) -> Result<Request> {
         _ if tokens.is_empty() => Request::Nothing,
         ["QUIT" | "EXIT"] => Request::Leave,
         ["SET", ..] => Request::Declare(None),
+        ["CREATE", "FUNCTION" | "AGGREGATE", ..] => Request::Declare(None),
         ["CREATE", ..] => Request::Declare(relation_name(tokens)),
         ["INSERT" | "BEGIN" | "EXECUTE", ..] => Request::Insert,
         ["EXPLAIN", ..] => Request::Explain,

@@ -97,6 +97,17 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
         let help = "add WITH ('connector' = '…', …) after the columns";
         return Err(Failure::Ours(text.error_at(error.help(help), at)));
     }
+    parse_options(text, parser, &mut table.options, &mut table.wrong)?;
+    Ok(table)
+}
+
+/// Reads what follows WITH: `('key' = 'value', …)`.
+pub(super) fn parse_options(
+    text: Text,
+    parser: &mut Parser,
+    options: &mut BTreeMap<String, OptionText>,
+    wrong: &mut Vec<Error>,
+) -> Result<(), Failure> {
     parser.expect_token(&Token::LParen)?;
     loop {
         let at = parser.peek_token().span.start;
@@ -104,16 +115,16 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
         let name = Span::new(at, parser.get_current_token().span.end);
         parser.expect_token(&Token::Eq)?;
         let option = parse_option_value(text, parser, name)?;
-        if table.options.insert(key.clone(), option).is_some() {
+        if options.insert(key.clone(), option).is_some() {
             let error = Error::invalid(format!("option '{key}' is given twice"));
-            table.wrong.push(text.error_over(error, name));
+            wrong.push(text.error_over(error, name));
         }
         if !parser.consume_token(&Token::Comma) {
             break;
         }
     }
     parser.expect_token(&Token::RParen)?;
-    Ok(table)
+    Ok(())
 }
 
 /// `PARTITIONED BY (day, country)` is an option, which a connector understands or refuses.
@@ -170,7 +181,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         return Ok(());
     }
     let type_at = parser.peek_token().span.start;
-    let data_type = parse_type(text, parser, table)?;
+    let data_type = parse_type(text, parser, &mut table.wrong)?;
     let mut nullable = true;
     let (mut computed, mut metadata) = (None, None);
     loop {
@@ -231,7 +242,12 @@ fn parse_metadata(parser: &mut Parser, column: &Ident, at: Location) -> Result<(
     Ok((name, parser.parse_keyword(Keyword::VIRTUAL), at))
 }
 
-fn parse_type(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Result<(SqlType, DataType), Failure> {
+/// Reads a type; one that is not supported is noted in `wrong`.
+pub(super) fn parse_type(
+    text: Text,
+    parser: &mut Parser,
+    wrong: &mut Vec<Error>,
+) -> Result<(SqlType, DataType), Failure> {
     let at = parser.peek_token().span.start;
     let mut sql = parser.parse_data_type()?;
     if let SqlType::Timestamp(precision, TimezoneInfo::None) = &sql
@@ -240,7 +256,7 @@ fn parse_type(text: Text, parser: &mut Parser, table: &mut CreateTable) -> Resul
         sql = SqlType::Timestamp(*precision, TimezoneInfo::WithTimeZone);
     }
     let data_type = arrow_type(&sql).unwrap_or_else(|error| {
-        table.wrong.push(text.error_at(error, at));
+        wrong.push(text.error_at(error, at));
         DataType::Null
     });
     Ok((sql, data_type))

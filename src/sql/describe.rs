@@ -6,6 +6,7 @@ use super::{Catalog, Session, Text, normal, refuse};
 use crate::connector::{CONNECTOR, Connectors};
 use crate::error::Result;
 use crate::plan::type_name;
+use arrow::datatypes::DataType;
 use datafusion_expr::Documentation;
 use datafusion_expr::planner::ContextProvider;
 use regex::Regex;
@@ -93,6 +94,7 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
                     relations.push(facts.relation(&session, text.place(statement.start)));
                 }
             }
+            Kind::CreateFunction(function) => session.create_function(*function, connectors)?,
             Kind::CreateView(view) => {
                 let name = normal(&view.name);
                 session.create_view(view, statement.start)?;
@@ -256,9 +258,12 @@ pub fn functions(connectors: &dyn Connectors) -> Vec<FunctionInfo> {
     };
     let mut functions: Vec<FunctionInfo> = Vec::new();
     for function in connectors.functions() {
-        let arguments = function.arguments().iter().map(type_name).collect::<Vec<_>>().join(", ");
-        let call = format!("{}({arguments}) {}", function.name(), type_name(function.returns()));
+        let call = called(function.name(), function.arguments(), function.returns());
         functions.push(own(FunctionKind::Scalar, function.name(), call, OF_THE_PROGRAM));
+    }
+    for function in connectors.aggregates() {
+        let call = called(function.name(), function.arguments(), function.returns());
+        functions.push(own(FunctionKind::Aggregate, function.name(), call, OF_THE_PROGRAM));
     }
     for operator in connectors.operators() {
         let name = operator.name();
@@ -303,6 +308,36 @@ pub fn functions(connectors: &dyn Connectors) -> Vec<FunctionInfo> {
     }
     functions.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     functions
+}
+
+/// The functions that `text` declares, in order.
+///
+/// # Errors
+/// As [`relations`], of the statements that declare something.
+pub fn declared_functions(text: Text, connectors: &dyn Connectors) -> Result<Vec<FunctionInfo>> {
+    let statements = statements::parse(text);
+    let mut session = Session::new(text, &statements, connectors);
+    for statement in statements {
+        match statement.kind {
+            Kind::CreateFunction(function) => session.create_function(*function, connectors)?,
+            Kind::Wrong(error, _) => return Err(error),
+            _ => {}
+        }
+    }
+    let info = |function: super::guest::FunctionDef| FunctionInfo {
+        name: function.name,
+        kind: if function.aggregate { FunctionKind::Aggregate } else { FunctionKind::Scalar },
+        signature: function.signature,
+        about: function.about,
+        aliases: Vec::new(),
+    };
+    Ok(session.functions.into_iter().map(info).collect())
+}
+
+/// `initials(STRING) STRING`.
+fn called(name: &str, arguments: &[DataType], returns: &DataType) -> String {
+    let arguments = arguments.iter().map(type_name).collect::<Vec<_>>().join(", ");
+    format!("{name}({arguments}) {}", type_name(returns))
 }
 
 /// What is said of a function that nobody here has written.

@@ -153,6 +153,32 @@ impl Visitor for Refusal<'_> {
     }
 }
 
+/// True for the names of functions that have a meaning, or are refused, whatever is declared.
+pub(super) fn is_reserved(name: &str) -> bool {
+    const NAMES: [&str; 19] = [
+        "now",
+        "current_timestamp",
+        "current_date",
+        "current_time",
+        "today",
+        "localtimestamp",
+        "random",
+        "rand",
+        "uuid",
+        "gen_random_uuid",
+        "descriptor",
+        "unnest",
+        "unnest_outer",
+        "grouping",
+        "nth_value",
+        "tumble",
+        "hop",
+        "cumulate",
+        "session",
+    ];
+    NAMES.contains(&name)
+}
+
 /// True for the text of an INTERVAL that is only a number.
 fn has_no_unit(value: &Expr) -> bool {
     match value {

@@ -5,6 +5,7 @@
 //! tokens keep their places.
 
 use super::ddl::{CreateTable, parse_create_table};
+use super::guest::{CreateFunction, called, parse_create_function};
 use super::place::Text;
 use crate::connector::OptionText;
 use crate::error::{Error, Result, nearest};
@@ -37,22 +38,25 @@ pub(super) enum Kind {
     CreateTable(Box<CreateTable>),
     /// `CREATE VIEW`.
     CreateView(CreateView),
+    /// `CREATE FUNCTION`.
+    CreateFunction(Box<CreateFunction>),
     /// `INSERT INTO`, or a SELECT on its own.
     Insert(Insert),
     /// `SET 'key' = 'value'`.
     Set { key: String, value: OptionText },
     /// `EXPLAIN` of an INSERT or a SELECT.
     Explain(Insert),
-    /// One that cannot be read, and the table or view that it would have declared.
+    /// One that cannot be read, and what it would have declared.
     Wrong(Error, Option<String>),
 }
 
 impl Kind {
-    /// The table or view that the statement declares.
+    /// The table or view that the statement declares; of a function its name with `()`, for it is no table's.
     pub fn declares(&self) -> Option<String> {
         match self {
             Kind::CreateTable(table) => Some(super::normal(&table.name)),
             Kind::CreateView(view) => Some(super::normal(&view.name)),
+            Kind::CreateFunction(function) => Some(called(&super::normal(&function.name))),
             Kind::Wrong(_, name) => name.clone(),
             Kind::Insert(_) | Kind::Set { .. } | Kind::Explain(_) => None,
         }
@@ -152,7 +156,7 @@ pub(super) fn parse(text: Text) -> Vec<Statement> {
     statements
 }
 
-/// The table or view that a statement declares, as far as its first words say.
+/// What a statement declares, as [`Kind::declares`] has it, as far as its first words say.
 fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
     let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
     let mut next =
@@ -160,10 +164,24 @@ fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
     if next()?.keyword != Keyword::CREATE {
         return None;
     }
-    let skipped =
-        [Keyword::TEMPORARY, Keyword::TEMP, Keyword::TABLE, Keyword::VIEW, Keyword::IF, Keyword::NOT, Keyword::EXISTS];
-    let name = std::iter::from_fn(next).find(|word| !skipped.contains(&word.keyword))?;
-    Some(super::normal(&Ident { value: name.value.clone(), quote_style: name.quote_style, span: Span::empty() }))
+    let skipped = [
+        Keyword::TEMPORARY,
+        Keyword::TEMP,
+        Keyword::AGGREGATE,
+        Keyword::FUNCTION,
+        Keyword::TABLE,
+        Keyword::VIEW,
+        Keyword::IF,
+        Keyword::NOT,
+        Keyword::EXISTS,
+    ];
+    let mut function = false;
+    let name = std::iter::from_fn(next).find(|word| {
+        function |= word.keyword == Keyword::FUNCTION;
+        !skipped.contains(&word.keyword)
+    })?;
+    let name = super::normal(&Ident { value: name.value.clone(), quote_style: name.quote_style, span: Span::empty() });
+    Some(if function { called(&name) } else { name })
 }
 
 fn parse_statement(text: Text, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -249,8 +267,14 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
             parser.expect_keyword_is(Keyword::AS)?;
             return Ok(Kind::CreateView(CreateView { name, columns, query: parser.parse_query()?, if_not_exists }));
         }
+        let aggregate = parser.parse_keyword(Keyword::AGGREGATE);
+        if parser.parse_keyword(Keyword::FUNCTION) {
+            no_ending("CREATE FUNCTION")?;
+            return Ok(Kind::CreateFunction(Box::new(parse_create_function(text, parser, aggregate)?)));
+        }
         let found = parser.peek_token();
-        let error = Error::invalid(format!("CREATE {found} is not supported")).help("CREATE TABLE and CREATE VIEW are");
+        let error = Error::invalid(format!("CREATE {found} is not supported"))
+            .help("CREATE TABLE, CREATE VIEW and CREATE FUNCTION are");
         return Err(Failure::Ours(text.error_at(error, found.span.start)));
     }
     if parser.parse_keyword(Keyword::SET) {
@@ -301,7 +325,8 @@ fn instead_of(token: &Token) -> &'static str {
     }
 }
 
-const STATEMENTS: &str = "the statements are CREATE TABLE, CREATE VIEW, INSERT INTO, SELECT, EXPLAIN and SET";
+const STATEMENTS: &str =
+    "the statements are CREATE TABLE, CREATE VIEW, CREATE FUNCTION, INSERT INTO, SELECT, EXPLAIN and SET";
 
 /// Words that a typo may have been meant for.
 const WORDS: [&str; 24] = [

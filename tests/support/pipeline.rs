@@ -12,6 +12,7 @@ use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use highwater::connector::Connectors;
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::{MemorySink, MemorySource};
 use highwater::error::Result;
@@ -76,7 +77,7 @@ pub fn within<T: Send + 'static>(limit: Duration, what: &str, work: impl FnOnce(
 pub const MINUTE: Duration = Duration::from_secs(60);
 
 /// Plans `text`.
-pub fn plan(text: &str, connectors: &Builtin) -> Plan {
+pub fn plan(text: &str, connectors: &dyn Connectors) -> Plan {
     match sql::plan(Text { name: "test.sql", sql: text }, &[], connectors) {
         Ok(plan) => plan,
         Err(error) => panic!("{error:?}\n{text}"),
@@ -84,7 +85,7 @@ pub fn plan(text: &str, connectors: &Builtin) -> Plan {
 }
 
 /// Runs `text` to its end; of several processes, process 0's answer.
-pub fn run_with(text: &str, connectors: &Builtin, shape: Shape) -> (Snapshot, Result<()>) {
+pub fn run_with(text: &str, connectors: &dyn Connectors, shape: Shape) -> (Snapshot, Result<()>) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     match shape {
         Shape::Threads(threads) => {

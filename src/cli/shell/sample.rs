@@ -7,7 +7,7 @@ use crate::connector::{
     CONNECTOR, Changes, ConnectorSpec, Connectors, Context, OptionText, Options, Shard, Sink, SinkInput, Source, Table,
 };
 use crate::error::{Error, Result};
-use crate::expr::ScalarFunction;
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
 use std::io;
 use std::sync::Arc;
@@ -44,6 +44,14 @@ impl Connectors for Sample {
 
     fn functions(&self) -> &[ScalarFunction] {
         self.connectors.functions()
+    }
+
+    fn aggregates(&self) -> &[AggregateFunction] {
+        self.connectors.aggregates()
+    }
+
+    fn folder(&self) -> Option<&std::path::Path> {
+        self.connectors.folder()
     }
 
     fn operators(&self) -> &[Arc<dyn CustomOperator>] {

@@ -1,0 +1,5 @@
+CREATE TABLE sales (shop STRING, cents BIGINT) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+
+CREATE FUNCTION tax(cents BIGINT) RETRUNS BIGINT LANGUAGE wasm AS 'tax.wasm';
+
+SELECT tax(cents) FROM sales;

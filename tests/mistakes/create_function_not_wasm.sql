@@ -1,0 +1,5 @@
+CREATE TABLE sales (shop STRING, cents BIGINT) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+
+CREATE FUNCTION fee(cents BIGINT, per_mille BIGINT) RETURNS BIGINT LANGUAGE wasm AS 'examples/wasm/fee.wat';
+
+SELECT fee(cents, 5) FROM sales;
