@@ -203,6 +203,8 @@ pub struct AggregateCall {
     filter: Option<Expr>,
     /// Arguments, then the expressions of an ORDER BY inside the call.
     arguments: Vec<Expr>,
+    /// What a person reads instead of the call.
+    label: Option<Arc<str>>,
 }
 
 impl AggregateCall {
@@ -210,7 +212,12 @@ impl AggregateCall {
     pub fn new(function: Arc<AggregateFunctionExpr>, filter: Option<Expr>) -> Self {
         let order_by = function.order_bys().iter().map(|sort| Expr(Arc::clone(&sort.expr)));
         let arguments = function.expressions().into_iter().map(Expr).chain(order_by).collect();
-        AggregateCall { function, filter, arguments }
+        AggregateCall { function, filter, arguments, label: None }
+    }
+
+    /// The same call, which a person reads as `label`.
+    pub fn labelled(self, label: &str) -> Self {
+        AggregateCall { label: Some(label.into()), ..self }
     }
 
     /// The columns in which a partial result travels and is stored, in order. Names need not be unique.
@@ -252,8 +259,11 @@ impl AggregateCall {
 
 impl fmt::Display for AggregateCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, ordered) = self.arguments.split_at(self.function.expressions().len());
         let exact = f.alternate();
+        if let Some(label) = self.label.as_ref().filter(|_| !exact) {
+            return f.write_str(label);
+        }
+        let (first, ordered) = self.arguments.split_at(self.function.expressions().len());
         let list = |exprs: &[Expr]| {
             exprs.iter().map(|e| if exact { format!("{e:#}") } else { e.to_string() }).collect::<Vec<_>>()
         };

@@ -22,17 +22,27 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 /// The queries and their files.
-const QUERIES: [(&str, &str); 12] = [
+const QUERIES: [(&str, &str); 22] = [
     ("q0", include_str!("../../pipelines/nexmark/q0.sql")),
     ("q1", include_str!("../../pipelines/nexmark/q1.sql")),
     ("q2", include_str!("../../pipelines/nexmark/q2.sql")),
+    ("q3", include_str!("../../pipelines/nexmark/q3.sql")),
+    ("q4", include_str!("../../pipelines/nexmark/q4.sql")),
     ("q5", include_str!("../../pipelines/nexmark/q5.sql")),
+    ("q6", include_str!("../../pipelines/nexmark/q6.sql")),
     ("q7", include_str!("../../pipelines/nexmark/q7.sql")),
     ("q8", include_str!("../../pipelines/nexmark/q8.sql")),
+    ("q9", include_str!("../../pipelines/nexmark/q9.sql")),
     ("q11", include_str!("../../pipelines/nexmark/q11.sql")),
     ("q12", include_str!("../../pipelines/nexmark/q12.sql")),
     ("q13", include_str!("../../pipelines/nexmark/q13.sql")),
     ("q14", include_str!("../../pipelines/nexmark/q14.sql")),
+    ("q15", include_str!("../../pipelines/nexmark/q15.sql")),
+    ("q16", include_str!("../../pipelines/nexmark/q16.sql")),
+    ("q17", include_str!("../../pipelines/nexmark/q17.sql")),
+    ("q18", include_str!("../../pipelines/nexmark/q18.sql")),
+    ("q19", include_str!("../../pipelines/nexmark/q19.sql")),
+    ("q20", include_str!("../../pipelines/nexmark/q20.sql")),
     ("q21", include_str!("../../pipelines/nexmark/q21.sql")),
     ("q22", include_str!("../../pipelines/nexmark/q22.sql")),
 ];

@@ -238,12 +238,15 @@ impl Planner<'_> {
             let field = called(&value, field);
             keys.push((value, field));
         }
-        let mut sums = Sums { exprs: vec![sum(weight())] };
+        let mut sums = Sums { exprs: vec![sum(weight())], labels: vec!["rows".into()] };
+        let text = |expr: &Logical| compile(expr, &bound, &stream.rows).map(|expr| expr.to_string());
         let mut results = Vec::new();
         for (call, (_, field)) in linear.iter().zip(aggregate.schema.iter().skip(keys.len())) {
-            results.push(sums.result(call, field)?);
+            results.push(sums.result(call, field, &text)?);
         }
-        let calls = sums.exprs.iter().map(|expr| compile_call(expr, &weighted)).collect::<Result<Vec<_>>>()?;
+        let calls = sums.exprs.iter().zip(&sums.labels);
+        let calls = calls.map(|(expr, label)| Ok(compile_call(expr, &weighted)?.labelled(label)));
+        let calls = calls.collect::<Result<Vec<_>>>()?;
         self.materialise(&mut stream)?;
         let output: Vec<OutputColumn> =
             (0..keys.len()).map(OutputColumn::Key).chain((0..calls.len()).map(OutputColumn::Call)).collect();
@@ -369,6 +372,11 @@ impl Linear {
         }
         let [value] = params.args.as_slice() else { return Ok(None) };
         let filter = params.filter.as_deref().cloned();
+        // what a mean is made a DOUBLE for is NULL where it was
+        let value = match value {
+            Logical::Cast(cast) if func.name() == "avg" && cast.expr.get_type(schema).is_ok_and(|t| t.is_integer()) => &cast.expr,
+            value => value,
+        };
         let there = match value {
             Logical::Literal(literal, _) if !literal.is_null() => None,
             value if !value.nullable(schema).map_err(from_datafusion)? => None,
@@ -390,13 +398,9 @@ impl Linear {
         Ok(match func.name() {
             "count" => Some(Linear::Count(over)),
             "sum" => whole(value)?.map(|value| Linear::Sum { value, over }),
-            "avg" => match value {
-                // what is no DOUBLE was made one for the mean
-                Logical::Cast(cast) if cast.expr.get_type(schema).map_err(from_datafusion)?.is_integer() => {
-                    whole(&cast.expr)?.map(|value| Linear::Mean { value, over })
-                }
-                _ => None,
-            },
+            "avg" if value.get_type(schema).map_err(from_datafusion)?.is_integer() => {
+                whole(value)?.map(|value| Linear::Mean { value, over })
+            }
             _ => None,
         })
     }
@@ -405,53 +409,63 @@ impl Linear {
 /// The sums that are asked for, each once; the first one counts the rows.
 struct Sums {
     exprs: Vec<Logical>,
+    /// What a person reads for each.
+    labels: Vec<String>,
 }
+
+/// What a person reads for an expression.
+type Text<'a> = &'a dyn Fn(&Logical) -> Result<String>;
 
 /// A result, given how many columns come before those of the sums.
 type Outcome = Box<dyn Fn(usize) -> Logical>;
 
 impl Sums {
-    fn place(&mut self, expr: Logical) -> usize {
+    fn place(&mut self, expr: Logical, label: String) -> usize {
         self.exprs.iter().position(|other| *other == expr).unwrap_or_else(|| {
             self.exprs.push(expr);
+            self.labels.push(label);
             self.exprs.len() - 1
         })
     }
 
-    fn count(&mut self, over: &Option<Logical>) -> Result<usize> {
+    fn count(&mut self, over: &Option<Logical>, text: Text) -> Result<usize> {
         Ok(match over {
             None => 0,
             Some(over) => {
                 let counted = when(over.clone(), weight()).otherwise(lit(0_i64)).map_err(from_datafusion)?;
-                self.place(sum(counted))
+                self.place(sum(counted), format!("rows where {}", text(over)?))
             }
         })
     }
 
-    fn sum(&mut self, value: &Logical, over: &Option<Logical>) -> Result<usize> {
+    fn sum(&mut self, value: &Logical, over: &Option<Logical>, text: Text) -> Result<usize> {
+        let mut label = format!("sum({})", text(value)?);
+        if let Some(over) = over {
+            label.push_str(&format!(" where {}", text(over)?));
+        }
         let negative = Logical::Negative(Box::new(value.clone()));
         let signed = when(weight().gt(lit(0_i64)), value.clone()).otherwise(negative).map_err(from_datafusion)?;
         let signed = match over {
             None => signed,
             Some(over) => when(over.clone(), signed).end().map_err(from_datafusion)?,
         };
-        Ok(self.place(sum(signed)))
+        Ok(self.place(sum(signed), label))
     }
 
-    fn result(&mut self, call: &Linear, field: &FieldRef) -> Result<Outcome> {
+    fn result(&mut self, call: &Linear, field: &FieldRef, text: Text) -> Result<Outcome> {
         let column = |first: usize, place: usize| Logical::Column(Column::from_name(format!("c{}", first + place)));
         let data_type = field.data_type().clone();
         Ok(match call {
             Linear::Count(over) => {
-                let count = self.count(over)?;
+                let count = self.count(over, text)?;
                 Box::new(move |first| column(first, count))
             }
             Linear::Sum { value, over } => {
-                let (count, sum) = (self.count(over)?, self.sum(value, over)?);
+                let (count, sum) = (self.count(over, text)?, self.sum(value, over, text)?);
                 Box::new(move |first| some_of(column(first, count), cast(column(first, sum), data_type.clone())))
             }
             Linear::Mean { value, over } => {
-                let (count, sum) = (self.count(over)?, self.sum(value, over)?);
+                let (count, sum) = (self.count(over, text)?, self.sum(value, over, text)?);
                 Box::new(move |first| {
                     let double = |place| cast(column(first, place), DataType::Float64);
                     some_of(column(first, count), double(sum) / double(count))

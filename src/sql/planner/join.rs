@@ -196,7 +196,10 @@ impl Planner<'_> {
             // rows without a partner on this side have NULL there
             let optional = kind.gives_pairs() && kind.gives_unmatched(1 - side);
             for &row in &joining.sides[side].output {
-                let field = of_side.rows.fields()[row].as_ref().clone();
+                let mut field = of_side.rows.fields()[row].as_ref().clone();
+                if joining.meeting == Meeting::Always && fields.iter().any(|other| other.name() == field.name()) {
+                    field = field.clone().with_name(format!("right.{}", field.name()));
+                }
                 let nullable = field.is_nullable() || optional;
                 fields.push(Arc::new(field.with_nullable(nullable)));
                 roles.push(if optional { Role::None } else { role(side, of_side.roles[row]) });
