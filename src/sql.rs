@@ -21,6 +21,7 @@ mod planner;
 mod refuse;
 pub mod relations;
 mod say;
+pub mod scenario;
 mod settings;
 mod statements;
 mod types;
