@@ -55,6 +55,8 @@ pub struct CaseOutcome {
     pub assertions: usize,
     /// How often it was run.
     pub runs: usize,
+    /// How often a run was killed and went on from a checkpoint.
+    pub restores: usize,
     /// The assertions that do not hold, and in which run.
     pub failures: Vec<Failure>,
     /// Runs that could not be made.
@@ -99,7 +101,7 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
     let plain = Variant { seed, workers: 1, shuffled: false, killed: false };
     let failures = judge(subject, script, &play(subject, script, &plain)?);
     let mut outcome =
-        CaseOutcome { name: None, assertions: script.checks.len(), runs: 1, failures, left_out: Vec::new() };
+        CaseOutcome { name: None, assertions: script.checks.len(), runs: 1, restores: 0, failures, left_out: Vec::new() };
     if !options.variants || !outcome.failures.is_empty() {
         return Ok(outcome);
     }
@@ -121,7 +123,9 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
             continue;
         }
         outcome.runs += 1;
-        let failures = judge(subject, script, &play(subject, script, &variant)?);
+        let played = play(subject, script, &variant)?;
+        outcome.restores += played.restores;
+        let failures = judge(subject, script, &played);
         let named = |failure| Failure { variant: Some(format!("{} (--seed {seed})", variant.describe())), ..failure };
         outcome.failures.extend(failures.into_iter().map(named));
     }

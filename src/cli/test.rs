@@ -194,6 +194,7 @@ fn as_json(tested: &[Tested], seed: u64) -> Value {
             "name": case.name,
             "assertions": case.assertions,
             "runs": case.runs,
+            "restores": case.restores,
             "left_out": case.left_out,
             "failures": case.failures.iter().map(failure).collect::<Vec<_>>(),
         })

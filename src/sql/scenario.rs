@@ -273,7 +273,8 @@ impl Found<'_> {
     /// Takes note of a statement of the pipeline.
     fn definition(&mut self, words: &[TokenWithSpan], first: Span) -> Result<()> {
         self.here.get_or_insert(first);
-        if self.cases.is_empty() {
+        // what else stands beside a pipeline in a file of its own is told by `settings`
+        if self.cases.is_empty() || (self.file.is_some() && !is_words(words, &["SET"])) {
             return Ok(());
         }
         let near = match &words[0].token {
@@ -570,12 +571,14 @@ mod tests {
             ("ADVANCE CLOCK", "expected WATERMARK or TIME, found CLOCK"),
             ("TICK 1", "expected the end of the statement, found 1"),
             ("TEST 'x'; USE PIPELINE 'q.sql'", "the pipeline is known already"),
-            ("TICK; CREATE VIEW v AS SELECT 1", "this belongs to the pipeline, which is complete before the first test"),
-            ("TICK; TIK", "no statement starts like this"),
+            ("TICK; SET 'tick' = '1s'", "this belongs to the pipeline, which is complete before the first test"),
+            ("TICK; CREATE VIEW v AS SELECT 1", "the pipeline is in a file of its own, so no part of it stands here"),
             ("TICK", "nothing is asserted"),
         ] {
             let error = read(&format!("USE PIPELINE 'p.sql';\n{wrong};")).unwrap_err().to_string();
             assert!(error.ends_with(said), "{wrong}: {error}");
         }
+        let error = read("CREATE VIEW v AS SELECT 1; TICK; TIK;").unwrap_err();
+        assert_eq!(error.advice(), Some("did you mean TICK?"), "{error}");
     }
 }

@@ -32,8 +32,8 @@ use std::time::Duration;
 /// Steps in which an epoch comes to its end; so many mean that it never does.
 const STEPS_MAX: u64 = 400_000;
 
-/// The most steps after which a run is killed.
-const DEATH_STEPS_MAX: u64 = 120;
+/// Within an epoch a run is killed after at most 2 to the power of this many steps, which is about as long as an epoch takes.
+const DEATH_STEPS_LOG_MAX: u32 = 6;
 
 /// What is special about a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,17 @@ pub struct Played {
     pub epochs: Vec<BTreeMap<String, Vec<(Row, i64)>>>,
     /// The error that ended it, in the epoch after these.
     pub failed: Option<Error>,
+    /// How often it was killed and went on from a checkpoint.
+    pub restores: usize,
+}
+
+/// When a run is killed.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// When the epoch is complete, and this checkpoint is committed if there is one.
+    Behind(Option<u64>),
+    /// In the epoch, after so many steps.
+    Within(u64),
 }
 
 /// What stands in for the outside.
@@ -79,14 +90,10 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
     }
     let clock = Arc::new(Hands { wall: script.wall.unwrap_or(0), passed: AtomicU64::new(0) });
     let store = variant.killed.then(|| Store::in_memory_by("test", Arc::clone(&clock) as Arc<dyn Clock>));
-    plan.settings.checkpoint_interval = Some(Interval::Epochs(rng.random_range(1..=2)));
-    let mut deaths: Vec<(usize, u64)> = match variant.killed {
-        true => {
-            let death = |rng: &mut StdRng| (rng.random_range(0..script.epochs.len()), rng.random_range(0..DEATH_STEPS_MAX));
-            (0..rng.random_range(1..=3)).map(|_| death(&mut rng)).collect()
-        }
-        false => Vec::new(),
-    };
+    let interval = rng.random_range(1..=2);
+    plan.settings.checkpoint_interval = Some(Interval::Epochs(interval));
+    let mut deaths = if variant.killed { deaths(script.epochs.len(), interval, &mut rng) } else { Vec::new() };
+    let mut restores = 0;
     let mut epochs: Vec<BTreeMap<String, Vec<(Row, i64)>>> = Vec::new();
     let mut workers = variant.workers;
     while epochs.len() < script.epochs.len() {
@@ -101,12 +108,19 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
             let epoch = epochs.len();
             feed.release(epoch + 1);
             let death = deaths.iter().position(|(at, _)| *at == epoch).map(|index| deaths.swap_remove(index));
-            life.left = death.map(|(_, steps)| steps);
+            life.left = match death {
+                Some((_, Death::Within(steps))) => Some(steps),
+                _ => None,
+            };
             let passes = script.epochs[epoch].time.max(TICK);
             match life.complete(epoch as u64, &feed, || clock.pass(passes)) {
                 Ok(true) => epochs.push(collected.take(subject)?),
                 Ok(false) => break,
-                Err(error) => return Ok(Played { epochs, failed: Some(error) }),
+                Err(error) => return Ok(Played { epochs, failed: Some(error), restores }),
+            }
+            if let (Some((_, Death::Behind(checkpoint))), Some(store)) = (death, &store) {
+                life.commit(store, checkpoint)?;
+                break;
             }
         }
         drop(life);
@@ -117,10 +131,26 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
             epochs.push(collected.take(subject)?);
         }
         epochs.truncate(kept);
+        restores += usize::from(kept > 0);
         collected.lock().clear();
         workers = rng.random_range(1..=workers + 1);
     }
-    Ok(Played { epochs, failed: None })
+    Ok(Played { epochs, failed: None, restores })
+}
+
+/// When a run of so many epochs is killed: once behind a checkpoint if there is one before its end, and wherever it is once or twice.
+fn deaths(epochs: usize, interval: u64, rng: &mut StdRng) -> Vec<(usize, Death)> {
+    let mut deaths = Vec::new();
+    if epochs > 1 {
+        let first = usize::try_from(interval - 1).unwrap_or(0).min(epochs - 2);
+        let at = rng.random_range(first..epochs - 1);
+        deaths.push((at, Death::Behind(((at as u64 + 1) / interval * interval).checked_sub(1))));
+    }
+    for _ in 0..rng.random_range(1..=2) {
+        let steps = 2_u64.pow(rng.random_range(0..DEATH_STEPS_LOG_MAX)) + rng.random_range(0..8);
+        deaths.push((rng.random_range(0..epochs.max(1)), Death::Within(steps)));
+    }
+    deaths
 }
 
 /// Runs `plan` to the end of its input, all in one epoch.
@@ -165,6 +195,17 @@ impl Life<'_> {
         }
         pass();
         self.step_until(|sim| sim.complete() > epoch)
+    }
+
+    /// Goes on until `checkpoint` is committed.
+    fn commit(&mut self, store: &Store, checkpoint: Option<u64>) -> Result<()> {
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        self.left = None;
+        let committed = |_: &Simulated| {
+            let log = Log::read(store).ok();
+            log.is_some_and(|log| log.latest_checkpoint().is_some_and(|committed| committed.epoch >= checkpoint))
+        };
+        self.step_until(committed).map(drop)
     }
 
     fn step_until(&mut self, done: impl Fn(&Simulated) -> bool) -> Result<bool> {

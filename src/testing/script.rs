@@ -110,8 +110,8 @@ struct Reading<'a> {
     connectors: &'a dyn Connectors,
     script: Script,
     open: Stage,
-    /// Something has happened in the open epoch.
-    dirty: bool,
+    /// The last statement that has done something in the open epoch.
+    last: Option<Excerpt>,
     /// All rows of each table so far, by epoch and within it.
     given: BTreeMap<String, Vec<Batch>>,
     marks: BTreeMap<String, Watermark>,
@@ -136,7 +136,7 @@ impl Script {
             connectors,
             script: Script { epochs: Vec::new(), checks: Vec::new(), wall },
             open: Stage::default(),
-            dirty: false,
+            last: None,
             given: BTreeMap::new(),
             marks: subject.sources.iter().filter_map(timed).collect(),
             ended: BTreeSet::new(),
@@ -148,9 +148,7 @@ impl Script {
         for deed in &case.deeds {
             wrong.extend(reading.take(deed, &mut told).err());
         }
-        if let (true, Some(last)) = (reading.dirty, case.deeds.last()) {
-            reading.close(&last.place);
-        }
+        reading.settle();
         match Error::join(wrong) {
             Some(error) => Err(error),
             None => Ok(reading.script),
@@ -199,7 +197,7 @@ impl Reading<'_> {
             }
             Act::End(table) => self.end(table.as_ref(), &deed.place),
             Act::Changelog(written) => {
-                self.settle(&deed.place);
+                self.settle();
                 let (since, after) = (self.asserted.get(&written.table.name).copied(), self.script.epochs.len());
                 let sink = self.subject.sink(&written.table)?;
                 let (view, mut fields) = view(&written.table, &written.columns, &sink.schema)?;
@@ -217,7 +215,7 @@ impl Reading<'_> {
                 Ok(())
             }
             Act::Content(written) => {
-                self.settle(&deed.place);
+                self.settle();
                 let sink = self.subject.sink(&written.table)?;
                 let (view, fields) = view(&written.table, &written.columns, &sink.schema)?;
                 let expected = self.expected(written.rows.as_ref(), fields)?;
@@ -225,7 +223,7 @@ impl Reading<'_> {
                 Ok(())
             }
             Act::Error(like) => {
-                self.settle(&deed.place);
+                self.settle();
                 self.check(Claim::Failed(like.clone()), &deed.place);
                 Ok(())
             }
@@ -238,9 +236,9 @@ impl Reading<'_> {
     }
 
     /// Ends the open epoch if something has happened in it.
-    fn settle(&mut self, place: &Excerpt) {
-        if self.dirty {
-            self.close(place);
+    fn settle(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.close(&last);
         }
     }
 
@@ -249,7 +247,7 @@ impl Reading<'_> {
         stage.marks = self.marks.clone();
         stage.place = Some(place.clone());
         self.script.epochs.push(stage);
-        self.dirty = false;
+        self.last = None;
     }
 
     fn pass(&mut self, time: Micros, place: &Excerpt) {
@@ -294,6 +292,14 @@ impl Reading<'_> {
             let error = Error::invalid("no table that is read and has not ended has event time");
             return Err(error.help("declare a WATERMARK FOR a column").at(place.clone()));
         }
+        let before = |name: &String| self.marks.get(name).copied().unwrap_or(Watermark::NONE);
+        if let Moment::At(micros) = to
+            && let Some(first) = tables.iter().min_by_key(|name| before(name))
+            && before(first) > Watermark::at(micros)
+        {
+            let error = Error::invalid(format!("the watermark of '{first}' is at {} already", before(first)));
+            return Err(error.help("it never goes back, and rows make it, too").at(place.clone()));
+        }
         for name in tables {
             let before = self.marks.get(&name).copied().unwrap_or(Watermark::NONE);
             let mark = match to {
@@ -304,10 +310,6 @@ impl Reading<'_> {
                 }
                 Moment::After(micros) => Watermark::at(before.micros().saturating_add(micros)),
             };
-            if mark < before && table.is_some() {
-                let error = Error::invalid(format!("the watermark of '{name}' is at {before} already"));
-                return Err(error.help("it never goes back; rows make it, too").at(place.clone()));
-            }
             self.marks.insert(name, before.max(mark));
         }
         self.close(place);
@@ -346,7 +348,7 @@ impl Reading<'_> {
             None => batch,
         };
         self.open.rows.insert(table.name.clone(), whole);
-        self.dirty = true;
+        self.last = Some(place.clone());
         Ok(())
     }
 
@@ -367,7 +369,7 @@ impl Reading<'_> {
         let plan = scenario::answer(self.text, rows, &schema, definition, &given)?;
         evaluate(plan).map_err(|error| match error.kind() {
             // a value that cannot be what it should be
-            ErrorKind::Data => Error::invalid(error.said()).at(rows.place(self.text)),
+            ErrorKind::Data => Error::invalid(plain(error.said())).at(rows.place(self.text)),
             _ => error,
         })?;
         let batches: Vec<Batch> = answer.batches();
@@ -375,6 +377,14 @@ impl Reading<'_> {
         let batches = batches.iter().map(same).collect::<Result<Vec<_>>>()?;
         concat_batches(&schema, &batches).map_err(from_arrow)
     }
+}
+
+/// What Arrow says, without who says it.
+fn plain(text: &str) -> String {
+    let text = text.strip_prefix("Arrow error: ").unwrap_or(text);
+    let text = ["Parser error: ", "Cast error: "].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// The watermark that the rows of `batch`, records of the table, stand for when the clock says `now`. Those that are bad count for
