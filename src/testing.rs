@@ -18,13 +18,14 @@ pub use rows::Row;
 pub use verdict::{Difference, Failure};
 
 use crate::connector::Connectors;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Action;
 use crate::sql::Text;
 use crate::sql::scenario::scenario;
 use play::{Variant, play};
 use script::Script;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 use subject::Subject;
 use verdict::judge;
 
@@ -84,7 +85,7 @@ pub fn run(text: Text, options: &Options, connectors: &dyn Connectors) -> Result
     let subject = Subject::of(&scenario, text, connectors)?;
     let scripts = scenario.cases.iter().map(|case| Script::of(case, &subject, text, connectors));
     let (scripts, wrong): (Vec<_>, Vec<_>) = scripts.partition(Result::is_ok);
-    if let Some(error) = crate::error::Error::join(wrong.into_iter().filter_map(Result::err).collect()) {
+    if let Some(error) = Error::join(wrong.into_iter().filter_map(Result::err).collect()) {
         return Err(error);
     }
     let mut cases = Vec::new();
@@ -106,10 +107,7 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
         return Ok(outcome);
     }
     let workers = options.workers.get();
-    let forgetful = subject.plan.steps.iter().find_map(|step| match &step.action {
-        Action::Custom(custom) if !custom.restores() => Some(custom.name().to_owned()),
-        _ => None,
-    });
+    let kept = keeps_all(subject, script);
     for (shuffled, workers, killed) in
         [(true, 1, false), (false, workers, false), (false, 1, true), (true, workers, true)]
     {
@@ -117,9 +115,8 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
         if variant == plain {
             continue;
         }
-        if let Some(operator) = forgetful.as_ref().filter(|_| killed) {
-            let why = format!("{}: operator \"{operator}\" cannot be kept in checkpoints", variant.describe());
-            outcome.left_out.push(why);
+        if let (true, Err(why)) = (killed, &kept) {
+            outcome.left_out.push(format!("{}: {why}", variant.describe()));
             continue;
         }
         outcome.runs += 1;
@@ -130,6 +127,24 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
         outcome.failures.extend(failures.into_iter().map(named));
     }
     Ok(outcome)
+}
+
+/// What of the run no checkpoint keeps, if there is something.
+fn keeps_all(subject: &Subject, script: &Script) -> Result<(), String> {
+    for step in &subject.plan.steps {
+        match &step.action {
+            Action::Custom(custom) if !custom.restores() => {
+                return Err(format!("operator \"{}\" cannot be kept in checkpoints", custom.name()));
+            }
+            _ => {}
+        }
+    }
+    let passes: Duration = script.epochs.iter().map(|stage| stage.time).sum();
+    let silent = |read: &subject::Read| read.step.idle_timeout.is_some_and(|timeout| timeout <= passes);
+    match subject.sources.iter().find(|(_, read)| silent(read)) {
+        Some((table, _)) => Err(format!("for how long table \"{table}\" has been silent is not kept in checkpoints")),
+        None => Ok(()),
+    }
 }
 
 impl Variant {

@@ -8,7 +8,7 @@
 
 use super::feed::Feed;
 use super::rows::{Row, rows_of};
-use super::script::Script;
+use super::script::{Script, Stage};
 use super::subject::{Subject, TICK};
 use crate::batch::Batch;
 use crate::checkpoint::log::Log;
@@ -103,6 +103,7 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
             ..Surroundings::new(Arc::clone(&clock) as Arc<dyn Clock>)
         };
         feed.begin(epochs.len());
+        clock.set(script.epochs[..epochs.len()].iter().map(passes).sum());
         let mut life = Life { sim: Simulated::new(plan.clone(), workers, surroundings)?, rng: &mut rng, left: None };
         while epochs.len() < script.epochs.len() {
             let epoch = epochs.len();
@@ -112,8 +113,7 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
                 Some((_, Death::Within(steps))) => Some(steps),
                 _ => None,
             };
-            let passes = script.epochs[epoch].time.max(TICK);
-            match life.complete(epoch as u64, &feed, || clock.pass(passes)) {
+            match life.complete(epoch as u64, &feed, || clock.pass(passes(&script.epochs[epoch]))) {
                 Ok(true) => epochs.push(collected.take(subject)?),
                 Ok(false) => break,
                 Err(error) => return Ok(Played { epochs, failed: Some(error), restores }),
@@ -136,6 +136,11 @@ pub fn play(subject: &Subject, script: &Script, variant: &Variant) -> Result<Pla
         workers = rng.random_range(1..=workers + 1);
     }
     Ok(Played { epochs, failed: None, restores })
+}
+
+/// How much time passes in an epoch.
+fn passes(stage: &Stage) -> Duration {
+    stage.time.max(TICK)
 }
 
 /// When a run of so many epochs is killed: once behind a checkpoint if there is one before its end, and wherever it is once or twice.
@@ -237,7 +242,12 @@ struct Hands {
 
 impl Hands {
     fn pass(&self, time: Duration) {
-        self.passed.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.set(self.monotonic() + time);
+    }
+
+    /// Sets it to when `time` has passed since the beginning: whoever goes on at a checkpoint sees what came behind it again.
+    fn set(&self, time: Duration) {
+        self.passed.store(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 }
 
