@@ -101,8 +101,14 @@ fn run_case(subject: &Subject, script: &Script, options: &Options) -> Result<Cas
     let seed = options.seed;
     let plain = Variant { seed, workers: 1, shuffled: false, killed: false };
     let failures = judge(subject, script, &play(subject, script, &plain)?);
-    let mut outcome =
-        CaseOutcome { name: None, assertions: script.checks.len(), runs: 1, restores: 0, failures, left_out: Vec::new() };
+    let mut outcome = CaseOutcome {
+        name: None,
+        assertions: script.checks.len(),
+        runs: 1,
+        restores: 0,
+        failures,
+        left_out: Vec::new(),
+    };
     if !options.variants || !outcome.failures.is_empty() {
         return Ok(outcome);
     }

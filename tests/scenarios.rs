@@ -242,7 +242,8 @@ error: test 'sums': table 'sums' has other changes than asserted
 ";
     assert_eq!((code, shown.as_str(), said.as_str()), (Some(1), expected, ""));
 
-    let (code, shown, _) = highwater(&files, &["good.sql", "bad.sql", "--format", "json", "--seed", "7", "--no-variants"]);
+    let (code, shown, _) =
+        highwater(&files, &["good.sql", "bad.sql", "--format", "json", "--seed", "7", "--no-variants"]);
     let json: serde_json::Value = serde_json::from_str(&shown).expect("it is JSON");
     assert_eq!((code, &json["seed"]), (Some(1), &7.into()));
     assert_eq!((&json["files"][0]["outcome"], &json["files"][0]["tests"][0]["runs"]), (&"ok".into(), &1.into()));
@@ -252,22 +253,36 @@ error: test 'sums': table 'sums' has other changes than asserted
     let (code, shown, _) = highwater(&files, &["bad.sql", "--format", "junit"]);
     assert_eq!(code, Some(1));
     assert!(shown.contains("<testsuite name=\"bad.sql\" tests=\"1\" failures=\"1\" errors=\"0\">"), "{shown}");
-    assert!(shown.contains("<failure message=\"bad.sql:4:1: table 'sums' has other changes than asserted\">"), "{shown}");
+    assert!(
+        shown.contains("<failure message=\"bad.sql:4:1: table 'sums' has other changes than asserted\">"),
+        "{shown}"
+    );
 }
 
 #[test]
 fn what_is_wrong_with_a_file_is_told_with_its_place() {
     for (sql, place, said) in [
-        ("INSERT INTO tt VALUES ('a', 1);\nASSERT TABLE sums EMPTY;", "1:13", "the pipeline has no table 'tt' that is read"),
+        (
+            "INSERT INTO tt VALUES ('a', 1);\nASSERT TABLE sums EMPTY;",
+            "1:13",
+            "the pipeline has no table 'tt' that is read",
+        ),
         ("INSERT INTO t (kk) VALUES ('a');\nASSERT TABLE sums EMPTY;", "1:16", "unknown column 'kk'"),
         ("INSERT INTO t VALUES ('a');\nASSERT TABLE sums EMPTY;", "1:15", "these rows have 1 column, but 2 are wanted"),
-        ("INSERT INTO t VALUES ('a', 'b');\nASSERT TABLE sums EMPTY;", "1:15", "cannot cast string 'b' to value of Int64 type"),
+        (
+            "INSERT INTO t VALUES ('a', 'b');\nASSERT TABLE sums EMPTY;",
+            "1:15",
+            "cannot cast string 'b' to value of Int64 type",
+        ),
         ("ASSERT TABLE sum EMPTY;", "1:14", "the pipeline has no table 'sum' that is written"),
         ("ASSERT TABLE sums IS VALUES (1);", "1:22", "these rows have 1 column, but 2 are wanted"),
         ("ASSERT CHANGELOG OF sums IS VALUES ('a', 1);", "1:29", "these rows have 2 columns, but 3 are wanted"),
         ("ASSERT CHANGELOG OF sums IS VALUES ('I', 'a', 1);", "1:1", "I is no kind of change"),
-        ("ADVANCE WATERMARK TO TIMESTAMP '2026-01-01 00:00:00';\nASSERT TABLE sums EMPTY;", "1:1",
-         "no table that is read and has not ended has event time"),
+        (
+            "ADVANCE WATERMARK TO TIMESTAMP '2026-01-01 00:00:00';\nASSERT TABLE sums EMPTY;",
+            "1:1",
+            "no table that is read and has not ended has event time",
+        ),
         ("END OF t;\nINSERT INTO t VALUES ('a', 1);\nASSERT TABLE sums EMPTY;", "2:13", "table 't' has ended"),
         ("ASSERT TABLE sums IS SELECT k, no FROM t;", "1:32", "unknown column"),
         ("ASSERT TABLE sums;", "1:18", "but the statement ends here"),

@@ -224,8 +224,12 @@ fn is_of_tests(words: &[TokenWithSpan]) -> bool {
                 depth -= usize::from(token.token == Token::RParen);
                 outside
             });
-            let starts = |token: &TokenWithSpan, of: &[&str]| of.iter().any(|word| is_words(std::slice::from_ref(token), &[word]));
-            outside.find(|token| starts(token, &["VALUES", "SELECT", "WITH"])).is_some_and(|token| starts(token, &["VALUES"]))
+            let starts = |token: &TokenWithSpan, of: &[&str]| {
+                of.iter().any(|word| is_words(std::slice::from_ref(token), &[word]))
+            };
+            outside
+                .find(|token| starts(token, &["VALUES", "SELECT", "WITH"]))
+                .is_some_and(|token| starts(token, &["VALUES"]))
         }
         false => WORDS.iter().any(|word| is_words(words, &[word])),
     }
@@ -252,7 +256,8 @@ fn settings(text: Text, wrong: &mut Vec<Error>) -> Vec<(String, String)> {
             Kind::Wrong(error, _) => wrong.push(error),
             _ => {
                 let error = Error::invalid("the pipeline is in a file of its own, so no part of it stands here");
-                let error = error.help("of its statements only SET may; or leave out USE PIPELINE and define it all here");
+                let error =
+                    error.help("of its statements only SET may; or leave out USE PIPELINE and define it all here");
                 wrong.push(text.error_at(error, statement.start));
             }
         }
@@ -283,9 +288,8 @@ impl Found<'_> {
         };
         let error = match near {
             Some(near) => Error::invalid("no statement starts like this").help(format!("did you mean {near}?")),
-            None => Error::invalid("this belongs to the pipeline, which is complete before the first test").help(
-                "define it above all rows and tests; rows for it come by INSERT INTO table VALUES …",
-            ),
+            None => Error::invalid("this belongs to the pipeline, which is complete before the first test")
+                .help("define it above all rows and tests; rows for it come by INSERT INTO table VALUES …"),
         };
         Err(self.text.error_at(error, first.start))
     }
@@ -545,7 +549,8 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_pipeline_stays_in_its_place() {
-        let sql = "SET 'a' = 'b';\nINSERT INTO t SELECT 1;\nINSERT INTO s (x)\n  VALUES (1); TICK; ASSERT TABLE t EMPTY;";
+        let sql =
+            "SET 'a' = 'b';\nINSERT INTO t SELECT 1;\nINSERT INTO s (x)\n  VALUES (1); TICK; ASSERT TABLE t EMPTY;";
         let found = read(sql).unwrap();
         let Pipeline::Here(rest) = found.pipeline else { panic!("it stands here") };
         assert_eq!(rest.trim_end(), "SET 'a' = 'b';\nINSERT INTO t SELECT 1;");
@@ -561,7 +566,9 @@ mod tests {
              ADVANCE TIME BY INTERVAL '2' MINUTES; END; ASSERT ERROR LIKE '%x';",
         );
         let deeds = &found.unwrap().cases[0].deeds;
-        let Act::Watermark { table: Some(table), to: Moment::At(1_000_000) } = &deeds[0].act else { panic!("{deeds:?}") };
+        let Act::Watermark { table: Some(table), to: Moment::At(1_000_000) } = &deeds[0].act else {
+            panic!("{deeds:?}")
+        };
         assert_eq!(table.name, "T");
         assert!(matches!(deeds[1].act, Act::Time(Moment::After(120_000_000))), "{deeds:?}");
         for (wrong, said) in [

@@ -196,7 +196,8 @@ impl Source for FedTable {
     fn open(&self, splits: &[SplitStart], _: &Context) -> Result<Vec<Box<dyn Split>>> {
         let open = |start: &SplitStart| -> Result<Box<dyn Split>> {
             let split: Option<usize> = start.name.parse().ok().filter(|split| *split < self.0.splits.len());
-            let split = split.ok_or_else(|| Error::internal(format!("'{}' is no split of a test's table", start.name)))?;
+            let split =
+                split.ok_or_else(|| Error::internal(format!("'{}' is no split of a test's table", start.name)))?;
             let position = start.position.unwrap_or(0);
             self.0.given()[split].rows = position;
             Ok(Box::new(FedSplit { fed: Arc::clone(&self.0), split, position, polled: Vec::new() }))

@@ -261,7 +261,9 @@ impl Reading<'_> {
             Some(table) => {
                 self.subject.source(table)?;
                 if !self.ended.insert(table.name.clone()) {
-                    return Err(Error::invalid(format!("table '{}' has ended before", table.name)).at(table.place.clone()));
+                    return Err(
+                        Error::invalid(format!("table '{}' has ended before", table.name)).at(table.place.clone())
+                    );
                 }
                 self.open.ends.insert(table.name.clone());
             }
@@ -401,7 +403,8 @@ fn mark(read: &Read, batch: &Batch, now: Option<Micros>) -> Result<Option<Waterm
         let rows = batch_of(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns, batch.num_rows())?;
         let at = event_times(rows.column(time.column))?;
         let marks = event_times(&time.watermark.evaluate(&rows)?)?;
-        let limit = now.map(|now| now.saturating_add(Micros::try_from(read.step.max_future.as_micros()).unwrap_or(i64::MAX)));
+        let limit =
+            now.map(|now| now.saturating_add(Micros::try_from(read.step.max_future.as_micros()).unwrap_or(i64::MAX)));
         let good = at.iter().zip(marks.iter()).filter(|(at, _)| limit.is_none_or(|limit| **at <= limit));
         Ok(good.map(|(_, mark)| Watermark::at(*mark)).max())
     };
@@ -416,7 +419,11 @@ pub fn found(batch: &Batch, read: &Read) -> Result<Batch> {
     let wanted = read.step.source.schema();
     let column = |field: &FieldRef| {
         let column = batch.column_by_name(field.name()).ok_or_else(|| {
-            Error::internal(format!("table \"{}\" is read with a column \"{}\" that it has not", read.table.name, field.name()))
+            Error::internal(format!(
+                "table \"{}\" is read with a column \"{}\" that it has not",
+                read.table.name,
+                field.name()
+            ))
         })?;
         match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
@@ -482,12 +489,14 @@ fn kinds(rows: &mut [Row], keyed: bool, table: &Named, place: &Excerpt) -> Resul
         };
     }
     if kinds == Kinds::Letters && !keyed {
-        let error = Error::invalid(format!("table '{}' has no PRIMARY KEY, so none of its rows replaces another", table.name));
+        let error =
+            Error::invalid(format!("table '{}' has no PRIMARY KEY, so none of its rows replaces another", table.name));
         return Err(error.help("write +1 and -1").at(place.clone()));
     }
     let mixed = |row: &Row| row.0.first().is_some_and(|kind| kind.ends_with('1'));
     if kinds == Kinds::Letters && rows.iter().any(mixed) {
-        let error = Error::invalid("changes have either numbers or letters").help("write '+I', '-U', '+U' and '-D' only");
+        let error =
+            Error::invalid("changes have either numbers or letters").help("write '+I', '-U', '+U' and '-D' only");
         return Err(error.at(place.clone()));
     }
     Ok(kinds)

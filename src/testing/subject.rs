@@ -4,9 +4,7 @@
 
 use super::play::Tables;
 use crate::connector::memory::{MemorySink, MemorySource};
-use crate::connector::{
-    CONNECTOR, ConnectorSpec, Connectors, Delivery, Sink, SinkInput, Source, Table,
-};
+use crate::connector::{CONNECTOR, ConnectorSpec, Connectors, Delivery, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Excerpt, Result, nearest};
 use crate::expr::ScalarFunction;
 use crate::graph;
@@ -124,9 +122,11 @@ impl Subject {
                     }
                 }
                 Action::Sink(sink) => {
-                    let (table, _) = self.sinks.iter().find(|(_, written)| written.step == id).ok_or_else(|| {
-                        Error::internal("a table is written that is not known")
-                    })?;
+                    let (table, _) = self
+                        .sinks
+                        .iter()
+                        .find(|(_, written)| written.step == id)
+                        .ok_or_else(|| Error::internal("a table is written that is not known"))?;
                     sink.sink = tables.sink(table, sink.sink.single());
                     sink.delivery = Delivery::AtLeastOnce;
                 }

@@ -93,7 +93,8 @@ fn hold(subject: &Subject, played: &Played, check: &Check) -> Option<Failure> {
                     (view, expected, found, "holds other rows than asserted")
                 }
                 Err(row) => {
-                    let what = format!("table '{}' takes a row back that it does not hold: {}", view.table, row.0.join(", "));
+                    let what =
+                        format!("table '{}' takes a row back that it does not hold: {}", view.table, row.0.join(", "));
                     return Some(failure(what, Some("this is a bug in Highwater"), None));
                 }
             }
@@ -131,7 +132,9 @@ fn changes_of(changes: &[(Row, i64)], written: &Written, view: &View, kinds: Kin
         Kinds::Letters => {
             let mut keys: BTreeMap<Vec<&str>, Vec<(&Row, i64)>> = BTreeMap::new();
             for (row, weight) in net.into_iter().filter(|(_, weight)| *weight != 0) {
-                keys.entry(written.key.iter().map(|column| row.0[*column].as_str()).collect()).or_default().push((row, weight));
+                keys.entry(written.key.iter().map(|column| row.0[*column].as_str()).collect())
+                    .or_default()
+                    .push((row, weight));
             }
             let of_key = |rows: Vec<(&Row, i64)>| {
                 let replaced = rows.iter().any(|(_, weight)| *weight < 0) && rows.iter().any(|(_, weight)| *weight > 0);
@@ -225,7 +228,8 @@ mod tests {
     fn rows_are_compared_as_often_as_they_are_there() {
         let row = |text: &str| Row(vec![text.to_owned()]);
         let found = differences(&[row("a"), row("a"), row("b")], vec![row("b"), row("a"), row("c")], vec!["x".into()]);
-        let expected = Difference { columns: vec!["x".into()], missing: vec![row("a")], surplus: vec![row("c")], same: 2 };
+        let expected =
+            Difference { columns: vec!["x".into()], missing: vec![row("a")], surplus: vec![row("c")], same: 2 };
         assert_eq!(found, Some(expected));
         assert_eq!(differences(&[row("a")], vec![row("a")], Vec::new()), None);
     }
