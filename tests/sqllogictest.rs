@@ -71,7 +71,8 @@ impl Database {
         }
         let mut rows = Vec::new();
         for (row, count) in sums {
-            let count = usize::try_from(count).map_err(|_| Error::internal(format!("{row:?} is there {count} times")))?;
+            let count =
+                usize::try_from(count).map_err(|_| Error::internal(format!("{row:?} is there {count} times")))?;
             rows.extend(std::iter::repeat_n(row, count));
         }
         Ok((written.schema.as_ref().clone(), rows, batches))
