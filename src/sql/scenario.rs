@@ -283,7 +283,7 @@ impl Found<'_> {
             return Ok(());
         }
         let near = match &words[0].token {
-            Token::Word(word) => nearest(&word.value, WORDS).filter(|near| !near.eq_ignore_ascii_case(&word.value)),
+            Token::Word(word) if word.keyword == Keyword::NoKeyword => nearest(&word.value, WORDS),
             _ => None,
         };
         let error = match near {

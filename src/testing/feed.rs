@@ -4,6 +4,7 @@
 //! not matter which rows are whose. What a split gives follows from its position and from how many epochs are *released*; nothing else
 //! is remembered, so it can be opened again wherever a checkpoint says.
 
+use super::rows::rows_of;
 use super::script::{Script, found};
 use super::subject::{Read, Subject};
 use crate::batch::{Batch, take_rows};
@@ -16,6 +17,7 @@ use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The rows of all tables.
 pub struct Feed {
@@ -125,23 +127,35 @@ impl Feed {
     }
 }
 
-/// What must stay in order: for each row, the first one that has the same key; nothing of tables without a key.
-fn keys(rows: &Batch, read: &Read) -> Result<Vec<Option<u32>>> {
+/// What must stay in order, of a table with a PRIMARY KEY.
+#[derive(Debug, Clone, Copy)]
+struct Key {
+    /// The first row of the epoch that has it.
+    first: u32,
+    /// The same in every epoch.
+    hash: u64,
+}
+
+/// The key of each row; none in tables without one.
+fn keys(rows: &Batch, read: &Read) -> Result<Vec<Option<Key>>> {
     let key = &read.table.primary_key;
     if key.is_empty() {
         return Ok(vec![None; rows.num_rows()]);
     }
     let mut first = BTreeMap::new();
-    let keys = super::rows::rows_of(rows, key)?.into_iter().zip(0..);
-    Ok(keys.map(|(key, row)| Some(*first.entry(key).or_insert(row))).collect())
+    let keys = rows_of(rows, key)?.into_iter().zip(0..).map(|(key, row)| {
+        let hash = xxh3_64(key.0.join("\0").as_bytes());
+        Some(Key { first: *first.entry(key).or_insert(row), hash })
+    });
+    Ok(keys.collect())
 }
 
-/// Deals rows to splits; those with the same key to the same one.
-fn deal(keys: &[Option<u32>], splits: usize, chance: Option<&mut StdRng>) -> Vec<Vec<u32>> {
+/// Deals rows to splits in turn; those with the same key always to the same one.
+fn deal(keys: &[Option<Key>], splits: usize, chance: Option<&mut StdRng>) -> Vec<Vec<u32>> {
     let mut shares: Vec<Vec<u32>> = vec![Vec::new(); splits];
     for (row, key) in (0_u32..).zip(keys) {
-        // where the key was in an earlier epoch does not matter: that is complete before this one begins
-        shares[key.unwrap_or(row) as usize % splits].push(row);
+        let turn = key.map_or(u64::from(row), |key| key.hash);
+        shares[(turn % splits as u64) as usize].push(row);
     }
     if let Some(chance) = chance {
         for share in &mut shares {
@@ -152,12 +166,12 @@ fn deal(keys: &[Option<u32>], splits: usize, chance: Option<&mut StdRng>) -> Vec
 }
 
 /// Brings `rows` into another order, in which those with the same key keep theirs.
-fn shuffle(rows: &mut [u32], keys: &[Option<u32>], chance: &mut StdRng) {
+fn shuffle(rows: &mut [u32], keys: &[Option<Key>], chance: &mut StdRng) {
     rows.shuffle(chance);
     let mut places: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (place, row) in rows.iter().enumerate() {
         if let Some(key) = keys.get(*row as usize).copied().flatten() {
-            places.entry(key).or_default().push(place);
+            places.entry(key.first).or_default().push(place);
         }
     }
     for places in places.into_values() {
@@ -255,5 +269,35 @@ impl Split for FedSplit {
 
     fn watermark(&self) -> Watermark {
         self.behind().checked_sub(1).and_then(|epoch| self.fed.marks.get(epoch)).copied().unwrap_or(Watermark::NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn rows_with_a_key_stay_together_and_in_order() {
+        let (splits, count) = (3, 60);
+        let key = |row: u32| Some(Key { first: row % 7, hash: u64::from(row % 7) });
+        let keys: Vec<_> = (0..count).map(|row| if row % 2 == 0 { key(row) } else { None }).collect();
+        let mut orders = std::collections::BTreeSet::new();
+        for seed in 0..20 {
+            let shares = deal(&keys, splits, Some(&mut StdRng::seed_from_u64(seed)));
+            let mut all: Vec<u32> = shares.concat();
+            orders.insert(all.clone());
+            for (split, share) in shares.iter().enumerate() {
+                let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+                for row in share {
+                    let Some(key) = keys[*row as usize] else { continue };
+                    assert_eq!(key.hash as usize % splits, split, "seed {seed}");
+                    assert!(last.insert(key.first, *row).is_none_or(|before| before < *row), "seed {seed}: {share:?}");
+                }
+            }
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>(), "seed {seed}");
+        }
+        assert!(orders.len() > 15, "the order is chance");
     }
 }

@@ -1,10 +1,13 @@
 //! The pipeline under test: its own definition, planned with its own connectors, which are then taken away.
 //!
-//! So what a connector refuses is refused here too; but nothing of the outside is opened, now or later.
+//! So what a connector refuses is refused here too; but nothing of the outside is opened, now or later. It is planned twice: once for
+//! what its sinks refuse, and once with sinks that take every change, so that a test sees what is taken back whatever a format can say.
 
 use super::play::Tables;
 use crate::connector::memory::{MemorySink, MemorySource};
-use crate::connector::{CONNECTOR, ConnectorSpec, Connectors, Delivery, Sink, SinkInput, Source, Table};
+use crate::connector::{
+    CONNECTOR, Changes, ConnectorSpec, Connectors, Context, Delivery, Shard, Sink, SinkInput, Source, Staging, Table,
+};
 use crate::error::{Error, Excerpt, Result, nearest};
 use crate::expr::ScalarFunction;
 use crate::graph;
@@ -73,7 +76,8 @@ impl Subject {
                 (file.display().to_string(), read.map_err(unreadable)?)
             }
         };
-        let watched = Watched { inner: connectors, read: RefCell::default(), written: RefCell::default() };
+        let mut watched =
+            Watched { inner: connectors, all: false, read: RefCell::default(), written: RefCell::default() };
         let graph = graph::is_graph(&name);
         let views = if graph { Vec::new() } else { views(scenario, Text { name: &name, sql: &definition }, &watched) };
         definition.truncate(definition.trim_end().len());
@@ -82,12 +86,17 @@ impl Subject {
             definition.push_str(&format!("\n;SELECT * FROM \"{}\";", view.name.replace('"', "\"\"")));
         }
         let whole = Text { name: &name, sql: &definition };
-        let plan = match graph {
-            true => graph::plan(whole, &scenario.settings, &watched)
-                .map_err(|wrong| Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused"))),
-            false => sql::plan(whole, &scenario.settings, &watched),
+        let plan = |connectors: &Watched| {
+            let plan = match graph {
+                true => graph::plan(whole, &scenario.settings, connectors)
+                    .map_err(|wrong| Error::join(wrong).unwrap_or_else(|| Error::internal("a graph was refused"))),
+                false => sql::plan(whole, &scenario.settings, connectors),
+            };
+            plan.and_then(|plan| plan.check().map(|()| plan)).map_err(|error| of_views(error, lines, &views))
         };
-        let plan = plan.and_then(|plan| plan.check().map(|()| plan)).map_err(|error| of_views(error, lines, &views))?;
+        plan(&watched)?;
+        watched.all = true;
+        let plan = plan(&watched)?;
         let definition = (!graph).then_some((name, definition));
         let (read, taken) = (watched.read.into_inner(), watched.written.into_inner());
         let source = |(id, step): (StepId, &SourceStep)| {
@@ -198,6 +207,8 @@ fn of_views(error: Error, lines: usize, views: &[&Named]) -> Error {
 /// The pipeline's connectors, and what they were asked for.
 struct Watched<'a> {
     inner: &'a dyn Connectors,
+    /// Tables that take rows back are given every change.
+    all: bool,
     read: RefCell<BTreeMap<String, Table>>,
     written: RefCell<BTreeMap<String, Table>>,
 }
@@ -225,10 +236,11 @@ impl Connectors for Watched<'_> {
 
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         self.written.borrow_mut().insert(table.name.clone(), table.clone());
-        match self.inner.sink(table, input) {
-            Err(_) if in_memory(table) => Ok(Arc::new(MemorySink::new())),
-            answer => answer,
-        }
+        let sink = match self.inner.sink(table, input) {
+            Err(_) if in_memory(table) => Arc::new(MemorySink::new()),
+            answer => answer?,
+        };
+        Ok(if self.all && sink.changes() != Changes::AppendOnly { Arc::new(TakesAll(sink)) } else { sink })
     }
 
     fn functions(&self) -> &[ScalarFunction] {
@@ -237,5 +249,30 @@ impl Connectors for Watched<'_> {
 
     fn operators(&self) -> &[Arc<dyn CustomOperator>] {
         self.inner.operators()
+    }
+}
+
+/// A sink that takes every change.
+struct TakesAll(Arc<dyn Sink>);
+
+impl Sink for TakesAll {
+    fn single(&self) -> bool {
+        self.0.single()
+    }
+
+    fn open(&self, shard: usize, shards: usize, context: &Context) -> Result<Box<dyn Shard>> {
+        self.0.open(shard, shards, context)
+    }
+
+    fn changes(&self) -> Changes {
+        Changes::All
+    }
+
+    fn embedded(&self) -> bool {
+        self.0.embedded()
+    }
+
+    fn staging(&self) -> Option<&dyn Staging> {
+        self.0.staging()
     }
 }
