@@ -67,7 +67,7 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
-    /// Run tests of pipelines: SQL files that give rows, move time and say what must come out
+    /// Run tests of pipelines, which are SQL files
     Test(test::Arguments),
     /// Kill a pipeline's processes and compare what it wrote with what it should have
     Verify(verify::Arguments),

@@ -298,6 +298,14 @@ fn what_is_wrong_with_a_file_is_told_with_its_place() {
             assert!(complaint.contains(&format!("--> t.sql:{line}:{column}\n")), "{sql}: {complaint}");
         }
     }
+    let own = "CREATE TABLE t (a BIGINT NOT NULL, b BIGINT) WITH ('connector' = 'memory');
+CREATE TABLE o (a BIGINT) WITH ('connector' = 'memory');
+INSERT INTO o SELECT a FROM t;
+INSERT INTO t (b) VALUES (1);
+ASSERT ERROR;";
+    let (code, _, complaint) = highwater(&[("t.sql", own)], &["t.sql"]);
+    let said = "error: column 'a' of 't' is NOT NULL, but a row has NULL in it\n --> t.sql:4:1\n";
+    assert!(code == Some(2) && complaint.contains(said), "{complaint}");
     let own = "CREATE TABLE t (a BIGINT) WITH ('connector' = 'memory'); TICK; ASSERT ERROR;\nINSERT INTO nowhere SELECT a FROM t;";
     let (code, _, complaint) = highwater(&[("t.sql", own)], &["t.sql"]);
     assert!(code == Some(2) && complaint.contains("--> t.sql:2:1\n"), "{complaint}");

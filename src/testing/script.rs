@@ -337,9 +337,13 @@ impl Reading<'_> {
             Some(position) => Arc::clone(batch.column(position)),
             None => new_null_array(schema.field(index).data_type(), batch.num_rows()),
         };
-        let all = (0..schema.fields().len()).map(column).collect();
-        let batch = batch_of(Arc::clone(schema), all, batch.num_rows())
-            .map_err(|error| Error::invalid(error.said()).at(place.clone()))?;
+        let all: Vec<_> = (0..schema.fields().len()).map(column).collect();
+        let mut columns = schema.fields().iter().zip(&all);
+        if let Some((field, _)) = columns.find(|(field, column)| !field.is_nullable() && column.null_count() > 0) {
+            let error = format!("column '{}' of '{}' is NOT NULL, but a row has NULL in it", field.name(), table.name);
+            return Err(Error::invalid(error).at(place.clone()));
+        }
+        let batch = batch_of(Arc::clone(schema), all, batch.num_rows())?;
         if let Some(mark) = mark(read, &batch, self.now)? {
             let before = self.marks.entry(table.name.clone()).or_insert(Watermark::NONE);
             *before = mark.max(*before);
