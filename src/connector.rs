@@ -131,7 +131,8 @@ pub trait Split {
     fn caught_up(&self) -> bool {
         true
     }
-    /// What is promised about event time beside what the rows say: the split's watermark is the later of both. It must not go back.
+    /// What is promised about event time beside what the rows say: the split's watermark is the later of both. It never goes back, and
+    /// outside of tests it follows from the position, so that recorded epochs can be seen again.
     fn watermark(&self) -> Watermark {
         Watermark::NONE
     }
