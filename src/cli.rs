@@ -5,7 +5,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | the input ended, or the pipeline was stopped cleanly (Ctrl-C, SIGTERM) |
-//! | 1 | a bug in Highwater |
+//! | 1 | a bug in Highwater; or a test that fails |
 //! | 2 | the definition or the call is wrong |
 //! | 3 | the input holds something that the definition does not allow |
 //! | 4 | a service, a file or another process did not answer |
@@ -26,6 +26,7 @@ mod state;
 mod stop;
 mod supervise;
 mod tables;
+mod test;
 mod verify;
 
 use crate::connector::extensions::Extensions;
@@ -35,6 +36,9 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+
+/// The log lines that are written if nobody says.
+const PRESET_LOG: &str = "info";
 
 /// Stream processing in SQL over Kafka topics and files, with deterministic epochs
 #[derive(Debug, Parser)]
@@ -50,7 +54,7 @@ struct Cli {
         long,
         global = true,
         value_name = "FILTER",
-        default_value = "info",
+        default_value = PRESET_LOG,
         env = "HIGHWATER_LOG",
         help_heading = "Logging"
     )]
@@ -63,6 +67,8 @@ enum Command {
     Init(init::Arguments),
     /// Run a pipeline until its input ends or it is stopped
     Run(run::Arguments),
+    /// Run tests of pipelines, which are SQL files
+    Test(test::Arguments),
     /// Kill a pipeline's processes and compare what it wrote with what it should have
     Verify(verify::Arguments),
     /// Stop a pipeline wherever it runs, with a last checkpoint
@@ -109,7 +115,10 @@ pub fn main() -> ExitCode {
 /// `--processes` the others are this program again.
 pub fn main_with(extensions: &Extensions) -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // a test starts and kills many pipelines, which is no news
+    let preset = if matches!(cli.command, Command::Test(_)) { "warn" } else { PRESET_LOG };
+    let wanted = if cli.log == PRESET_LOG { preset } else { &cli.log };
+    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(preset));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Plain => log.with_target(false).with_ansi(colour()).init(),
@@ -118,6 +127,7 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
     let result = match cli.command {
         Command::Init(arguments) => init::run(&arguments),
         Command::Sql(arguments) => return shell::run(&arguments, extensions),
+        Command::Test(arguments) => return test::run(&arguments, extensions),
         Command::Run(arguments) => match verify::trial() {
             Ok(None) => run::run(arguments, extensions),
             Ok(Some(trial)) => run::run(arguments, &Redirected::new(extensions, trial)),

@@ -36,7 +36,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result, nearest};
 use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
-use crate::time::{Clock, Epoch};
+use crate::time::{Clock, Epoch, Watermark};
 use arrow::datatypes::SchemaRef;
 use bad::{Origin, Refused};
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,11 @@ pub trait Split {
     /// True if nothing is known to wait: an idle split, not one that a slow broker or an open transaction holds back.
     fn caught_up(&self) -> bool {
         true
+    }
+    /// What is promised about event time beside what the rows say: the split's watermark is the later of both. It never goes back, and
+    /// outside of tests it follows from the position, so that recorded epochs can be seen again.
+    fn watermark(&self) -> Watermark {
+        Watermark::NONE
     }
     /// True if the outside leaves out places, so that the next row may lie further on than [`Split::position`] says: offsets of
     /// records that are not shown.

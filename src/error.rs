@@ -175,6 +175,11 @@ impl Error {
         self.message == other.message
     }
 
+    /// What it says, without the places.
+    pub fn said(&self) -> &str {
+        &self.message
+    }
+
     /// Keeps the cause that another library gave.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));

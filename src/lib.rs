@@ -36,6 +36,7 @@
 //! | [`builder`] | the same in Rust |
 //! | [`checkpoint`] | what outlives a run: objects, manifests, the pipeline's log, savepoints; the only room that names object_store |
 //! | [`runtime`] | workers, epochs on their way, exchange, processes: the only room that names timely |
+//! | [`testing`] | tests of pipelines, written in SQL |
 //! | [`broker`] | Kafka's protocol on loopback, for development |
 //! | [`bench`](mod@bench) | what this machine does, beside the loops that are its limit |
 //! | [`cli`] | the `highwater` program |
@@ -95,4 +96,5 @@ pub mod plan;
 pub mod runtime;
 pub mod sql;
 pub mod state;
+pub mod testing;
 pub mod time;

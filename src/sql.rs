@@ -22,6 +22,7 @@ mod planner;
 mod refuse;
 pub mod relations;
 mod say;
+pub mod scenario;
 mod sets;
 mod settings;
 mod statements;

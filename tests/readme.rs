@@ -8,6 +8,7 @@
 //! | `sql NAME.sql` | the same, and it is a file of that name for the page's `console` blocks |
 //! | `sql part` | all parts of a page are one pipeline |
 //! | `sql refused` | it is refused, and the `text` block below is what is said |
+//! | `sql test NAME.sql` | tests of a pipeline: what they assert holds; `sql test failing …` does not, `sql test wrong …` cannot be read |
 //! | `yaml NAME.yaml`, `yaml refused` | the same for operator graphs |
 //! | `json NAME` | a file for the page's `console` blocks |
 //! | `console` | what follows `$ ` is run, the rest is what it prints; `…` stands for anything |
@@ -173,6 +174,18 @@ fn every_snippet_holds() {
                         blocks.get(number + 1).filter(|next| next.info == ["text"]).map_or("", |next| &next.text);
                     if !is_like(&said.lines().collect::<Vec<_>>(), &expected.lines().collect::<Vec<_>>()) {
                         wrong.push(format!("{place}: it says\n{said}instead of\n{expected}"));
+                    }
+                }
+                ["sql", "test", how @ .., file] => {
+                    fs::write(folder.path().join(file), text).expect("the folder can be written to");
+                    let (code, said) = run(&format!("highwater test {file}"), folder.path());
+                    let expected = match how {
+                        [] => 0,
+                        ["failing"] => 1,
+                        _ => 2,
+                    };
+                    if code != expected {
+                        wrong.push(format!("{place}: {said}"));
                     }
                 }
                 ["sql", file @ ..] => {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms in their order: each imports only from those before it.
-const ROOMS: [&str; 21] = [
+const ROOMS: [&str; 22] = [
     "error",
     "fail",
     "time",
@@ -20,6 +20,7 @@ const ROOMS: [&str; 21] = [
     "builder",
     "checkpoint",
     "runtime",
+    "testing",
     "broker",
     "bench",
     "cli",

@@ -11,7 +11,7 @@ use crate::connector::bad::{Origin, Refused};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
-use crate::time::Clock;
+use crate::time::{Clock, Watermark};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -227,6 +227,10 @@ impl Split for PacedSplit {
     fn caught_up(&self) -> bool {
         // it is not silent, it is held back
         false
+    }
+
+    fn watermark(&self) -> Watermark {
+        self.split.watermark()
     }
 
     fn lag_rows(&self) -> Option<u64> {

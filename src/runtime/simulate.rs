@@ -12,8 +12,10 @@ use super::{Crew, Surroundings, work};
 use crate::connector::Context;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::time::Epoch;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::cell::RefCell;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use timely::communication::{WorkerGuards, initialize_from};
 use timely::worker::Worker;
@@ -22,6 +24,7 @@ use timely::{CommunicationConfig, WorkerConfig};
 /// A run whose workers stand still until they are told to move. When it is dropped they end where they are, as if killed.
 pub struct Simulated {
     fate: Arc<Fate>,
+    metrics: Arc<Metrics>,
     seats: Vec<Seat>,
     guards: Option<WorkerGuards<()>>,
 }
@@ -81,7 +84,14 @@ impl Simulated {
             batons.push(Some(Baton { go: told, back, killed: false }));
         }
         let batons = Mutex::new(batons);
-        let crew = Crew { plan: Arc::new(plan), context, workers: 0..workers, fate: Arc::clone(&fate), metrics, past };
+        let crew = Crew {
+            plan: Arc::new(plan),
+            context,
+            workers: 0..workers,
+            fate: Arc::clone(&fate),
+            metrics: Arc::clone(&metrics),
+            past,
+        };
         let guards = initialize_from(builders, others, move |allocator| {
             // without a clock of its own timely wakes who wants to be woken later at once
             let mut worker = Worker::new(WorkerConfig::default(), allocator, None);
@@ -99,12 +109,17 @@ impl Simulated {
             drop(worker);
             BATON.set(None);
         });
-        Ok(Simulated { fate, seats, guards: Some(guards.map_err(Error::internal)?) })
+        Ok(Simulated { fate, metrics, seats, guards: Some(guards.map_err(Error::internal)?) })
     }
 
     /// How it ends; a driver may stop it by this, too.
     pub fn fate(&self) -> Arc<Fate> {
         Arc::clone(&self.fate)
+    }
+
+    /// The first epoch that is not complete: every sink has taken all rows of those before it.
+    pub fn complete(&self) -> Epoch {
+        self.metrics.epochs_finished.load(Relaxed)
     }
 
     /// How many workers it has.

@@ -422,6 +422,12 @@ impl Reader {
         let idle_timeout = self.step.idle_timeout.filter(|_| !by_rows);
         let splits = self.splits.iter_mut().flatten().map(|open| {
             let rows = std::mem::take(&mut open.rows_in_epoch);
+            let promised = open.split.watermark();
+            if promised > open.watermark {
+                // who promises something is not silent
+                open.watermark = promised;
+                open.silent_since = None;
+            }
             let silence = open.silent_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
             let silent = idle_timeout.is_some_and(|timeout| silence >= timeout);
             SplitReport {

@@ -392,7 +392,7 @@ pub(super) fn parse_name(text: Text, parser: &mut Parser) -> Result<Ident, Failu
 }
 
 /// `(a, b)`, if it is there and is not the start of a query.
-fn parse_column_names(parser: &mut Parser) -> Result<Vec<Ident>, ParserError> {
+pub(super) fn parse_column_names(parser: &mut Parser) -> Result<Vec<Ident>, ParserError> {
     let query_follows = matches!(
         parser.peek_nth_token(1).token,
         Token::LParen | Token::Word(Word { keyword: Keyword::SELECT | Keyword::WITH | Keyword::VALUES, .. })
@@ -461,7 +461,7 @@ fn word(token: &TokenWithSpan) -> Option<&str> {
 }
 
 /// True if `tokens` start with these words.
-fn is_words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
+pub(super) fn is_words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
     tokens.len() >= words.len()
         && words
             .iter()

@@ -440,18 +440,22 @@ fn micros(what: &str, interval: &ast::Expr, context: &mut dyn RelationPlannerCon
         Expr::Negative(value) => (*value, -1),
         value => (value, 1),
     };
+    interval_micros(&value).map_err(wrong)?.checked_mul(sign).ok_or_else(|| wrong("is longer than all of time"))
+}
+
+/// The microseconds of a literal interval, or what keeps it from being so many.
+pub(super) fn interval_micros(value: &Expr) -> std::result::Result<i64, &'static str> {
     let Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) = value else {
-        return Err(wrong("is not an interval"));
+        return Err("is not an interval");
     };
     if value.months != 0 {
-        return Err(wrong("counts months, which are not of one length"));
+        return Err("counts months, which are not of one length");
     }
     if value.nanoseconds % 1000 != 0 {
-        return Err(wrong("is finer than a microsecond"));
+        return Err("is finer than a microsecond");
     }
     let micros = i64::from(value.days).checked_mul(86_400_000_000);
-    let micros = micros.and_then(|days| days.checked_add(value.nanoseconds / 1000)?.checked_mul(sign));
-    micros.ok_or_else(|| wrong("is longer than all of time"))
+    micros.and_then(|days| days.checked_add(value.nanoseconds / 1000)).ok_or("is longer than all of time")
 }
 
 fn unknown(name: &ObjectName) -> datafusion_common::DataFusionError {

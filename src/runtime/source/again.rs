@@ -233,6 +233,7 @@ impl Reader {
             None => position == goal.position || open.ended,
         };
         if there {
+            open.watermark = open.watermark.max(open.split.watermark());
             match goal.watermark {
                 Watermark::END => open.end(),
                 mark if mark != open.watermark => {

@@ -7,7 +7,7 @@
 use crate::connector::bad::{Origin, Refused};
 use crate::connector::{Context, Polled, Source, Split, SplitStart};
 use crate::error::Result;
-use crate::time::Clock;
+use crate::time::{Clock, Watermark};
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -183,6 +183,10 @@ impl Split for WarySplit {
 
     fn caught_up(&self) -> bool {
         self.resting.is_none() && self.split.caught_up()
+    }
+
+    fn watermark(&self) -> Watermark {
+        self.split.watermark()
     }
 
     fn lag_rows(&self) -> Option<u64> {

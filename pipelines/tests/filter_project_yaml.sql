@@ -1,0 +1,10 @@
+-- The same pipeline as an operator graph.
+
+USE PIPELINE '../filter_project.yaml';
+
+INSERT INTO orders VALUES (1, 'ann', 150), (2, 'bob', 149.99), (3, NULL, 200), (4, 'cy', NULL);
+ASSERT CHANGELOG OF large_orders IS VALUES (1, 'ANN', 178.5), (3, NULL, 238);
+
+INSERT INTO orders (price, id) VALUES (1000, 5);
+ASSERT CHANGELOG OF large_orders IS VALUES (5, NULL, 1190);
+ASSERT TABLE large_orders (id) IS VALUES (1), (3), (5);
