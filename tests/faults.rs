@@ -14,6 +14,8 @@ mod kafka;
 mod networks;
 #[path = "faults/points.rs"]
 mod points;
+#[path = "faults/rows.rs"]
+mod rows;
 #[path = "faults/stores.rs"]
 mod stores;
 #[path = "faults/topics.rs"]

@@ -10,13 +10,16 @@ mod queries;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use highwater::checkpoint::log::{Log, Record};
+use highwater::checkpoint::manifest::Manifest;
+use highwater::checkpoint::store::Store;
+use highwater::checkpoint::sweep::sweep;
 use highwater::connector::builtin::Builtin;
 use highwater::connector::extensions::Extensions;
 use highwater::connector::memory::MemorySource;
 use highwater::error::Error;
 use highwater::expr::ScalarFunction;
 use highwater::runtime::lane::Offload;
-use highwater::runtime::{Surroundings, Suspect, Wishes, Workers, start_with};
+use highwater::runtime::{Surroundings, Suspect, Upkeep, Wishes, Workers, start_with};
 use highwater::sql::{self, Text};
 use highwater::time::{Clock, SystemClock};
 use outside::{Life, Outside, StagedSink};
@@ -52,7 +55,9 @@ fn run_in_lives(
             true => Offload::Threads,
             false => Offload::Inline(Arc::new(move || (delay % 7) as usize)),
         };
-        let surroundings = Surroundings { store: Some(life.store()), offload, ..Surroundings::new(clock) };
+        // few bytes: then most checkpoints have parts
+        let upkeep = Upkeep { part_bytes: [1, 300, 32 << 20][rng.random_range(0..3)], ..Upkeep::default() };
+        let surroundings = Surroundings { store: Some(life.store()), offload, upkeep, ..Surroundings::new(clock) };
         let (plan, workers) = (plan(&text, &connectors), workers(rng));
         let watched = Arc::clone(&life);
         let result = within(MINUTE, &text, move || {
@@ -70,12 +75,25 @@ fn run_in_lives(
             Ok(()) => {
                 let mut rows: Vec<String> = outside.published("out").iter().flat_map(texts).collect();
                 rows.sort_unstable();
+                no_part_is_left_over(&outside.store());
                 return (rows, lives);
             }
             Err(error) => assert!(life.over(), "{error:?}\n{text}"),
         }
     }
     unreachable!("the last life has no end")
+}
+
+/// Parts of checkpoints that never came to be go with the others that nobody needs.
+fn no_part_is_left_over(store: &Store) {
+    let mut log = Log::read(store).unwrap();
+    sweep(store, &mut log, 1, i64::MAX, Duration::ZERO).unwrap();
+    let newest = log.latest_checkpoint().map(|record| Manifest::read(store, &record.manifest_ref()).unwrap());
+    let named: Vec<String> =
+        newest.into_iter().flat_map(|manifest| manifest.outputs).map(|object| object.path).collect();
+    let left: Vec<String> = store.list("").unwrap().into_iter().map(|entry| entry.path).collect();
+    let over: Vec<&String> = left.iter().filter(|path| path.contains("/parts/") && !named.contains(path)).collect();
+    assert!(over.is_empty(), "{over:?}");
 }
 
 #[test]

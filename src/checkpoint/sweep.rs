@@ -100,10 +100,7 @@ fn mark(store: &Store, log: &Log, retain: usize) -> Result<Needed> {
             needed.paths.extend(manifest.state.into_iter().chain(manifest.outputs).map(|object| object.path));
         }
     }
-    needed.savepoints.extend(log.records().iter().filter_map(|(_, record)| match record {
-        Record::Savepoint { name, .. } => Some(name.clone()),
-        _ => None,
-    }));
+    needed.savepoints.extend(log.savepoints().map(|(_, name, ..)| name.to_owned()));
     Ok(needed)
 }
 
@@ -116,8 +113,9 @@ fn boundary(log: &Log, oldest: Option<u64>) -> Option<Boundary> {
         .rev()
         .find(|(_, record)| matches!(record, Record::Start { .. }))
         .map(|(number, _)| *number);
+    let savepoints: BTreeSet<u64> = log.savepoints().map(|(number, ..)| number).collect();
     let stays = |number: u64, record: &Record| {
-        matches!(record, Record::Savepoint { .. } | Record::SkipRow { .. }) || Some(number) == newest_start
+        matches!(record, Record::SkipRow { .. }) || savepoints.contains(&number) || Some(number) == newest_start
     };
     let kept = log.with_checksums().filter(|(known, record, _)| *known <= number && stays(*known, record));
     Some(Boundary { number, kept: kept.map(|(known, _, sum)| (known, sum.to_owned())).collect() })
