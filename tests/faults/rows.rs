@@ -16,7 +16,7 @@ fn run(dir: &Path, options: &str, shape: &[&str]) -> (i32, String) {
 SET 'tick' = '100 rows'; SET 'checkpoint_interval' = '1 epochs';
 CREATE TABLE t (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{ROWS}', 'splits' = '1',
   'fields.n.kind' = 'sequence'{options});
-CREATE TABLE out (n BIGINT) WITH ('connector' = 'file', 'path' = 'out', 'format' = 'csv');
+CREATE TABLE out (n BIGINT) WITH ('connector' = 'file', 'path' = 'out/', 'format' = 'csv', 'sink.rolling.bytes' = '1');
 INSERT INTO out SELECT n FROM t;\n"
     );
     fs::write(dir.join("pipeline.sql"), text).unwrap();

@@ -236,7 +236,7 @@ fn many_records_of_one_checkpoint_need_little_memory_and_survive_a_death() {
 SET 'tick' = '100 rows'; SET 'checkpoint_interval' = '1000 epochs';
 CREATE TABLE t (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{ROWS}', 'splits' = '1',
   'fields.n.kind' = 'sequence');
-CREATE TABLE out (n BIGINT, x STRING) WITH ('connector' = 'file', 'path' = 'out', 'format' = 'csv');
+CREATE TABLE out (n BIGINT, x STRING) WITH ('connector' = 'file', 'path' = 'out/', 'format' = 'csv');
 INSERT INTO out SELECT n, repeat('x', 4000) FROM t;\n"
     );
     fs::write(dir.path().join("pipeline.sql"), text).unwrap();
