@@ -10,6 +10,8 @@ mod job;
 #[path = "support/kafka.rs"]
 #[allow(dead_code)] // each test file uses its part
 mod kafka;
+#[path = "faults/links.rs"]
+mod links;
 #[path = "faults/networks.rs"]
 mod networks;
 #[path = "faults/points.rs"]

@@ -199,8 +199,12 @@ impl Keeper {
         self.commits += 1;
         let (every, first) = (self.upkeep.sweep_every, SWEEP_FIRST.min(self.upkeep.sweep_every));
         if self.commits % every == first % every {
+            // ages are by the store's clock, whose time is that of what was just written
+            let written = self.store.list(&format!("g{}/e{epoch}", self.generation))?;
+            let now = written.iter().map(|entry| entry.modified).max();
+            let now = now.map_or(self.clock.wall(), |now| now.min(self.clock.wall()));
             // what is left over costs room, not answers
-            match sweep(&self.store, log, self.retain, self.clock.wall(), self.upkeep.sweep_age) {
+            match sweep(&self.store, log, self.retain, now, self.upkeep.sweep_age) {
                 Ok(swept) => debug!(?swept, "swept"),
                 Err(error) => warn!(%error, "old checkpoints cannot be removed now"),
             }

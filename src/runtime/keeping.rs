@@ -22,8 +22,8 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 /// Parts that are being written, above which a sink takes in no further epoch.
 const PARTS_MAX: usize = 2;
 
-/// What writes a part of a checkpoint, beside the worker.
-pub type Parts = Lane<Vec<Batch>, Result<ObjectRef>>;
+/// What writes a part of a checkpoint, beside the worker, with the last epoch that has records in it.
+pub type Parts = Lane<(Epoch, Vec<Batch>), Result<ObjectRef>>;
 
 /// What a step has learnt up to a checkpoint.
 #[derive(Debug, Clone)]
@@ -72,13 +72,13 @@ impl Keeping {
         Section::State { step: self.name.clone(), table }
     }
 
-    /// Sends on what `operator` has to keep if that is too much to wait for the checkpoint.
-    pub fn relieve(&self, operator: &mut dyn Confluence) -> Result<()> {
+    /// Sends on what `operator` has to keep up to now, in `epoch`, if that is too much to wait for the checkpoint.
+    pub fn relieve(&self, epoch: Epoch, operator: &mut dyn Confluence) -> Result<()> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let mut outbox = outbox.borrow_mut();
         if operator.waiting_bytes() >= outbox.part_bytes {
             let records: Vec<Batch> = operator.delta()?.into_iter().map(|table| table.rows).collect();
-            outbox.parts.give(records);
+            outbox.parts.give((epoch, records));
             outbox.given += 1;
         }
         Ok(())

@@ -311,7 +311,7 @@ pub fn staged<'scope>(
                         let batch = packet.take(&inputs[port].1)?;
                         site.cells.takes(batch.num_rows());
                         operator.on_batch(port, batch, &mut out)?;
-                        keeping.as_ref().map_or(Ok(()), |keeping| keeping.relieve(operator.as_mut()))?;
+                        keeping.as_ref().map_or(Ok(()), |keeping| keeping.relieve(epoch, operator.as_mut()))?;
                     }
                     if complete && !speaking {
                         mark = marks.complete(stashed.reports.drain(..));

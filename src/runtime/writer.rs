@@ -215,9 +215,9 @@ pub fn part_writer(
     let (store, generation) = (checkpoints.store.clone(), checkpoints.beginning.generation);
     let groups = groups_of(worker, workers);
     let mut number = 0_u64;
-    Lane::start("parts", &checkpoints.offload, move |records: Vec<Batch>| {
+    Lane::start("parts", &checkpoints.offload, move |(epoch, records): (Epoch, Vec<Batch>)| {
         let section = Section::Output { step: step.clone(), shard, records };
-        let path = format!("g{generation}/parts/s{id}-w{worker}-{number}.hw");
+        let path = format!("g{generation}/e{epoch}/part-s{id}-w{worker}-{number}.hw");
         number += 1;
         fail::point("part.write")?;
         // the epoch is set when it is known
