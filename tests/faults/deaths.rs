@@ -242,7 +242,8 @@ fn ctrl_c_ends_it_with_a_checkpoint_and_the_same_command_goes_on() {
     let start = Instant::now();
     let (code, err) = run.stop();
     assert_eq!(code, 130, "{err}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // it would wait for ever
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     kill(left[0], Signal::SIGCONT).unwrap();
     wait_for("end of the child", || !lives(left[0]));
     let rows = feed.end();

@@ -114,14 +114,14 @@ fn a_link_between_processes_that_carries_one_way_only_is_noticed() {
     let input = Input::new(&broker.address);
     let pair = Pair::new(&input);
     let feed = Feed::start(&input, 0);
-    let mut running = pair.start("3s");
+    let mut running = pair.start("5s");
     let before = pair.job.checkpoint();
     running[0].wait_for("checkpoint", |_| pair.job.checkpoint() > before);
     pair.proxy.set(Link::HalfOpen);
     for (process, run) in running.into_iter().enumerate() {
         let (code, err) = run.end();
         assert_eq!(code, 4, "process {process}: {err}");
-        assert!(err.contains("no heartbeat for 3s") || err.contains("process 1"), "process {process}: {err}");
+        assert!(err.contains("no heartbeat for 5s") || err.contains("process 1"), "process {process}: {err}");
     }
     pair.proxy.set(Link::Clear);
     let rows = feed.end();
