@@ -6,6 +6,7 @@
 //! lower layer: every key is new, and its place is its number. A window of which no deltas are asked for is a block and nothing else.
 
 use super::block::{Block, Drained};
+use crate::batch::wire::compact;
 use crate::batch::{Batch, from_arrow};
 use crate::error::Result;
 use crate::expr::{Accumulators, Groups};
@@ -297,7 +298,8 @@ impl Keys {
         }
         let new = std::mem::take(&mut self.new);
         let (mut start, mut length) = (self.rows, std::mem::take(&mut self.new_rows));
-        let mut chunk = joined(&new)?;
+        // what keys were read with may be let go
+        let mut chunk: Vec<ArrayRef> = joined(&new)?.iter().map(compact).collect();
         self.rows += length;
         while let Some((before, keys)) = self.chunks.pop_if(|(before, _)| start - *before <= length) {
             chunk = joined(&[keys, chunk])?;
