@@ -168,20 +168,16 @@ fn ls(place: &Place, connectors: &dyn Connectors) -> Result<()> {
     let mut generations = table(["generation", "workers", "began with", "program", "plan", "record"]);
     let mut savepoints = table(["savepoint", "epoch", "record"]);
     for (number, record) in log.records() {
-        match record {
-            Record::Start { generation, workers, fingerprint, restores, version, .. } => {
-                let began = restores.map_or("nothing".to_owned(), |epoch| format!("checkpoint {epoch}"));
-                generations.add_row([
-                    &generation.to_string(),
-                    &workers.to_string(),
-                    &began,
-                    version,
-                    shortened(fingerprint),
-                    &number.to_string(),
-                ]);
-            }
-            _ => {}
-        }
+        let Record::Start { generation, workers, fingerprint, restores, version, .. } = record else { continue };
+        let began = restores.map_or("nothing".to_owned(), |epoch| format!("checkpoint {epoch}"));
+        generations.add_row([
+            &generation.to_string(),
+            &workers.to_string(),
+            &began,
+            version,
+            shortened(fingerprint),
+            &number.to_string(),
+        ]);
     }
     for (number, name, epoch, _) in log.savepoints() {
         savepoints.add_row([name, &epoch.to_string(), &number.to_string()]);
@@ -235,17 +231,15 @@ fn ls_json(store: &Store, log: &Log, lines: &[Line]) -> Value {
     let savepoint = |(number, name, epoch, path)| json!({"name": name, "epoch": epoch, "path": path, "record": number});
     let savepoints: Vec<Value> = log.savepoints().map(savepoint).collect();
     for (number, record) in log.records() {
-        match record {
-            Record::Start { generation, workers, fingerprint, restores, version, .. } => generations.push(json!({
-                "generation": generation,
-                "workers": workers,
-                "restores": restores,
-                "version": version,
-                "fingerprint": fingerprint,
-                "record": number,
-            })),
-            _ => {}
-        }
+        let Record::Start { generation, workers, fingerprint, restores, version, .. } = record else { continue };
+        generations.push(json!({
+            "generation": generation,
+            "workers": workers,
+            "restores": restores,
+            "version": version,
+            "fingerprint": fingerprint,
+            "record": number,
+        }));
     }
     json!({
         "location": store.location(),

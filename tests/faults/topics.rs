@@ -41,7 +41,9 @@ fn committed_by(group: &str, input: &Input) -> Vec<Offset> {
     config.set("bootstrap.servers", &input.bootstrap).set("group.id", group);
     let consumer: BaseConsumer = config.create().unwrap();
     let mut asked = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|partition| drop(asked.add_partition(&input.topic, partition)));
+    for partition in 0..PARTITIONS {
+        asked.add_partition(&input.topic, partition);
+    }
     let found = consumer.committed_offsets(asked, Duration::from_secs(30)).unwrap();
     found.elements().iter().map(|element| element.offset()).collect()
 }
