@@ -19,6 +19,7 @@ pub mod history;
 pub mod log;
 pub mod manifest;
 pub mod object;
+mod pack;
 pub mod savepoint;
 pub mod seal;
 pub mod store;

@@ -85,6 +85,21 @@ pub trait Source: Send + Sync {
     }
     /// Opens these shares, which one worker reads: those of the start, or new ones. Answers in their order.
     fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>>;
+    /// What tells the outside how far `pipeline` has read, for people and tools that look there; none if there is no such place, or
+    /// if it is not wanted. Nothing is ever read back from it.
+    fn follower(&self, _pipeline: &str) -> Option<Box<dyn Follower>> {
+        None
+    }
+}
+
+/// Tells the outside how far committed checkpoints have read. See [`Source::follower`].
+pub trait Follower: Send {
+    /// A checkpoint is committed: the next rows are read from where `splits` say, which are all that were ever read. Called on a
+    /// thread that may wait for some seconds; what is missed is made good by the next call.
+    ///
+    /// # Errors
+    /// They are logged, and end nothing.
+    fn committed(&mut self, splits: &[SplitStart], context: &Context) -> Result<()>;
 }
 
 /// A share of a source, and where to begin with it.

@@ -1,12 +1,13 @@
 //! Deaths on purpose, for tests: a process that is told to ends, stops or fails at a named place.
 //!
 //! `HIGHWATER_FAIL=publish.mid@3:kill` kills the process when it comes to the place `publish.mid` for the third time; `:pause` stops
-//! it there until it is woken (SIGSTOP), `:error` makes the place fail as if an outside service did not answer. With `:kill:1` only
+//! it there until it is woken (SIGSTOP), `:error` makes the place fail as if an outside service did not answer, `:panic` is a bug. With `:kill:1` only
 //! process 1 of the run does so. Each process does it once; of all that share a file `HIGHWATER_FAIL_ONCE=FILE`, and that come after each
 //! other, only the one that creates it.
 
 use crate::error::{Error, Result};
 use nix::sys::signal::{Signal, raise};
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -30,10 +31,11 @@ enum Action {
     Kill,
     Pause,
     Error,
+    Panic,
 }
 
 impl Plan {
-    /// Reads `<name>@<n>:kill|pause|error[:<process>]`.
+    /// Reads `<name>@<n>:kill|pause|error|panic[:<process>]`.
     fn read(text: &str) -> Option<Self> {
         let (name, rest) = text.split_once('@')?;
         let (visit, action) = rest.split_once(':')?;
@@ -45,6 +47,7 @@ impl Plan {
             "kill" => Action::Kill,
             "pause" => Action::Pause,
             "error" => Action::Error,
+            "panic" => Action::Panic,
             _ => return None,
         };
         Some(Plan { name: name.to_owned(), visit: visit.parse().ok()?, action, process, visits: AtomicU64::new(0) })
@@ -63,25 +66,42 @@ pub fn process_is(process: usize) {
     PROCESS.store(process, Ordering::Relaxed);
 }
 
+/// What is to happen, if anything.
+fn plan() -> &'static Option<Result<Plan>> {
+    static PLAN: OnceLock<Option<Result<Plan>>> = OnceLock::new();
+    PLAN.get_or_init(|| {
+        let text = std::env::var("HIGHWATER_FAIL").ok()?;
+        let wrong =
+            || Error::invalid(format!("HIGHWATER_FAIL is '{text}', not 'NAME@VISIT:kill|pause|error|panic[:PROCESS]'"));
+        Some(Plan::read(&text).ok_or_else(wrong))
+    })
+}
+
+/// Rows at `positions` of a split were read and go on: the places `row.<position>`.
+///
+/// # Errors
+/// As [`point`].
+pub fn rows(positions: Range<u64>) -> Result<()> {
+    let Some(Ok(plan)) = plan() else { return Ok(()) };
+    match plan.name.strip_prefix("row.").and_then(|position| position.parse().ok()) {
+        Some(position) if positions.contains(&position) => point(&plan.name),
+        _ => Ok(()),
+    }
+}
+
 /// The place `name` is passed.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) where `HIGHWATER_FAIL` asks for it;
 /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if that cannot be read.
 pub fn point(name: &str) -> Result<()> {
-    static PLAN: OnceLock<Option<Result<Plan>>> = OnceLock::new();
-    let read = || {
-        let text = std::env::var("HIGHWATER_FAIL").ok()?;
-        let wrong =
-            || Error::invalid(format!("HIGHWATER_FAIL is '{text}', not 'NAME@VISIT:kill|pause|error[:PROCESS]'"));
-        Some(Plan::read(&text).ok_or_else(wrong))
-    };
-    let Some(plan) = PLAN.get_or_init(read) else { return Ok(()) };
+    let Some(plan) = plan() else { return Ok(()) };
     let action = plan.as_ref().map_err(Error::clone)?.visit(name, PROCESS.load(Ordering::Relaxed));
     let action = action.filter(|_| first());
     let signal = match action {
         None => return Ok(()),
         Some(Action::Error) => return Err(Error::unavailable(format!("HIGHWATER_FAIL says so at {name}"))),
+        Some(Action::Panic) => panic!("HIGHWATER_FAIL says so at {name}"),
         Some(Action::Kill) => Signal::SIGKILL,
         Some(Action::Pause) => Signal::SIGSTOP,
     };

@@ -101,6 +101,12 @@ pub trait Confluence: Send {
     /// As [`Operator::delta`]; called when all is said of an epoch.
     fn delta(&mut self) -> Result<Delta>;
 
+    /// Bytes that the next delta gives and that need not wait for a checkpoint: it may be asked for at any time, and its pieces are
+    /// put together. 0 for operators whose deltas are taken at checkpoints only.
+    fn waiting_bytes(&self) -> usize {
+        0
+    }
+
     /// As [`Operator::restore`].
     fn restore(&mut self, saved: Delta) -> Result<()>;
 

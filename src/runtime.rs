@@ -14,6 +14,7 @@ mod committer;
 mod discovery;
 pub(crate) mod exchange;
 pub mod fate;
+mod follow;
 mod gather;
 mod keeping;
 pub mod lane;

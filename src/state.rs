@@ -7,6 +7,7 @@
 use crate::batch::keys::{KEY_GROUPS, hash_keys};
 use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::error::{Error, Result};
+use crate::time::Micros;
 use arrow::array::ArrayRef;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
@@ -22,6 +23,8 @@ pub struct Table {
     pub rows: Batch,
     /// The columns by which a row finds its worker, in the order in which the edge into the step routes by them. Without any all rows are of key group 0.
     pub keys: Vec<usize>,
+    /// From when on the rows say nothing any more: once the watermark of their step has come so far. None if they always do.
+    pub until: Option<Micros>,
 }
 
 /// What an operator has learnt in a stretch of epochs. The order of its tables is the order in which they are taken back.
@@ -30,7 +33,7 @@ pub type Delta = Vec<Table>;
 impl Table {
     /// A table of `rows` that find their worker by the columns `keys`.
     pub fn new(name: &str, rows: Batch, keys: Vec<usize>) -> Self {
-        Table { name: name.to_owned(), rows, keys }
+        Table { name: name.to_owned(), rows, keys, until: None }
     }
 
     /// The table of the rows of `batches`, which have the columns of `schema`. None if there are no rows: such a table says nothing.

@@ -7,7 +7,7 @@ use highwater::batch::Batch;
 use highwater::checkpoint::log::{Log, Record};
 use highwater::checkpoint::manifest::{Manifest, SinkState, SourceState, SplitState, StepState, VERSION};
 use highwater::checkpoint::object::{self, ObjectRef, Section};
-use highwater::checkpoint::savepoint::{open_savepoint, save};
+use highwater::checkpoint::savepoint::{open_savepoint, remove, save};
 use highwater::checkpoint::store::{Created, Fault, Faults, Operation, Store};
 use highwater::checkpoint::sweep::sweep;
 use highwater::connector::SplitStart;
@@ -604,6 +604,21 @@ fn a_savepoint_stands_alone_and_can_be_moved() {
     };
     check("weekly-1", &store);
     check(&place, &store);
+    // another of the same state is removed, and leaves nothing but its name, which is free again
+    save(&store, &mut log, generation, 3, "weekly-9").unwrap();
+    remove(&store, &mut log, "weekly-9").unwrap();
+    assert_eq!(log.savepoints().map(|(_, name, ..)| name).collect::<Vec<_>>(), ["weekly-1"]);
+    assert!(store.list("savepoints/weekly-9").unwrap().is_empty());
+    assert!(open_savepoint("weekly-9", &store).is_err());
+    let error = remove(&store, &mut log, "weekly-9").unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.advice()),
+        ("there is no savepoint 'weekly-9'", Some("did you mean 'weekly-1'?"))
+    );
+    save(&store, &mut log, generation, 3, "weekly-9").unwrap();
+    check("weekly-9", &store);
+    remove(&store, &mut log, "weekly-9").unwrap();
+    check("weekly-1", &store);
     let moved = folder.path().join("elsewhere");
     fs::rename(&place, &moved).unwrap();
     fs::remove_dir_all(&location).unwrap();

@@ -10,10 +10,14 @@ mod job;
 #[path = "support/kafka.rs"]
 #[allow(dead_code)] // each test file uses its part
 mod kafka;
+#[path = "faults/links.rs"]
+mod links;
 #[path = "faults/networks.rs"]
 mod networks;
 #[path = "faults/points.rs"]
 mod points;
+#[path = "faults/rows.rs"]
+mod rows;
 #[path = "faults/stores.rs"]
 mod stores;
 #[path = "faults/topics.rs"]

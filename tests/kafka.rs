@@ -34,11 +34,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{Kafka, create_topic, produce, produce_by_java, produce_texts, producer, read_back, unique, within};
 
-/// How long any one case may take.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long any one case may take, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// How long something that must come may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_real_broker_passes_the_suite() {
@@ -446,7 +446,8 @@ fn a_missing_topic_is_refused_with_the_nearest_name(bootstrap: &str) {
         said(&error),
         format!("topic \"{wrong}\": there is no such topic at the brokers at {bootstrap} / did you mean \"{topic}\"?")
     );
-    assert!(start.elapsed() < Duration::from_secs(8), "it says so at once, not after {:?}", start.elapsed());
+    // a topic that may be created is waited for longer, and a broker that is silent says something else
+    assert!(start.elapsed() < Duration::from_secs(30), "it says so at once, not after {:?}", start.elapsed());
 }
 
 fn what_is_written_is_acknowledged_and_there(bootstrap: &str) {
@@ -692,7 +693,7 @@ fn a_broker_that_does_not_answer_is_an_error_with_the_last_reason() {
             "{error}"
         );
         assert!(error.to_string().contains("Connection refused"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(12), "not after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(40), "not after {:?}", start.elapsed());
         let sink = KafkaSink::new(&lines(&address, "t", &[])).unwrap();
         let error = sink.open(0, 1, &context()).err().unwrap();
         assert!(error.to_string().contains("Connection refused"), "{error}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What no run here takes.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A folder with a definition and its files, in which the program runs.
 struct Place(TempDir);
@@ -372,14 +372,14 @@ fn a_signal_ends_it_cleanly() {
 #[test]
 fn a_child_that_is_killed_is_named() {
     let place = Place::new(&[("endless.sql", ENDLESS)]);
-    let running = place.start("run", &["run", "endless.sql", "--processes", "3"]);
+    let running = place.start("run", &["run", "endless.sql", "--processes", "3", "--peer-timeout", "170s"]);
     running.wait_for("row", |running| !running.out().is_empty());
     let children = running.children();
     assert_eq!(children.len(), 2);
     kill(children[0], Signal::SIGKILL).unwrap();
     let start = Instant::now();
     let (code, _, err) = running.end();
-    assert!(start.elapsed() < Duration::from_secs(10), "a closed connection needs no timeout");
+    assert!(start.elapsed() < Duration::from_secs(120), "a closed connection needs no timeout");
     assert!(
         code == 4 && errors(&err).len() == 1 && err.contains("process 1 was killed by signal 9 (SIGKILL)"),
         "{code}: {err}"
@@ -391,13 +391,13 @@ fn a_child_that_is_killed_is_named() {
 #[test]
 fn a_child_that_is_frozen_is_named() {
     let place = Place::new(&[("endless.sql", ENDLESS)]);
-    let running = place.start("run", &["run", "endless.sql", "--processes", "2", "--peer-timeout", "2s"]);
+    let running = place.start("run", &["run", "endless.sql", "--processes", "2", "--peer-timeout", "4s"]);
     running.wait_for("row", |running| !running.out().is_empty());
     let children = running.children();
     kill(children[0], Signal::SIGSTOP).unwrap();
     let (code, _, err) = running.end();
     assert!(
-        code == 4 && errors(&err).len() == 1 && err.contains("process 1") && err.contains("no heartbeat for 2s"),
+        code == 4 && errors(&err).len() == 1 && err.contains("process 1") && err.contains("no heartbeat for 4s"),
         "{code}: {err}"
     );
     assert!(!children.into_iter().any(lives), "a frozen child is ended, too");

@@ -1,5 +1,7 @@
 //! Pipelines that are killed between any two steps and go on: what was published is what an undisturbed run says.
 
+#[path = "support/clock.rs"]
+mod clock;
 #[path = "support/functions.rs"]
 mod functions;
 #[path = "support/outside.rs"]
@@ -11,17 +13,22 @@ mod queries;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
+use clock::WildClock;
 use highwater::checkpoint::log::{Log, Record};
+use highwater::checkpoint::manifest::Manifest;
+use highwater::checkpoint::store::Store;
+use highwater::checkpoint::sweep::sweep;
+use highwater::connector::builtin::Builtin;
 use highwater::connector::extensions::Extensions;
-use highwater::connector::memory::MemorySource;
+use highwater::connector::memory::{MemorySink, MemorySource};
 use highwater::error::Error;
 use highwater::expr::ScalarFunction;
 use highwater::runtime::lane::Offload;
-use highwater::runtime::{Surroundings, Suspect, Wishes, Workers, start_with};
+use highwater::runtime::{Surroundings, Suspect, Upkeep, Wishes, Workers, start_with};
 use highwater::sql::{self, Text};
 use highwater::time::{Clock, SystemClock};
 use outside::{Life, Outside, StagedSink};
-use pipeline::{MINUTE, Shape, Table, for_seeds, plan, run, texts, within};
+use pipeline::{MINUTE, Shape, Table, for_seeds, plan, run, run_by, sorted, texts, within};
 use queries::{QUERIES, text};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -34,6 +41,7 @@ fn run_in_lives(
     table: &Table,
     text: &str,
     workers: &mut dyn FnMut(&mut StdRng) -> usize,
+    clock: &dyn Fn(&mut StdRng) -> Arc<dyn Clock>,
 ) -> (Vec<String>, u32) {
     let outside = Outside::new();
     let text = format!(
@@ -48,13 +56,16 @@ fn run_in_lives(
         let life = Life::new(&outside, steps, trouble);
         let source = Arc::unwrap_or_clone(table.source());
         let connectors = functions::extensions().source("t", source).sink("out", StagedSink(Arc::clone(&life)));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock = clock(rng);
         let delay: u64 = rng.random();
         let offload = match rng.random_bool(0.5) {
             true => Offload::Threads,
             false => Offload::Inline(Arc::new(move || (delay % 7) as usize)),
         };
-        let surroundings = Surroundings { store: Some(life.store()), offload, ..Surroundings::new(clock) };
+        // with few bytes most checkpoints have parts
+        let part_bytes = [1, 300, 32 << 20][rng.random_range(0..3)];
+        let upkeep = Upkeep { part_bytes, sweep_every: rng.random_range(1..17), ..Upkeep::default() };
+        let surroundings = Surroundings { store: Some(life.store()), offload, upkeep, ..Surroundings::new(clock) };
         let (plan, workers) = (plan(&text, &connectors), workers(rng));
         let watched = Arc::clone(&life);
         let result = within(MINUTE, &text, move || {
@@ -72,6 +83,7 @@ fn run_in_lives(
             Ok(()) => {
                 let mut rows: Vec<String> = outside.published("out").iter().flat_map(texts).collect();
                 rows.sort_unstable();
+                no_part_is_left_over(&outside.store());
                 return (rows, lives);
             }
             Err(error) => assert!(life.over(), "{error:?}\n{text}"),
@@ -80,18 +92,30 @@ fn run_in_lives(
     unreachable!("the last life has no end")
 }
 
-#[test]
-fn what_is_published_over_many_lives_is_what_one_long_life_says() {
-    let (mut lives, mut runs) = (0, 0);
-    let counts = std::sync::Mutex::new((&mut lives, &mut runs));
-    for_seeds(40, |rng| {
+/// Parts of checkpoints that never came to be go with the others that nobody needs.
+fn no_part_is_left_over(store: &Store) {
+    let mut log = Log::read(store).unwrap();
+    sweep(store, &mut log, 1, i64::MAX, Duration::ZERO).unwrap();
+    let newest = log.latest_checkpoint().map(|record| Manifest::read(store, &record.manifest_ref()).unwrap());
+    let named: Vec<String> =
+        newest.into_iter().flat_map(|manifest| manifest.outputs).map(|object| object.path).collect();
+    let left: Vec<String> = store.list("").unwrap().into_iter().map(|entry| entry.path).collect();
+    let over: Vec<&String> = left.iter().filter(|path| path.contains("/part-") && !named.contains(path)).collect();
+    assert!(over.is_empty(), "{over:?}");
+}
+
+/// Runs `runs` random queries in lives, by `clock`.
+fn many_lives(runs: usize, clock: &dyn Fn(&mut StdRng) -> Arc<dyn Clock>) {
+    let counts = std::sync::Mutex::new((0, 0));
+    for_seeds(runs, |rng| {
         let table = Table::random(rng);
         let query = std::env::var("HIGHWATER_QUERY")
             .ok()
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| rng.random_range(0..QUERIES.len()));
         let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
-        let (found, took) = run_in_lives(rng, &table, &text(&table, query), &mut |rng| rng.random_range(1..4));
+        let (found, took) =
+            run_in_lives(rng, &table, &text(&table, query), &mut |rng| rng.random_range(1..4), clock);
         let extra: Vec<&String> = found.iter().filter(|row| !expected.contains(row)).collect();
         let lost: Vec<&String> = expected.iter().filter(|row| !found.contains(row)).collect();
         assert!(
@@ -102,9 +126,9 @@ fn what_is_published_over_many_lives_is_what_one_long_life_says() {
             QUERIES[query]
         );
         let mut counts = counts.lock().unwrap();
-        *counts.0 += took;
-        *counts.1 += 1;
+        *counts = (counts.0 + took, counts.1 + 1);
     });
+    let (lives, runs) = counts.into_inner().unwrap();
     println!("{runs} runs in {lives} lives");
     assert!(runs == 1 || lives > 2 * runs, "hardly any life came to its end: {lives} in {runs} runs");
 }
@@ -132,8 +156,34 @@ fn aggregates_of_a_program_and_of_guests_live_on_like_built_in_ones() {
             )
         };
         let (expected, _) = run(&text(&built_in[kind]), &table, Shape::Threads(1));
-        let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4));
+        let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4), &|_| Arc::new(SystemClock::default()));
         assert!(found == expected, "after {lives} lives {found:?}\ninstead of {expected:?}");
+    });
+}
+
+#[test]
+fn what_is_published_over_many_lives_is_what_one_long_life_says() {
+    many_lives(40, &|_| Arc::new(SystemClock::default()));
+}
+
+/// Also where the wall clock jumps by an hour and back while it runs: what is young is not swept for old.
+#[test]
+fn wall_clocks_that_jump_change_nothing() {
+    many_lives(12, &|rng| WildClock::jumping(rng.random()));
+}
+
+#[test]
+fn processes_whose_wall_clocks_differ_by_hours_say_the_same() {
+    for_seeds(6, |rng| {
+        let table = Table::random(rng);
+        let query = rng.random_range(0..QUERIES.len());
+        let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
+        let sink = MemorySink::new();
+        let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", Arc::new(sink.clone()));
+        let clock = |process: usize| WildClock::wrong_by(3 * process as i64 - 2);
+        let (_, result) = run_by(&text(&table, query), &connectors, Shape::Processes(2, 2), &clock);
+        result.unwrap();
+        assert_eq!(sorted(&sink), expected, "{}", QUERIES[query]);
     });
 }
 

@@ -118,6 +118,7 @@ impl Definition {
             sweep_every: rng.random_range(1..4),
             // nothing takes so long that something is named that much later than it was written, as in real life
             sweep_age: Duration::from_secs(600),
+            part_bytes: [1, 400, 4000, usize::MAX][rng.random_range(0..4)],
         };
         Definition { table, query, plan, single, records_max, upkeep, retain }
     }

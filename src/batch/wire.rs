@@ -55,18 +55,20 @@ impl Encoder {
 
 /// IPC sends the buffers behind views whole, also for a slice that shows little of them: views are given buffers of their own.
 pub fn compact_views(batch: &Batch) -> Result<Batch> {
-    let compact = |column: &ArrayRef| -> ArrayRef {
-        match column.data_type() {
-            DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => {
-                Arc::new(column.as_string_view().gc())
-            }
-            DataType::BinaryView if !column.as_binary_view().data_buffers().is_empty() => {
-                Arc::new(column.as_binary_view().gc())
-            }
-            _ => Arc::clone(column),
-        }
-    };
     batch_of(batch.schema(), batch.columns().iter().map(compact).collect(), batch.num_rows())
+}
+
+/// The same column, which holds no bytes of views but those that it shows.
+pub fn compact(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View if !column.as_string_view().data_buffers().is_empty() => {
+            Arc::new(column.as_string_view().gc())
+        }
+        DataType::BinaryView if !column.as_binary_view().data_buffers().is_empty() => {
+            Arc::new(column.as_binary_view().gc())
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// The batch of `schema` that `bytes` holds.

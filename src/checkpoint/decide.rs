@@ -1,7 +1,8 @@
 //! Decisions about stored state: facts in, an answer out.
 
 use super::manifest::StepState;
-use super::object::ObjectRef;
+use super::object::{ObjectRef, SectionKind};
+use crate::time::Watermark;
 
 /// Which of the objects `state` nobody needs, because newer bases have all of their key groups.
 ///
@@ -25,6 +26,16 @@ pub fn superseded(state: &[ObjectRef]) -> Vec<bool> {
         gone[at] = reached >= end && !bases.is_empty();
     }
     gone
+}
+
+/// True if nothing in the deltas `object` says anything any more, because the watermarks of their steps have come too far: what is
+/// left of windows that have closed. `mark_of` knows the watermark of a step. A base stays, for what it hides.
+pub fn expired(object: &ObjectRef, mark_of: impl Fn(&str) -> Option<Watermark>) -> bool {
+    let mut sections = object.sections.iter().filter(|section| section.kind == SectionKind::State);
+    let over = |until: i64, mark: Watermark| until <= mark.micros();
+    !object.base
+        && sections
+            .all(|section| section.until.zip(mark_of(&section.step)).is_some_and(|(until, mark)| over(until, mark)))
 }
 
 /// What becomes of a step's state under another plan.
@@ -67,7 +78,7 @@ pub fn match_steps(old: &[StepState], new: &[(String, String)]) -> Vec<Match> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Watermark;
+    use crate::checkpoint::object::SectionInfo;
 
     /// `base:epoch:start..end` or `delta:…`, one a word; answers with those that are left.
     fn check(state: &str, left: &str) {
@@ -108,6 +119,39 @@ mod tests {
         check("base:1:0..8 base:2:0..8", "base:2:0..8");
         check("base:2:0..8 base:2:0..8", "base:2:0..8");
         check("base:2:0..8", "base:2:0..8");
+    }
+
+    #[test]
+    fn deltas_of_closed_windows_expire_and_nothing_else() {
+        let section = |step: &str, kind, until| SectionInfo {
+            step: step.into(),
+            kind,
+            table: "t".into(),
+            rows: 1,
+            bytes: 1,
+            until,
+        };
+        let object = |base, sections| ObjectRef {
+            path: String::new(),
+            bytes: 1,
+            blake3: String::new(),
+            epoch: 1,
+            generation: 1,
+            groups: (0, 4096),
+            base,
+            sections,
+        };
+        let marks = |step: &str| (step == "windows").then_some(Watermark::at(10));
+        let closed = section("windows", SectionKind::State, Some(10));
+        let open = section("windows", SectionKind::State, Some(11));
+        let lasting = section("windows", SectionKind::State, None);
+        let unknown = section("others", SectionKind::State, Some(10));
+        let output = section("sink", SectionKind::Output, None);
+        assert!(expired(&object(false, vec![closed.clone(), closed.clone(), output]), marks));
+        assert!(!expired(&object(true, vec![closed.clone()]), marks));
+        for other in [open, lasting, unknown] {
+            assert!(!expired(&object(false, vec![closed.clone(), other]), marks));
+        }
     }
 
     #[test]

@@ -68,6 +68,11 @@ pub enum Record {
         /// Its folder below the pipeline.
         path: String,
     },
+    /// A savepoint was removed; its name is free again.
+    RemoveSavepoint {
+        /// Its name.
+        name: String,
+    },
     /// A generation has ended by itself.
     Stop {
         /// The generation.
@@ -242,6 +247,20 @@ impl Log {
     /// The checkpoints that are kept, in the order of the log.
     pub fn checkpoints(&self) -> impl DoubleEndedIterator<Item = Committed<'_>> {
         self.records.iter().filter_map(Committed::of)
+    }
+
+    /// The savepoints that have not been removed: the numbers of their records, and what these say.
+    pub fn savepoints(&self) -> impl Iterator<Item = (u64, &str, Epoch, &str)> {
+        let removed = |number: u64, of: &str| {
+            let later = self.records.iter().rev().take_while(move |(later, _)| *later > number);
+            later.clone().any(|(_, record)| matches!(record, Record::RemoveSavepoint { name } if name == of))
+        };
+        self.records.iter().filter_map(move |(number, record)| match record {
+            Record::Savepoint { name, epoch, path } if !removed(*number, name) => {
+                Some((*number, name.as_str(), *epoch, path.as_str()))
+            }
+            _ => None,
+        })
     }
 
     /// The checkpoint with which a generation would begin now: the last one of the newest generation, or the one that it began with.

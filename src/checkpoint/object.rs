@@ -1,19 +1,23 @@
 //! What a worker writes at a checkpoint: sections of rows, checksummed.
 //!
 //! ```text
-//! "HWOBJECT" │ u32 LE version │ u32 zero │ sections, each an Arrow IPC stream with its schema, in zstd │ index, JSON
+//! "HWOBJECT" │ u32 LE version │ u32 zero │ sections, each an Arrow IPC stream with its schema, in zstd or as it is │ index, JSON
 //!            │ u32 LE length of the index │ BLAKE3 of all before, 32 bytes
 //! ```
+//! The columns of states are [packed](super::pack), which costs little. What goes over a network is compressed, too; on a disk of this
+//! machine that would cost more than it saves.
+//!
 //! An object explains itself: what its sections are is in its index, what their columns are in the sections. A section without rows and
 //! batches has no bytes.
 
+use super::pack::{pack, unpack};
 use super::seal::checksum;
 use super::store::{OBJECT_BYTES_MAX, Store};
 use crate::batch::wire::compact_views;
 use crate::batch::{Batch, from_arrow};
 use crate::error::{Error, Result};
 use crate::state::Table;
-use crate::time::Epoch;
+use crate::time::{Epoch, Micros};
 use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
@@ -25,11 +29,15 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const MAGIC: &[u8; 8] = b"HWOBJECT";
-const VERSION: u32 = 1;
+/// What is written; 1 has neither packed columns nor sections that are not compressed.
+const VERSION: u32 = 2;
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=VERSION;
 const HEAD: usize = 16;
 const TAIL: usize = 4 + blake3::OUT_LEN;
 /// What a section may have when it is not compressed.
 const SECTION_BYTES_MAX: u64 = OBJECT_BYTES_MAX;
+/// A section that is larger is compressed wherever it goes.
+const RAW_BYTES_MAX: usize = 256 << 20;
 /// The greatest window that a compressed section may ask for, as a power of two: what level 1 takes, and some more.
 const WINDOW_LOG_MAX: u32 = 27;
 
@@ -67,6 +75,9 @@ pub struct SectionInfo {
     pub rows: u64,
     /// How many bytes it takes in the object.
     pub bytes: u64,
+    /// See [`Table::until`]. Never left out where it is none: workers tell it each other in a form that has no names.
+    #[serde(default)]
+    pub until: Option<Micros>,
 }
 
 /// What a section is.
@@ -108,14 +119,22 @@ impl Section {
         }
     }
 
+    /// Its batches in little room, with the same columns in all of them.
+    fn small(&self) -> Result<Vec<Batch>> {
+        match self {
+            Section::State { table, .. } => Ok(vec![pack(&table.rows)?]),
+            Section::Output { records, .. } => records.iter().map(compact_views).collect(),
+        }
+    }
+
     /// What it is, with the size that it has when it is not stored yet: 0.
     fn info(&self) -> SectionInfo {
         let rows = self.batches().iter().map(|batch| batch.num_rows() as u64).sum();
-        let (step, kind, table) = match self {
-            Section::State { step, table } => (step, SectionKind::State, table.name.clone()),
-            Section::Output { step, shard, .. } => (step, SectionKind::Output, shard.to_string()),
+        let (step, kind, table, until) = match self {
+            Section::State { step, table } => (step, SectionKind::State, table.name.clone(), table.until),
+            Section::Output { step, shard, .. } => (step, SectionKind::Output, shard.to_string(), None),
         };
-        SectionInfo { step: step.clone(), kind, table, rows, bytes: 0 }
+        SectionInfo { step: step.clone(), kind, table, rows, bytes: 0, until }
     }
 }
 
@@ -129,56 +148,84 @@ struct Stored {
     keys: Vec<usize>,
     /// The size before compression.
     plain: u64,
+    /// It is not compressed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    raw: bool,
 }
 
-/// The bytes of an object of `sections`.
+/// The bytes of an object of `sections`, compressed.
 pub fn encode(sections: &[Section]) -> Result<Bytes> {
-    let mut bytes = Vec::new();
-    write_sections(sections, &mut bytes)?;
-    Ok(bytes.into())
+    Ok(write_sections(sections, false)?.bytes)
 }
 
-fn write_sections(sections: &[Section], bytes: &mut Vec<u8>) -> Result<Vec<SectionInfo>> {
+/// An object as it is written.
+struct Written {
+    bytes: Bytes,
+    checksum: String,
+    sections: Vec<SectionInfo>,
+}
+
+fn write_sections(sections: &[Section], raw: bool) -> Result<Written> {
+    let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     let mut index = Vec::with_capacity(sections.len());
+    let mut packed = Vec::new();
     for section in sections {
-        let plain = ipc(section.batches())?;
+        let batches = section.small()?;
+        let size = batches.iter().map(|batch| batch.get_array_memory_size()).sum::<usize>();
+        let raw = raw && size <= RAW_BYTES_MAX;
         let start = bytes.len();
-        if !plain.is_empty() {
-            zstd::stream::copy_encode(plain.as_slice(), &mut *bytes, 1)
-                .map_err(|error| Error::internal(format!("a section cannot be compressed: {error}")))?;
-        }
+        let plain = if raw {
+            bytes.reserve(size + size / 8 + 4096);
+            write_ipc(&batches, &mut bytes)?;
+            bytes.len() - start
+        } else {
+            packed.clear();
+            write_ipc(&batches, &mut packed)?;
+            if !packed.is_empty() {
+                zstd::stream::copy_encode(packed.as_slice(), &mut bytes, 1)
+                    .map_err(|error| Error::internal(format!("a section cannot be compressed: {error}")))?;
+            }
+            packed.len()
+        };
         let keys = match section {
             Section::State { table, .. } => table.keys.clone(),
             Section::Output { .. } => Vec::new(),
         };
         let info = SectionInfo { bytes: (bytes.len() - start) as u64, ..section.info() };
-        index.push(Stored { info, keys, plain: plain.len() as u64 });
+        index.push(Stored { info, keys, plain: plain as u64, raw });
     }
     let text = serde_json::to_vec(&index).map_err(|error| Error::internal(format!("an index: {error}")))?;
     let length = u32::try_from(text.len()).map_err(|_| Error::internal("an object has too many sections"))?;
     bytes.extend_from_slice(&text);
     bytes.extend_from_slice(&length.to_le_bytes());
-    let sum = blake3::hash(bytes);
+    // one reading gives both checksums: that within, and that of all
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes);
+    let sum = hasher.finalize();
     bytes.extend_from_slice(sum.as_bytes());
+    hasher.update(sum.as_bytes());
     if bytes.len() as u64 > OBJECT_BYTES_MAX {
         return Err(Error::unavailable(
             "what a worker has learnt since the last checkpoint is too large for one object",
         )
         .help("take checkpoints more often, or use more workers"));
     }
-    Ok(index.into_iter().map(|stored| stored.info).collect())
+    Ok(Written {
+        bytes: bytes.into(),
+        checksum: hasher.finalize().to_hex().to_string(),
+        sections: index.into_iter().map(|stored| stored.info).collect(),
+    })
 }
 
-fn ipc(batches: &[Batch]) -> Result<Vec<u8>> {
-    let Some(first) = batches.first() else { return Ok(Vec::new()) };
-    let mut writer = StreamWriter::try_new(Vec::new(), &first.schema()).map_err(from_arrow)?;
-    for batch in batches {
-        writer.write(&compact_views(batch)?).map_err(from_arrow)?;
-    }
-    writer.into_inner().map_err(from_arrow)
+/// Appends `batches` to `bytes`.
+fn write_ipc(batches: &[Batch], bytes: &mut Vec<u8>) -> Result<()> {
+    let Some(first) = batches.first() else { return Ok(()) };
+    let mut writer = StreamWriter::try_new(bytes, &first.schema()).map_err(from_arrow)?;
+    batches.iter().try_for_each(|batch| writer.write(batch)).map_err(from_arrow)?;
+    writer.finish().map_err(from_arrow)
 }
 
 /// The sections of an object, in their order.
@@ -207,7 +254,7 @@ fn decode_known(bytes: &Bytes) -> Result<Vec<Section>> {
     let number = |at: usize| {
         u32::from_le_bytes(sealed[at..at + 4].try_into().expect("the length was checked, and four bytes are taken"))
     };
-    if number(8) != VERSION {
+    if !VERSIONS.contains(&number(8)) {
         return Err(damaged(&format!("it has version {}, and this program knows {VERSION}", number(8))));
     }
     let end = sealed.len() - 4;
@@ -231,12 +278,12 @@ fn decode_known(bytes: &Bytes) -> Result<Vec<Section>> {
 }
 
 fn section(stored: Stored, packed: &[u8]) -> Result<Section> {
-    let batches = batches(packed, stored.plain)?;
+    let batches = batches(packed, &stored)?;
     let rows = batches.iter().fold(0_u64, |rows, batch| rows.saturating_add(batch.num_rows() as u64));
     if rows != stored.info.rows {
         return Err(Error::corrupt(format!("it has {rows} rows and should have {}", stored.info.rows)));
     }
-    let SectionInfo { step, kind, table, .. } = stored.info;
+    let SectionInfo { step, kind, table, until, .. } = stored.info;
     match kind {
         SectionKind::State => {
             let first = batches.first().ok_or_else(|| Error::corrupt("it has no rows, not even none"))?;
@@ -247,7 +294,7 @@ fn section(stored: Stored, packed: &[u8]) -> Result<Section> {
             if stored.keys.iter().any(|key| *key >= rows.num_columns()) {
                 return Err(Error::corrupt("a key is none of its columns"));
             }
-            Ok(Section::State { step, table: Table { name: table, rows, keys: stored.keys } })
+            Ok(Section::State { step, table: Table { name: table, rows, keys: stored.keys, until } })
         }
         SectionKind::Output => {
             let shard = table.parse().map_err(|_| Error::corrupt("the shard is no number"))?;
@@ -256,10 +303,27 @@ fn section(stored: Stored, packed: &[u8]) -> Result<Section> {
     }
 }
 
-fn batches(packed: &[u8], plain: u64) -> Result<Vec<Batch>> {
-    if packed.is_empty() {
+fn batches(stored: &[u8], about: &Stored) -> Result<Vec<Batch>> {
+    if stored.is_empty() {
         return Ok(Vec::new());
     }
+    let bytes = if about.raw {
+        if about.plain != stored.len() as u64 {
+            return Err(Error::corrupt(format!("it has {} bytes and should have {}", stored.len(), about.plain)));
+        }
+        // a copy of its own: a section that stays must not hold the whole object
+        Buffer::from(stored)
+    } else {
+        unpacked(stored, about.plain)?.into()
+    };
+    // arrow's decoder looks at most that is wrong, and panics at the rest
+    match catch_unwind(AssertUnwindSafe(|| read_ipc(bytes))) {
+        Ok(read) => read.map_err(corrupt)?.iter().map(unpack).collect(),
+        Err(_) => Err(Error::corrupt("its rows cannot be read")),
+    }
+}
+
+fn unpacked(packed: &[u8], plain: u64) -> Result<Vec<u8>> {
     if plain > SECTION_BYTES_MAX {
         return Err(Error::corrupt(format!("it would have {plain} bytes, more than any section")));
     }
@@ -272,11 +336,7 @@ fn batches(packed: &[u8], plain: u64) -> Result<Vec<Batch>> {
     if bytes.len() as u64 != plain {
         return Err(Error::corrupt(format!("it has {} bytes or more and should have {plain}", bytes.len())));
     }
-    // arrow's decoder looks at most that is wrong, and panics at the rest
-    match catch_unwind(AssertUnwindSafe(|| read_ipc(bytes.into()))) {
-        Ok(read) => read.map_err(corrupt),
-        Err(_) => Err(Error::corrupt("its rows cannot be read")),
-    }
+    Ok(bytes)
 }
 
 fn read_ipc(mut bytes: Buffer) -> Result<Vec<Batch>, ArrowError> {
@@ -303,13 +363,11 @@ pub fn write(
     groups: (usize, usize),
     base: bool,
 ) -> Result<ObjectRef> {
-    let mut bytes = Vec::new();
-    let sections = write_sections(sections, &mut bytes)?;
-    let bytes = Bytes::from(bytes);
+    let Written { bytes, checksum, sections } = write_sections(sections, store.is_local())?;
     let written = ObjectRef {
         path: path.to_owned(),
         bytes: bytes.len() as u64,
-        blake3: checksum(&bytes),
+        blake3: checksum,
         epoch,
         generation,
         groups,
@@ -366,6 +424,10 @@ mod tests {
         let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(list));
         let columns = [("n", numbers), ("v", views), ("b", bytes), ("w", words), ("l", lists)];
         Batch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    }
+
+    fn stored() -> Stored {
+        Stored { info: sections()[0].info(), keys: Vec::new(), plain: 0, raw: false }
     }
 
     fn sections() -> Vec<Section> {
@@ -427,7 +489,8 @@ mod tests {
         }
         assert!(refused > 2000, "{refused} of 4000 were refused");
         // and the rows themselves, before they are compressed
-        let plain = ipc(&[rows(0)]).unwrap();
+        let mut plain = Vec::new();
+        write_ipc(&[pack(&rows(0)).unwrap()], &mut plain).unwrap();
         for _ in 0..4000 {
             let mut changed = plain.clone();
             for _ in 0..random.random_range(1..4) {
@@ -435,14 +498,18 @@ mod tests {
                 changed[at] = random.random();
             }
             let packed = zstd::encode_all(changed.as_slice(), 1).unwrap();
-            let _ = batches(&packed, changed.len() as u64);
+            let plain = changed.len() as u64;
+            let _ = batches(&packed, &Stored { plain, ..stored() });
+            let _ = batches(&changed, &Stored { plain, raw: true, ..stored() });
         }
     }
 
     #[test]
     fn a_section_that_unpacks_to_more_than_it_says_is_refused() {
         let packed = zstd::encode_all([0; 1 << 20].as_slice(), 1).unwrap();
-        assert!(batches(&packed, 1000).is_err());
-        assert!(batches(&packed, u64::MAX).is_err());
+        for plain in [1000, u64::MAX] {
+            assert!(batches(&packed, &Stored { plain, ..stored() }).is_err());
+            assert!(batches(&packed, &Stored { plain, raw: true, ..stored() }).is_err());
+        }
     }
 }

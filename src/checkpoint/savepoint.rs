@@ -22,8 +22,7 @@ pub fn save(store: &Store, log: &mut Log, generation: u64, epoch: Epoch, name: &
     check_name("savepoint", name)?;
     log.refresh()?;
     let taken = || Error::invalid(format!("there is a savepoint '{name}' already")).help("choose another name");
-    if log.records().iter().any(|(_, record)| matches!(record, Record::Savepoint { name: known, .. } if known == name))
-    {
+    if log.savepoints().any(|(_, known, ..)| known == name) {
         return Err(taken());
     }
     let committed = log.checkpoint(epoch).ok_or_else(|| Error::invalid(format!("checkpoint {epoch} is not kept")))?;
@@ -51,6 +50,29 @@ pub fn save(store: &Store, log: &mut Log, generation: u64, epoch: Epoch, name: &
     }
     log.append(generation, Record::Savepoint { name: name.to_owned(), epoch, path })?;
     Ok(folder.location().to_owned())
+}
+
+/// Removes the savepoint `name` of `store`. Once its record is there it is gone; what a crash leaves of it is swept later.
+///
+/// # Errors
+/// `Invalid` if there is none of this name.
+pub fn remove(store: &Store, log: &mut Log, name: &str) -> Result<()> {
+    check_name("savepoint", name)?;
+    log.refresh()?;
+    if !log.savepoints().any(|(_, known, ..)| known == name) {
+        let names: Vec<&str> = log.savepoints().map(|(_, known, ..)| known).collect();
+        let error = Error::invalid(format!("there is no savepoint '{name}'"));
+        return Err(match nearest(name, names.iter().copied()) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None if names.is_empty() => error.help("there are no savepoints"),
+            None => error.help(format!("the savepoints are {}", names.join(", "))),
+        });
+    }
+    log.append(log.generation(), Record::RemoveSavepoint { name: name.to_owned() })?;
+    let folder = format!("savepoints/{name}");
+    // the manifest first: without it nobody takes the rest for a savepoint
+    store.delete(&format!("{folder}/{MANIFEST}"))?;
+    store.list(&folder)?.iter().try_for_each(|entry| store.delete(&entry.path))
 }
 
 /// Opens a savepoint: one of `store` by its name, or a folder anywhere by its path or URL.

@@ -3,7 +3,8 @@
 //! The order makes a crash between any two steps harmless: first the boundary of the log says which records may be gone, then they go, then
 //! manifests, then other objects. What is left over goes with the next sweep. Objects are listed before the log is read to its
 //! end, and only those that are older than what a checkpoint takes are deleted: whatever a record may come to need is
-//! younger, or was named by a kept one.
+//! younger, or was named by a kept one. Clocks may jump, so age alone is not trusted where it need not be: what the newest generation has
+//! written for epochs behind its last checkpoint stays, and so does the newest base of each of its workers.
 
 use super::log::{Boundary, Committed, Log, Record, number_of};
 use super::manifest::Manifest;
@@ -11,7 +12,7 @@ use super::store::{Entry, Store};
 use crate::error::Result;
 use crate::fail;
 use crate::time::Micros;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What was deleted.
@@ -69,6 +70,8 @@ pub fn sweep(store: &Store, log: &mut Log, retain: usize, now: Micros, age_min: 
             !entry.path.starts_with("log/") && !entry.path.starts_with("gc/") && !needed.paths.contains(&entry.path)
         }
     };
+    let under_way = under_way(log, &objects);
+    let unneeded = |entry: &&Entry| unneeded(entry) && !under_way.contains(&entry.path);
     let is_manifest = |entry: &Entry| entry.path.rsplit('/').next().is_some_and(|name| name.starts_with("manifest"));
     let mut garbage: Vec<&Entry> = objects.iter().filter(|entry| old(entry)).filter(unneeded).collect();
     garbage.sort_by_key(|entry| !is_manifest(entry));
@@ -79,6 +82,27 @@ pub fn sweep(store: &Store, log: &mut Log, retain: usize, now: Micros, age_min: 
         swept.bytes += entry.bytes;
     }
     Ok(swept)
+}
+
+/// The paths of `objects` that a checkpoint may be about to name, whatever their age.
+fn under_way(log: &Log, objects: &[Entry]) -> BTreeSet<String> {
+    let (generation, committed) = (log.generation(), log.last_epoch());
+    let mut paths = BTreeSet::new();
+    let mut bases: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+    for path in objects.iter().map(|entry| entry.path.as_str()) {
+        let parts: Vec<&str> = path.split('/').collect();
+        let [of, epoch, name] = parts[..] else { continue };
+        let number = |text: &str, letter| text.strip_prefix(letter).and_then(|digits| digits.parse::<u64>().ok());
+        let (Some(of), Some(epoch)) = (number(of, 'g'), number(epoch, 'e')) else { continue };
+        if of > generation || of == generation && Some(epoch) > committed {
+            paths.insert(path.to_owned());
+        } else if of == generation && name.starts_with("base-") {
+            let newest = bases.entry(name).or_insert((epoch, path));
+            *newest = (*newest).max((epoch, path));
+        }
+    }
+    paths.extend(bases.into_values().map(|(_, path)| path.to_owned()));
+    paths
 }
 
 /// What stays.
@@ -100,10 +124,7 @@ fn mark(store: &Store, log: &Log, retain: usize) -> Result<Needed> {
             needed.paths.extend(manifest.state.into_iter().chain(manifest.outputs).map(|object| object.path));
         }
     }
-    needed.savepoints.extend(log.records().iter().filter_map(|(_, record)| match record {
-        Record::Savepoint { name, .. } => Some(name.clone()),
-        _ => None,
-    }));
+    needed.savepoints.extend(log.savepoints().map(|(_, name, ..)| name.to_owned()));
     Ok(needed)
 }
 
@@ -116,8 +137,9 @@ fn boundary(log: &Log, oldest: Option<u64>) -> Option<Boundary> {
         .rev()
         .find(|(_, record)| matches!(record, Record::Start { .. }))
         .map(|(number, _)| *number);
+    let savepoints: BTreeSet<u64> = log.savepoints().map(|(number, ..)| number).collect();
     let stays = |number: u64, record: &Record| {
-        matches!(record, Record::Savepoint { .. } | Record::SkipRow { .. }) || Some(number) == newest_start
+        matches!(record, Record::SkipRow { .. }) || savepoints.contains(&number) || Some(number) == newest_start
     };
     let kept = log.with_checksums().filter(|(known, record, _)| *known <= number && stays(*known, record));
     Some(Boundary { number, kept: kept.map(|(known, _, sum)| (known, sum.to_owned())).collect() })

@@ -6,7 +6,7 @@ use super::tables::table;
 use crate::checkpoint::log::{Committed, Log, Record};
 use crate::checkpoint::manifest::{Manifest, SourceState};
 use crate::checkpoint::object::{ObjectRef, SectionKind};
-use crate::checkpoint::savepoint::{open_savepoint, savepoint_at};
+use crate::checkpoint::savepoint::{self, open_savepoint, savepoint_at};
 use crate::checkpoint::store::{Store, pipelines};
 use crate::connector::Connectors;
 use crate::error::{Error, Result, nearest};
@@ -29,6 +29,8 @@ enum Command {
     Ls(LsArguments),
     /// Show what a checkpoint is made of: operators, positions of sources, watermarks, how far sinks have come
     Show(ShowArguments),
+    /// Remove a savepoint
+    Rm(RmArguments),
 }
 
 /// Which pipeline's state.
@@ -66,11 +68,21 @@ struct ShowArguments {
     savepoint: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct RmArguments {
+    #[command(flatten)]
+    place: Place,
+    /// The savepoint's name
+    #[arg(long, value_name = "NAME")]
+    savepoint: String,
+}
+
 /// Does what `arguments` say.
 pub fn run(arguments: &Arguments, connectors: &dyn Connectors) -> Result<()> {
     match &arguments.command {
         Command::Ls(arguments) => ls(&arguments.place, connectors),
         Command::Show(arguments) => show(arguments, connectors),
+        Command::Rm(arguments) => rm(arguments, connectors),
     }
 }
 
@@ -156,23 +168,19 @@ fn ls(place: &Place, connectors: &dyn Connectors) -> Result<()> {
     let mut generations = table(["generation", "workers", "began with", "program", "plan", "record"]);
     let mut savepoints = table(["savepoint", "epoch", "record"]);
     for (number, record) in log.records() {
-        match record {
-            Record::Start { generation, workers, fingerprint, restores, version, .. } => {
-                let began = restores.map_or("nothing".to_owned(), |epoch| format!("checkpoint {epoch}"));
-                generations.add_row([
-                    &generation.to_string(),
-                    &workers.to_string(),
-                    &began,
-                    version,
-                    shortened(fingerprint),
-                    &number.to_string(),
-                ]);
-            }
-            Record::Savepoint { name, epoch, .. } => {
-                savepoints.add_row([name, &epoch.to_string(), &number.to_string()]);
-            }
-            _ => {}
-        }
+        let Record::Start { generation, workers, fingerprint, restores, version, .. } = record else { continue };
+        let began = restores.map_or("nothing".to_owned(), |epoch| format!("checkpoint {epoch}"));
+        generations.add_row([
+            &generation.to_string(),
+            &workers.to_string(),
+            &began,
+            version,
+            shortened(fingerprint),
+            &number.to_string(),
+        ]);
+    }
+    for (number, name, epoch, _) in log.savepoints() {
+        savepoints.add_row([name, &epoch.to_string(), &number.to_string()]);
     }
     let mut checkpoints = table(["checkpoint", "taken", "generation", "objects", "state", "record", ""]);
     for line in &lines {
@@ -220,22 +228,18 @@ fn ls_json(store: &Store, log: &Log, lines: &[Line]) -> Value {
         })
     };
     let mut generations = Vec::new();
-    let mut savepoints = Vec::new();
+    let savepoint = |(number, name, epoch, path)| json!({"name": name, "epoch": epoch, "path": path, "record": number});
+    let savepoints: Vec<Value> = log.savepoints().map(savepoint).collect();
     for (number, record) in log.records() {
-        match record {
-            Record::Start { generation, workers, fingerprint, restores, version, .. } => generations.push(json!({
-                "generation": generation,
-                "workers": workers,
-                "restores": restores,
-                "version": version,
-                "fingerprint": fingerprint,
-                "record": number,
-            })),
-            Record::Savepoint { name, epoch, path } => {
-                savepoints.push(json!({"name": name, "epoch": epoch, "path": path, "record": number}));
-            }
-            _ => {}
-        }
+        let Record::Start { generation, workers, fingerprint, restores, version, .. } = record else { continue };
+        generations.push(json!({
+            "generation": generation,
+            "workers": workers,
+            "restores": restores,
+            "version": version,
+            "fingerprint": fingerprint,
+            "record": number,
+        }));
     }
     json!({
         "location": store.location(),
@@ -245,6 +249,16 @@ fn ls_json(store: &Store, log: &Log, lines: &[Line]) -> Value {
         "savepoints": savepoints,
         "generations": generations,
     })
+}
+
+fn rm(arguments: &RmArguments, connectors: &dyn Connectors) -> Result<()> {
+    let store = arguments.place.open(connectors)?;
+    let name = &arguments.savepoint;
+    savepoint::remove(&store, &mut Log::read(&store)?, name)?;
+    match arguments.place.json {
+        true => say(json!({"removed": name})),
+        false => say(format!("savepoint {name} is removed")),
+    }
 }
 
 fn show(arguments: &ShowArguments, connectors: &dyn Connectors) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Kafka topics as tables, through librdkafka.
 //!
-//! Reading never joins a consumer group: worker 0 looks up every partition with the offsets at which to start and to end,
+//! Reading never joins a consumer group, though checkpoints may commit to one for people to see: worker 0 looks up every partition with the offsets at which to start and to end,
 //! the runtime deals them out, and each worker assigns its share to one consumer. So a split is a pure function of its
 //! name, and nothing rebalances. Writing chooses the partition of each record here and hands records over grouped by it.
 //!
@@ -15,6 +15,7 @@ pub(crate) mod client;
 mod config;
 pub(crate) mod consume;
 mod create;
+mod follow;
 mod ids;
 mod metadata;
 mod oauth;
@@ -47,6 +48,7 @@ pub const OPTIONS: &[&OptionSpec] = &[
     &source::BOUNDED_MODE,
     &source::BOUNDED_TIMESTAMP,
     &source::BOUNDED_OFFSETS,
+    &follow::COMMIT,
     &record::KEY_FIELDS,
     &record::KEY_PREFIX,
     &record::VALUE_INCLUDE,

@@ -109,6 +109,7 @@ fn some_records() -> Vec<Record> {
         start(1, None),
         checkpoint,
         Record::Savepoint { name: "s".into(), epoch: 3, path: "savepoints/s".into() },
+        Record::RemoveSavepoint { name: "s".into() },
         Record::Stop { generation: 1, how: "told to".into() },
         Record::SkipRow { table: "t".into(), split: "x".into(), position: 9, reason: "poison".into() },
         start(2, Some(3)),

@@ -26,6 +26,9 @@ const GROUPS_MAX: usize = 1 << 20;
 /// What the table of a delta is called.
 const TABLE: &str = "partials";
 
+/// Keys of one window that have a table of a delta to themselves: it is not worth copying them to have fewer tables.
+const LARGE: usize = 1 << 15;
+
 /// Results leave in batches of at most this many rows.
 pub const RESULT_ROWS: usize = 4 * BATCH_ROWS;
 
@@ -168,14 +171,22 @@ impl Aggregate {
 
     /// What `of_window` gives for each open window, as a delta.
     fn delta_of(&mut self, of_window: impl Fn(&mut Layers) -> Result<Option<Drained>>) -> Result<Delta> {
-        let schema = self.spec.partial_schema()?;
-        let mut batches = Vec::new();
+        let (schema, windowed) = (self.spec.partial_schema()?, self.spec.windowed());
+        let (mut delta, mut small, mut until) = (Vec::new(), Vec::new(), None);
         for (span, layers) in &mut self.open {
-            if let Some(partials) = of_window(layers)? {
-                batches.push(partials_of(*span, partials, self.spec.windowed(), &schema)?);
+            let Some(partials) = of_window(layers)? else { continue };
+            let rows = partials_of(*span, partials, windowed, &schema)?;
+            let end = windowed.then_some(span.end);
+            if rows.num_rows() < LARGE {
+                small.push(rows);
+                until = until.max(end);
+            } else {
+                delta.push(Table { until: end, ..Table::new(TABLE, rows, self.spec.partial_keys()) });
             }
         }
-        Ok(Table::of_batches(TABLE, &schema, &batches, self.spec.partial_keys())?.into_iter().collect())
+        let small = Table::of_batches(TABLE, &schema, &small, self.spec.partial_keys())?;
+        delta.extend(small.map(|table| Table { until, ..table }));
+        Ok(delta)
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Both are accumulators over the same keys, whose table stays as it is. A key that is new since the last delta, or old and
 //! changed, has a place in the upper layer; places are given in the order in which keys change. So a delta takes the upper layer's
-//! states, without looking at the rest, and merging them into the lower layer hashes nothing. A window of which no deltas are
-//! asked for is a block and nothing else.
+//! states, without looking at the rest, and merging them into the lower layer hashes nothing. Until its first delta a window has no
+//! lower layer: every key is new, and its place is its number. A window of which no deltas are asked for is a block and nothing else.
 
 use super::block::{Block, Drained};
+use crate::batch::wire::compact;
 use crate::batch::{Batch, from_arrow};
 use crate::error::Result;
 use crate::expr::{Accumulators, Groups};
 use crate::plan::Aggregation;
-use arrow::array::{ArrayRef, UInt32Array};
-use arrow::compute::{concat, take};
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::{concat, interleave, take};
 use std::sync::Arc;
 
 /// The place of a key that has not changed.
@@ -33,9 +34,9 @@ enum Held {
 /// The layers themselves.
 struct Tracked {
     groups: Groups,
-    /// The keys in the order of their groups, and those that have come since.
-    keys: Vec<ArrayRef>,
-    new_keys: Vec<Vec<ArrayRef>>,
+    keys: Keys,
+    /// Nothing is in the lower layer: the place of a group is its number, and `places` and `changed` are empty.
+    fresh: bool,
     lower: Accumulators,
     upper: Accumulators,
     /// By group: its place in the upper layer.
@@ -43,6 +44,19 @@ struct Tracked {
     /// By place: the group.
     changed: Vec<usize>,
     numbers: Vec<usize>,
+}
+
+/// Keys in the order of their groups. They come in pieces, which are put together as their lengths meet, so that no key is copied
+/// more often than the logarithm of their number.
+#[derive(Default)]
+struct Keys {
+    /// Each with the number of its first group.
+    chunks: Vec<(usize, Vec<ArrayRef>)>,
+    /// The number of groups in them.
+    rows: usize,
+    /// What has come since the chunks were put together.
+    new: Vec<Vec<ArrayRef>>,
+    new_rows: usize,
 }
 
 impl Layers {
@@ -79,7 +93,8 @@ impl Layers {
             Held::Tracked(tracked) => {
                 let keys = self.spec.keys.iter().map(|(key, _)| key.evaluate(rows)).collect::<Result<Vec<_>>>()?;
                 tracked.place(&keys, rows.num_rows())?;
-                tracked.upper.update(rows, &tracked.numbers, tracked.changed.len())
+                let places = tracked.places();
+                tracked.upper.update(rows, &tracked.numbers, places)
             }
         }
     }
@@ -91,7 +106,8 @@ impl Layers {
             Held::Plain(block) => block.merge(keys, states, rows),
             Held::Tracked(tracked) => {
                 tracked.place(keys, rows)?;
-                tracked.upper.merge(states, &tracked.numbers, tracked.changed.len())
+                let places = tracked.places();
+                tracked.upper.merge(states, &tracked.numbers, places)
             }
         }
     }
@@ -127,9 +143,15 @@ impl Layers {
         match self.held {
             Held::Plain(mut block) => block.drain_results(),
             Held::Tracked(mut tracked) => {
-                tracked.sink()?;
                 let rows = tracked.groups.len();
-                Ok(Drained { rows, keys: tracked.groups.drain()?, values: tracked.lower.results()? })
+                let values = match tracked.fresh {
+                    true => tracked.upper.results()?,
+                    false => {
+                        tracked.sink()?;
+                        tracked.lower.results()?
+                    }
+                };
+                Ok(Drained { rows, keys: tracked.groups.drain()?, values })
             }
         }
     }
@@ -140,10 +162,17 @@ impl Layers {
         let drained = match &mut self.held {
             Held::Plain(block) => block.drain_states()?,
             Held::Tracked(tracked) => {
-                tracked.sink()?;
                 let rows = tracked.groups.len();
-                (tracked.keys, tracked.new_keys, tracked.places) = Default::default();
-                Drained { rows, keys: tracked.groups.drain()?, values: tracked.lower.states()? }
+                let values = match tracked.fresh {
+                    true => tracked.upper.states()?,
+                    false => {
+                        tracked.sink()?;
+                        tracked.lower.states()?
+                    }
+                };
+                tracked.changed.clear();
+                (tracked.keys, tracked.places, tracked.fresh) = (Keys::default(), Vec::new(), true);
+                Drained { rows, keys: tracked.groups.drain()?, values }
             }
         };
         Ok(Some(drained).filter(|drained| drained.rows > 0))
@@ -154,14 +183,19 @@ impl Tracked {
     fn new(spec: &Arc<Aggregation>) -> Result<Self> {
         Ok(Tracked {
             groups: Groups::new(spec.key_schema())?,
-            keys: Vec::new(),
-            new_keys: Vec::new(),
+            keys: Keys::default(),
+            fresh: true,
             lower: Accumulators::new(&spec.calls)?,
             upper: Accumulators::new(&spec.calls)?,
             places: Vec::new(),
             changed: Vec::new(),
             numbers: Vec::new(),
         })
+    }
+
+    /// How many places the upper layer has.
+    fn places(&self) -> usize {
+        if self.fresh { self.groups.len() } else { self.changed.len() }
     }
 
     /// The groups of `keys` into `numbers`.
@@ -180,16 +214,19 @@ impl Tracked {
                 next += 1;
             }
         }
-        let firsts = UInt32Array::from(firsts);
-        let firsts = keys.iter().map(|key| take(key, &firsts, None).map_err(from_arrow)).collect::<Result<_>>()?;
-        self.new_keys.push(firsts);
-        self.places.resize(self.groups.len(), UNCHANGED);
+        self.keys.add(keys, firsts)?;
+        if !self.fresh {
+            self.places.resize(self.groups.len(), UNCHANGED);
+        }
         Ok(())
     }
 
     /// The places of `keys` in the upper layer into `numbers`.
     fn place(&mut self, keys: &[ArrayRef], rows: usize) -> Result<()> {
         self.intern(keys, rows)?;
+        if self.fresh {
+            return Ok(());
+        }
         for number in &mut self.numbers {
             let place = &mut self.places[*number];
             if *place == UNCHANGED {
@@ -201,14 +238,24 @@ impl Tracked {
         Ok(())
     }
 
+    /// There is a lower layer from now on. What is in the upper one stays there.
+    fn settle_down(&mut self) {
+        if std::mem::take(&mut self.fresh) {
+            self.changed = (0..self.groups.len()).collect();
+            self.places = (0..self.groups.len() as u32).collect();
+        }
+    }
+
     /// Merges partial results into the lower layer.
     fn put(&mut self, keys: &[ArrayRef], states: &[ArrayRef], rows: usize) -> Result<()> {
+        self.settle_down();
         self.intern(keys, rows)?;
         self.lower.merge(states, &self.numbers, self.groups.len())
     }
 
     /// Merges the upper layer into the lower one, and gives its states, by place.
     fn sink(&mut self) -> Result<Vec<ArrayRef>> {
+        self.settle_down();
         if self.changed.is_empty() {
             return Ok(Vec::new());
         }
@@ -218,23 +265,81 @@ impl Tracked {
     }
 
     fn freeze(&mut self) -> Result<Option<Drained>> {
-        if self.changed.is_empty() {
+        if self.places() == 0 {
             return Ok(None);
         }
+        let in_order = self.fresh;
         let values = self.sink()?;
-        let new_keys = std::mem::take(&mut self.new_keys);
-        if !new_keys.is_empty() {
-            let columns = new_keys[0].len();
-            let whole = |column: usize| {
-                let parts = self.keys.get(column).into_iter().chain(new_keys.iter().map(|keys| &keys[column]));
-                concat(&parts.map(AsRef::as_ref).collect::<Vec<_>>()).map_err(from_arrow)
-            };
-            self.keys = (0..columns).map(whole).collect::<Result<_>>()?;
-        }
-        let changed: UInt32Array = self.changed.iter().map(|group| *group as u32).collect();
-        let keys = self.keys.iter().map(|key| take(key, &changed, None).map_err(from_arrow)).collect::<Result<_>>()?;
+        self.keys.put_together()?;
+        let keys = match in_order {
+            true => self.keys.all()?,
+            false => self.keys.of(&self.changed)?,
+        };
         let rows = self.changed.len();
         self.changed.drain(..).for_each(|group| self.places[group] = UNCHANGED);
         Ok(Some(Drained { rows, keys, values }))
     }
+}
+
+impl Keys {
+    /// Adds the keys of rows `firsts` of `keys`.
+    fn add(&mut self, keys: &[ArrayRef], firsts: Vec<u32>) -> Result<()> {
+        self.new_rows += firsts.len();
+        let firsts = UInt32Array::from(firsts);
+        let keys = keys.iter().map(|key| take(key, &firsts, None).map_err(from_arrow)).collect::<Result<_>>()?;
+        self.new.push(keys);
+        Ok(())
+    }
+
+    /// Makes chunks of what is new.
+    fn put_together(&mut self) -> Result<()> {
+        if self.new.is_empty() {
+            return Ok(());
+        }
+        let new = std::mem::take(&mut self.new);
+        let (mut start, mut length) = (self.rows, std::mem::take(&mut self.new_rows));
+        // what keys were read with may be let go
+        let mut chunk: Vec<ArrayRef> = joined(&new)?.iter().map(compact).collect();
+        self.rows += length;
+        while let Some((before, keys)) = self.chunks.pop_if(|(before, _)| start - *before <= length) {
+            chunk = joined(&[keys, chunk])?;
+            (start, length) = (before, length + start - before);
+        }
+        self.chunks.push((start, chunk));
+        Ok(())
+    }
+
+    /// All keys, which were put together.
+    fn all(&self) -> Result<Vec<ArrayRef>> {
+        match self.chunks.as_slice() {
+            [(_, only)] => Ok(only.clone()),
+            several => joined(&several.iter().map(|(_, keys)| keys.clone()).collect::<Vec<_>>()),
+        }
+    }
+
+    /// The keys of `groups`, which were put together.
+    fn of(&self, groups: &[usize]) -> Result<Vec<ArrayRef>> {
+        if let [(_, only)] = self.chunks.as_slice() {
+            let groups: UInt32Array = groups.iter().map(|group| *group as u32).collect();
+            return only.iter().map(|key| take(key, &groups, None).map_err(from_arrow)).collect();
+        }
+        let place = |group: &usize| {
+            let chunk = self.chunks.partition_point(|(start, _)| start <= group) - 1;
+            (chunk, *group - self.chunks[chunk].0)
+        };
+        let places: Vec<(usize, usize)> = groups.iter().map(place).collect();
+        let column = |column: usize| {
+            let chunks: Vec<&dyn Array> = self.chunks.iter().map(|(_, keys)| keys[column].as_ref()).collect();
+            interleave(&chunks, &places).map_err(from_arrow)
+        };
+        (0..self.chunks.first().map_or(0, |(_, keys)| keys.len())).map(column).collect()
+    }
+}
+
+/// The columns of these pieces, one behind the other.
+fn joined(pieces: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>> {
+    let column = |column: usize| {
+        concat(&pieces.iter().map(|piece| piece[column].as_ref()).collect::<Vec<_>>()).map_err(from_arrow)
+    };
+    (0..pieces.first().map_or(0, Vec::len)).map(column).collect()
 }

@@ -5,6 +5,7 @@
 //! ```
 //! The record `Start` is what makes this generation the newest: after it no older one can commit. So where to go on is read after it.
 
+use super::keeping::Staged;
 use super::lane::Offload;
 use super::metronome::SplitNames;
 use super::publisher::give;
@@ -155,11 +156,13 @@ pub struct Upkeep {
     pub sweep_every: u64,
     /// Objects younger than this are not swept: someone may be about to name them.
     pub sweep_age: Duration,
+    /// Bytes of a sink's records in memory above which they are written as a part of their checkpoint before that is due.
+    pub part_bytes: usize,
 }
 
 impl Default for Upkeep {
     fn default() -> Self {
-        Upkeep { deltas_min: 8, sweep_every: 16, sweep_age: Duration::from_secs(10 * 60) }
+        Upkeep { deltas_min: 8, sweep_every: 16, sweep_age: Duration::from_secs(10 * 60), part_bytes: 32 << 20 }
     }
 }
 
@@ -506,8 +509,9 @@ fn publish_shard(
     let staging = sink.sink.staging().ok_or_else(|| Error::internal("a sink without staging has staged"))?;
     let mut publisher = staging.publisher(name, context)?;
     let of_shard = |object: &&ObjectRef| holds_output(object, step, name.shard);
-    for object in outputs.iter().filter(of_shard) {
-        give(publisher.as_mut(), store, step, name.shard, object, None)?;
+    let outputs: Vec<ObjectRef> = outputs.iter().filter(of_shard).cloned().collect();
+    for staged in Staged::of(&outputs) {
+        give(publisher.as_mut(), store, step, name.shard, &staged)?;
     }
     publisher.finish(ended)
 }

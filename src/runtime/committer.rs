@@ -4,6 +4,7 @@
 //! then on the checkpoint has happened. The news goes to all workers at the checkpoint's time.
 
 use super::begin::{Checkpoints, Upkeep};
+use super::follow::{Followers, Positions};
 use super::gather::{Gather, Gathered};
 use super::lane::Lane;
 use super::marks::Marks;
@@ -11,7 +12,7 @@ use super::metronome::SplitNames;
 use super::source::Reports;
 use super::worker::Local;
 use super::writer::{Ack, Acks};
-use crate::checkpoint::decide::superseded;
+use crate::checkpoint::decide::{expired, superseded};
 use crate::checkpoint::log::{Binding, Log, Record, SourceBinding};
 use crate::checkpoint::manifest::{Manifest, ManifestRef, SinkState, SourceState, SplitState, StepState, VERSION};
 use crate::checkpoint::object::{ObjectRef, SectionKind};
@@ -74,10 +75,14 @@ pub fn committer<'scope>(
             Lane::start("commit", &checkpoints.offload, keeper.work())?,
         ));
     }
+    let followers = Followers::start(&local.plan, local, checkpoints, index == 0)?;
     let local = local.clone();
     builder.build(move |_| {
         let mut stash: Gather<Ack> = Gather::new();
-        let mut pending: VecDeque<(Epoch, Capability<Epoch>, Duration)> = VecDeque::new();
+        let mut pending: VecDeque<Pending> = VecDeque::new();
+        let mut followers = followers;
+        // kept after the last checkpoint until the followers have told of it
+        let mut last: Option<Capability<Epoch>> = None;
         move |frontiers| {
             let Some((book, lane)) = tail.as_mut() else {
                 acks.for_each(|_, _| {});
@@ -91,19 +96,23 @@ pub fn committer<'scope>(
             if local.fate.failed() {
                 stash.clear();
                 pending.clear();
+                last = None;
                 return;
             }
             while let Some((epoch, Gathered { capability, reports, things: acks })) = stash.complete(frontiers) {
                 if let Some(job) = book.complete(epoch, reports, acks, local.context.clock.wall()) {
+                    let positions = followers.positions(&job.manifest);
+                    let last = job.ended || job.stopped;
                     lane.give(job);
-                    pending.push_back((epoch, capability, local.context.clock.monotonic()));
+                    let since = local.context.clock.monotonic();
+                    pending.push_back(Pending { epoch, capability, since, positions, last });
                 }
             }
             loop {
                 match lane.take().and_then(Option::transpose) {
                     Ok(None) => break,
                     Ok(Some(())) => {
-                        let (epoch, capability, since) =
+                        let Pending { epoch, capability, since, positions, last: is_last } =
                             pending.pop_front().expect("each job was given with a pending checkpoint");
                         debug!(epoch, "checkpoint committed");
                         local.committed.set(Some(epoch));
@@ -112,6 +121,8 @@ pub fn committer<'scope>(
                             .checkpoint_committed(epoch, local.context.clock.monotonic().saturating_sub(since));
                         let news = (0..peers as u64).map(|worker| (worker, epoch));
                         output.activate().session_with_builder(&capability).give_iterator(news);
+                        followers.tell(positions);
+                        last = Some(capability).filter(|_| is_last);
                     }
                     Err(error) => {
                         local.fate.fail(error.within("checkpoint"));
@@ -120,12 +131,24 @@ pub fn committer<'scope>(
                     }
                 }
             }
-            if !pending.is_empty() {
+            if !followers.go_on() {
+                last = None;
+            }
+            if !pending.is_empty() || last.is_some() {
                 activator.activate_after(NAP);
             }
         }
     });
     Ok(news.exchange(|(worker, _)| *worker))
+}
+
+/// A checkpoint that is being committed.
+struct Pending {
+    epoch: Epoch,
+    capability: Capability<Epoch>,
+    since: Duration,
+    positions: Positions,
+    last: bool,
 }
 
 /// What has to be written to commit a checkpoint.
@@ -176,8 +199,12 @@ impl Keeper {
         self.commits += 1;
         let (every, first) = (self.upkeep.sweep_every, SWEEP_FIRST.min(self.upkeep.sweep_every));
         if self.commits % every == first % every {
+            // ages are by the store's clock, whose time is that of what was just written
+            let written = self.store.list(&format!("g{}/e{epoch}", self.generation))?;
+            let now = written.iter().map(|entry| entry.modified).max();
+            let now = now.map_or(self.clock.wall(), |now| now.min(self.clock.wall()));
             // what is left over costs room, not answers
-            match sweep(&self.store, log, self.retain, self.clock.wall(), self.upkeep.sweep_age) {
+            match sweep(&self.store, log, self.retain, now, self.upkeep.sweep_age) {
                 Ok(swept) => debug!(?swept, "swept"),
                 Err(error) => warn!(%error, "old checkpoints cannot be removed now"),
             }
@@ -308,6 +335,9 @@ impl Book {
         let gone = superseded(&self.state);
         let mut gone = gone.into_iter();
         self.state.retain(|_| !gone.next().unwrap_or(false));
+        let steps = &self.steps;
+        let mark_of = |name: &str| steps.iter().find(|(_, step)| step.name == name).map(|(_, step)| step.watermark);
+        self.state.retain(|object| !expired(object, mark_of));
         let (names, sinks) = (&self.sink_names, &self.sinks);
         let step_of = |name: &str| names.iter().find(|(_, (step, _))| step == name).map(|(id, _)| *id);
         let wanted = |object: &ObjectRef| {

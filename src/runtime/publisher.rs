@@ -120,7 +120,7 @@ pub fn publisher<'scope>(
                         lane.give(job);
                     }
                 } else if let Some(staged) = outbox.borrow_mut().next() {
-                    told = told.max(staged.object.as_ref().map(|object| object.epoch));
+                    told = told.max(Some(staged.epoch));
                     lane.give(Job::Publish(staged));
                 } else if told < newest {
                     told = newest;
@@ -164,8 +164,8 @@ struct Desk {
     step: String,
     name: ShardName,
     publisher: Option<Box<dyn Publisher>>,
-    /// Objects whose records the publisher has taken and may not have published.
-    kept: VecDeque<ObjectRef>,
+    /// What the publisher has taken and may not have published.
+    kept: VecDeque<Staged>,
     /// The last checkpoint with records that was outside, whole, when somebody looked. The outside need not know of those without.
     reached: Option<Epoch>,
     /// The last checkpoint that the log has, as far as is known here.
@@ -194,17 +194,17 @@ impl Desk {
             self.open()?;
         }
         let publisher = self.publisher.as_mut().expect("it was opened if there was none");
-        if let Job::Publish(Staged { object: Some(ObjectRef { epoch, .. }), .. }) | Job::Nothing(epoch) = job {
+        if let Job::Publish(Staged { epoch, .. }) | Job::Nothing(epoch) = job {
             self.committed = self.committed.max(Some(*epoch));
         }
         match job {
             Job::Begin => {}
             Job::Publish(staged) => {
-                let object = staged.object.clone();
-                let object = object.ok_or_else(|| Error::internal("records are committed, but were never stored"))?;
-                let records = staged.records.clone();
-                give(publisher.as_mut(), &self.store, &self.step, self.name.shard, &object, records)?;
-                self.kept.push_back(object);
+                if staged.object.is_none() && staged.records.as_ref().is_some_and(|records| !records.is_empty()) {
+                    return Err(Error::internal("records are committed, but were never stored"));
+                }
+                give(publisher.as_mut(), &self.store, &self.step, self.name.shard, staged)?;
+                self.kept.push_back(staged.kept());
             }
             Job::Nothing(epoch) => {
                 if publisher.published().is_none_or(|published| published < *epoch) {
@@ -214,10 +214,10 @@ impl Desk {
             Job::Finish { ended } => publisher.finish(*ended)?,
         }
         let published = publisher.published();
-        while let Some(object) =
-            self.kept.pop_front_if(|object| published.is_some_and(|published| object.epoch <= published))
+        while let Some(staged) =
+            self.kept.pop_front_if(|staged| published.is_some_and(|published| staged.epoch <= published))
         {
-            self.reached = self.reached.max(Some(object.epoch));
+            self.reached = self.reached.max(Some(staged.epoch));
         }
         Ok(self.reached)
     }
@@ -250,8 +250,8 @@ impl Desk {
         if let Some(published) = publisher.published() {
             info!(table = self.name.table, shard = self.name.shard, published, "publishing goes on");
         }
-        for object in &self.kept {
-            give(publisher.as_mut(), &self.store, &self.step, self.name.shard, object, None)?;
+        for staged in &self.kept {
+            give(publisher.as_mut(), &self.store, &self.step, self.name.shard, staged)?;
         }
         self.publisher = Some(publisher);
         Ok(())
@@ -271,23 +271,18 @@ impl Desk {
     }
 }
 
-/// Gives the publisher the records that `object` keeps for `shard` of sink step `step`, unless they are outside already.
-pub fn give(
-    publisher: &mut dyn Publisher,
-    store: &Store,
-    step: &str,
-    shard: usize,
-    object: &ObjectRef,
-    records: Option<Vec<Batch>>,
-) -> Result<()> {
-    if publisher.published().is_some_and(|published| published >= object.epoch) {
+/// Gives the publisher the records of `staged` for `shard` of sink step `step`, unless they are outside already. What is kept is read
+/// object by object, as the publisher takes it.
+pub fn give(publisher: &mut dyn Publisher, store: &Store, step: &str, shard: usize, staged: &Staged) -> Result<()> {
+    if publisher.published().is_some_and(|published| published >= staged.epoch) {
         return Ok(());
     }
-    let records = match records {
-        Some(records) => records,
-        None => stored(store, step, shard, object)?,
+    let read = |object: &ObjectRef| match stored(store, step, shard, object) {
+        Ok(records) => records.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
     };
-    publisher.publish(object.epoch, &mut records.into_iter().map(Ok))
+    let in_memory = staged.records.iter().flatten().cloned().map(Ok);
+    publisher.publish(staged.epoch, &mut staged.objects().flat_map(read).chain(in_memory))
 }
 
 /// The records that `object` keeps for `shard` of sink step `step`.

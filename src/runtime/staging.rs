@@ -8,6 +8,7 @@ use crate::operator::transform::insertions;
 use crate::operator::{Confluence, Output};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::SchemaRef;
 
 /// The operator.
@@ -19,12 +20,13 @@ pub struct Staging {
     /// The table's columns.
     table: SchemaRef,
     staged: Vec<Batch>,
+    staged_bytes: usize,
 }
 
 impl Staging {
     /// Makes records by `stager`.
     pub fn new(stager: Option<Box<dyn Stager>>, only_insertions: Option<SchemaRef>, table: SchemaRef) -> Self {
-        Staging { stager, only_insertions, table, staged: Vec::new() }
+        Staging { stager, only_insertions, table, staged: Vec::new(), staged_bytes: 0 }
     }
 }
 
@@ -38,6 +40,11 @@ impl Confluence for Staging {
         refuse_null(&rows, &self.table)?;
         let records = stager.stage(rows)?;
         if records.num_rows() > 0 {
+            let bytes = |column: &ArrayRef| {
+                // of what cannot be told what is shown counts all that is held
+                column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+            };
+            self.staged_bytes += records.columns().iter().map(bytes).sum::<usize>();
             self.staged.push(records);
         }
         Ok(())
@@ -53,7 +60,12 @@ impl Confluence for Staging {
 
     fn track(&mut self) {}
 
+    fn waiting_bytes(&self) -> usize {
+        self.staged_bytes
+    }
+
     fn delta(&mut self) -> Result<Delta> {
+        self.staged_bytes = 0;
         Ok(self.staged.drain(..).map(|records| Table::new("records", records, Vec::new())).collect())
     }
 

@@ -299,9 +299,13 @@ pub fn staged<'scope>(
             }
             let least = least(frontiers);
             while let Some(mut entry) = stash.first_entry() {
-                if keeping.as_ref().is_some_and(|keeping| keeping.holds_back()) {
-                    activator.activate_after(NAP);
-                    break;
+                match site.attempt(|| keeping.as_ref().map_or(Ok(false), Keeping::holds_back)) {
+                    Some(false) => {}
+                    Some(true) => {
+                        activator.activate_after(NAP);
+                        break;
+                    }
+                    None => return,
                 }
                 let epoch = *entry.key();
                 // later epochs wait until every earlier one is complete
@@ -315,6 +319,7 @@ pub fn staged<'scope>(
                         let batch = packet.take(&inputs[port].1)?;
                         site.cells.takes(batch.num_rows());
                         operator.on_batch(port, batch, &mut out)?;
+                        keeping.as_ref().map_or(Ok(()), |keeping| keeping.relieve(epoch, operator.as_mut()))?;
                     }
                     if complete && !speaking {
                         mark = marks.complete(stashed.reports.drain(..));

@@ -20,7 +20,7 @@ use super::source::{LastRead, Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
 use super::tap::tap;
-use super::writer::{self, writer};
+use super::writer::{self, part_writer, writer};
 use crate::checkpoint::store::Store;
 use crate::connector::{Changes, Context, Delivery};
 use crate::error::{Error, Result};
@@ -357,7 +357,9 @@ fn staging(
         stager = Some(staging.stager(shard, shards, &local.context).map_err(place)?);
         let mut stored = checkpoints.beginning.outputs();
         stored.retain(|object| holds_output(object, &step.name, shard));
-        outbox = Some(Rc::new(RefCell::new(Outbox::new(shard as u32, stored))));
+        let parts = part_writer(id, step.name.clone(), shard as u32, worker, workers, checkpoints)?;
+        let outbox_of_shard = Outbox::new(shard as u32, &stored, parts, checkpoints.upkeep.part_bytes);
+        outbox = Some(Rc::new(RefCell::new(outbox_of_shard)));
     }
     Ok((Box::new(Staging::new(stager, only_insertions, Arc::clone(&step.schema))), outbox))
 }

@@ -7,12 +7,14 @@
 use super::begin::Checkpoints;
 use super::exchange::Packet;
 use super::gather::{Gather, Gathered};
-use super::keeping::{Deposit, SharedOutbox};
+use super::keeping::{Deposit, Parts, SharedOutbox};
 use super::lane::Lane;
 use super::marks::Marks;
 use super::operators::fold;
 use super::source::Reports;
 use super::worker::Local;
+use crate::batch::Batch;
+use crate::checkpoint::decide::expired;
 use crate::checkpoint::object::{self, ObjectRef, Section, SectionKind};
 use crate::checkpoint::store::Store;
 use crate::error::Result;
@@ -65,6 +67,9 @@ struct Pending {
     epoch: Epoch,
     capability: Capability<Epoch>,
     marks: Vec<(StepId, Watermark)>,
+    /// True once `object` is known: what was written, if there was anything.
+    written: bool,
+    object: Option<ObjectRef>,
 }
 
 /// Builds the operator.
@@ -93,8 +98,9 @@ pub fn writer<'scope>(
         write(&store, generation, epoch, worker, (groups.start, groups.end), &sections)
     })?;
     let (plan, peers, folding) = (Arc::clone(&local.plan), scope.peers(), Arc::clone(checkpoints));
+    let folded_plan = Arc::clone(&plan);
     let mut folder = Lane::start("fold", &checkpoints.offload, move |fold_job: FoldJob| {
-        fold(&plan, &folding, worker, peers, &fold_job.objects, &fold_job.marks, fold_job.epoch)
+        fold(&folded_plan, &folding, worker, peers, &fold_job.objects, &fold_job.marks, fold_job.epoch)
     })?;
     let local = local.clone();
     builder.build(move |_| {
@@ -125,7 +131,7 @@ pub fn writer<'scope>(
                 if marks.checkpoint() {
                     lane.give((epoch, std::mem::take(&mut gathered)));
                     let marks = known.iter().map(|(step, mark)| (*step, *mark)).collect();
-                    pending.push_back(Pending { epoch, capability, marks });
+                    pending.push_back(Pending { epoch, capability, marks, written: false, object: None });
                 }
             }
             let mut collect = || -> Result<()> {
@@ -133,13 +139,25 @@ pub fn writer<'scope>(
                     chain.folded(folded?);
                 }
                 while let Some(written) = lane.take()? {
-                    let written = written?;
-                    let Pending { epoch, capability, marks } =
-                        pending.pop_front().expect("each job was given with a pending checkpoint");
-                    if let Some(object) = &written {
+                    let checkpoint = pending.iter_mut().find(|checkpoint| !checkpoint.written);
+                    let checkpoint = checkpoint.expect("each job was given with a pending checkpoint");
+                    (checkpoint.written, checkpoint.object) = (true, written?);
+                    if let Some(object) = &checkpoint.object {
                         outboxes.iter().for_each(|(_, outbox)| outbox.borrow_mut().stored(object));
                     }
-                    let objects = chain.add(written);
+                }
+                outboxes.iter().try_for_each(|(_, outbox)| outbox.borrow_mut().collect())?;
+                while let Some(checkpoint) = pending.front().filter(|checkpoint| checkpoint.written) {
+                    let epoch = checkpoint.epoch;
+                    let parts = outboxes.iter().map(|(_, outbox)| outbox.borrow().parts_of(epoch));
+                    let Some(parts) = parts.collect::<Option<Vec<_>>>() else { break };
+                    let Pending { capability, marks, object, .. } =
+                        pending.pop_front().expect("it was there a moment ago");
+                    let mut objects: Vec<ObjectRef> = parts.into_iter().flatten().collect();
+                    objects.extend(chain.add(object));
+                    chain.forget_expired(|name| {
+                        marks.iter().find(|(id, _)| plan.steps[*id].name == name).map(|(_, mark)| *mark)
+                    });
                     let of_shard = |(step, outbox): &(StepId, SharedOutbox)| {
                         let outbox = outbox.borrow();
                         (*step, outbox.shard, outbox.published)
@@ -185,6 +203,30 @@ fn write(
     Ok(Some(written))
 }
 
+/// What writes records of sink step `step`, which is number `id`, as parts of a checkpoint that is still to come.
+pub fn part_writer(
+    id: StepId,
+    step: String,
+    shard: u32,
+    worker: usize,
+    workers: usize,
+    checkpoints: &Checkpoints,
+) -> Result<Parts> {
+    let (store, generation) = (checkpoints.store.clone(), checkpoints.beginning.generation);
+    let groups = groups_of(worker, workers);
+    let mut number = 0_u64;
+    Lane::start("parts", &checkpoints.offload, move |(epoch, records): (Epoch, Vec<Batch>)| {
+        let section = Section::Output { step: step.clone(), shard, records };
+        let path = format!("g{generation}/e{epoch}/part-s{id}-w{worker}-{number}.hw");
+        number += 1;
+        fail::point("part.write")?;
+        // the epoch is set when it is known
+        let part = object::write(&store, &path, &[section], 0, generation, (groups.start, groups.end), false)?;
+        fail::point("part.written")?;
+        Ok(part)
+    })
+}
+
 /// What is to be folded: objects up to a checkpoint, and how far its steps had come.
 struct FoldJob {
     objects: Vec<ObjectRef>,
@@ -212,6 +254,11 @@ impl Chain {
     fn add(&mut self, written: Option<ObjectRef>) -> Vec<ObjectRef> {
         self.objects.extend(written.iter().filter(|object| holds_state(object)).cloned());
         std::mem::take(&mut self.fresh).into_iter().chain(written).collect()
+    }
+
+    /// Forgets deltas that say nothing any more.
+    fn forget_expired(&mut self, mark_of: impl Fn(&str) -> Option<Watermark>) {
+        self.objects.retain(|object| !expired(object, &mark_of));
     }
 
     /// Takes the place of all objects up to its epoch.

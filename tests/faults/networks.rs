@@ -344,7 +344,7 @@ impl TwoMachines {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.names[process], env!("CARGO_BIN_EXE_highwater")]);
         command.args(["run", "pipeline.sql", "--no-progress", "--hosts", "hosts", "--process", &process.to_string()]);
-        command.args(["--peer-timeout", "2s", "--connect-timeout", "20s"]).current_dir(job.dir.path());
+        command.args(["--peer-timeout", "5s", "--connect-timeout", "60s"]).current_dir(job.dir.path());
         command.env("HIGHWATER_MESH_SECRET", "5a".repeat(32)).stdin(Stdio::null());
         Run::of(command, job.path(&format!("{}.err", crate::kafka::unique("host"))))
     }
@@ -411,7 +411,7 @@ fn two_machines_whose_cable_is_cut_go_on_in_a_new_generation() {
         for (process, run) in running.into_iter().enumerate() {
             let (code, err) = run.end();
             assert_eq!(code, 4, "round {round}, process {process}: {err}");
-            assert!(err.contains("no heartbeat for 2s"), "round {round}, process {process}: {err}");
+            assert!(err.contains("no heartbeat for 5s"), "round {round}, process {process}: {err}");
         }
         machines.link("up");
     }

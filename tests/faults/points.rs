@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 const ROWS: u64 = 8000;
 
 pub const ONE: &[&str] = &[];
-pub const TWO_BY_ONE: &[&str] = &["--processes", "2", "--peer-timeout", "2s"];
-pub const TWO_BY_TWO: &[&str] = &["--processes", "2", "--workers", "2", "--peer-timeout", "2s"];
+pub const TWO_BY_ONE: &[&str] = &["--processes", "2", "--peer-timeout", "4s"];
+pub const TWO_BY_TWO: &[&str] = &["--processes", "2", "--workers", "2", "--peer-timeout", "4s"];
 
 /// A step, at which visit, in which process, on which workers.
 type Kill = (&'static str, u64, usize, &'static [&'static str]);
@@ -104,7 +104,7 @@ fn a_process_that_stands_still_for_too_long_is_replaced() {
         let run = job.start(shape, &[("HIGHWATER_FAIL", &fail), ("HIGHWATER_FAIL_ONCE", once.to_str().unwrap())]);
         let (code, err) = run.end();
         assert_eq!(code, 0, "{place}: {err}");
-        assert!(err.contains("no heartbeat for 2s") && err.contains("a new generation starts"), "{place}: {err}");
+        assert!(err.contains("no heartbeat for 4s") && err.contains("a new generation starts"), "{place}: {err}");
         job.check(ROWS, place);
     }
 }

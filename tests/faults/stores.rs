@@ -1,7 +1,7 @@
 //! A checkpoint store that is full, not writable, damaged, or moved.
 
 use crate::deaths::{Feed, see_through};
-use crate::job::{DevBroker, Input, Job, Special, wait_for};
+use crate::job::{DevBroker, Input, Job, Run, Special, wait_for};
 use crate::points::ONE;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -217,4 +217,60 @@ fn a_savepoint_that_was_moved_starts_a_changed_pipeline() {
     run.wait_for("beginning", |_| job.checkpoint().is_some());
     let (code, err) = run.stop();
     assert!(code == 0 && err.contains("state dropped") && err.contains("state kept"), "{code}: {err}");
+}
+
+/// Bytes that a process had in memory at most, as far as one can tell while it runs.
+fn memory_peak(process: nix::unistd::Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// A checkpoint of 1000 epochs has 400 MB of records for a sink: they are written part by part, before it is due.
+#[test]
+fn many_records_of_one_checkpoint_need_little_memory_and_survive_a_death() {
+    const ROWS: u64 = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "SET 'pipeline.name' = 'parts'; SET 'checkpoint_store' = 'checkpoints';
+SET 'tick' = '100 rows'; SET 'checkpoint_interval' = '1000 epochs';
+CREATE TABLE t (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{ROWS}', 'splits' = '1',
+  'fields.n.kind' = 'sequence');
+CREATE TABLE out (n BIGINT, x STRING) WITH ('connector' = 'file', 'path' = 'out/', 'format' = 'csv');
+INSERT INTO out SELECT n, repeat('x', 4000) FROM t;\n"
+    );
+    fs::write(dir.path().join("pipeline.sql"), text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+    command.args(["run", "pipeline.sql", "--no-progress"]).current_dir(dir.path()).stdin(Stdio::null());
+    let once = dir.path().join("failed");
+    command.env("HIGHWATER_FAIL", "part.written@3:kill").env("HIGHWATER_FAIL_ONCE", &once);
+    let mut run = Run::of(command, dir.path().join("run.err"));
+    let mut peak = 0;
+    run.wait_for("death", |run| {
+        peak = run.processes().into_iter().map(memory_peak).fold(peak, u64::max);
+        once.exists()
+    });
+    wait_for("end", || {
+        peak = run.processes().into_iter().map(memory_peak).fold(peak, u64::max);
+        !run.running()
+    });
+    let (code, err) = run.end();
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("a new generation starts"), "{err}");
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            let read = fs::read_to_string(entry).unwrap();
+            let number = |line: &str| line.split_once(',').and_then(|(number, _)| number.parse::<u64>().ok());
+            numbers.extend(read.lines().filter_map(number));
+        }
+    }
+    numbers.sort_unstable();
+    assert!(numbers.iter().copied().eq(0..ROWS), "{} rows: {err}", numbers.len());
+    println!("       {} MiB at most", peak >> 20);
+    assert!(peak < 350 << 20, "{} MiB", peak >> 20);
+    let second = fs::read_dir(dir.path().join("checkpoints/parts/g2")).unwrap().map(|entry| entry.unwrap().path());
+    let parts = second.flat_map(|epoch| fs::read_dir(epoch).unwrap()).map(|entry| entry.unwrap().file_name());
+    let parts = parts.filter(|name| name.to_string_lossy().starts_with("part-")).count();
+    assert!(parts > 10, "the second generation has {parts} parts");
 }

@@ -1,9 +1,11 @@
 //! Topics that are deleted, made again, or emptied while nobody looks: what cannot be told any more stops the pipeline.
 
 use crate::deaths::Feed;
-use crate::job::{DevBroker, Input, Job, PARTITIONS, wait_for};
-use crate::kafka::{Kafka, create_topic_named, delete_records, delete_topic};
-use crate::points::ONE;
+use crate::job::{DevBroker, Input, Job, PARTITIONS, Special, wait_for};
+use crate::kafka::{Kafka, create_topic_named, delete_records, delete_topic, unique};
+use crate::points::{ONE, TWO_BY_ONE};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -31,6 +33,54 @@ fn an_input_topic_that_was_made_again_is_not_read_on() {
     let (code, err) = job.run(ONE);
     assert_eq!(code, 2, "{err}");
     assert!(err.contains(&input.topic) && err.contains("created again"), "{err}");
+}
+
+/// What `group` has committed, in order of the partitions.
+fn committed_by(group: &str, input: &Input) -> Vec<Offset> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &input.bootstrap).set("group.id", group);
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut asked = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        asked.add_partition(&input.topic, partition);
+    }
+    let found = consumer.committed_offsets(asked, Duration::from_secs(30)).unwrap();
+    found.elements().iter().map(|element| element.offset()).collect()
+}
+
+/// Tools that show lag see how far committed checkpoints have read, unless somebody does not want it.
+fn offsets_are_shown(bootstrap: &str) {
+    let input = Input::with(bootstrap, 1000);
+    let all = vec![Offset::Offset(1000 / i64::from(PARTITIONS)); PARTITIONS as usize];
+    let none = vec![Offset::Invalid; PARTITIONS as usize];
+    let job = Job::new(&input);
+    let own = format!("highwater.{}.t", job.name);
+    assert_eq!(job.run(ONE).0, 0);
+    assert_eq!(committed_by(&own, &input), all);
+    let named = unique("group");
+    let source = format!(", 'properties.group.id' = '{named}'");
+    let job = Job::special(&input, Special { source: &source, ..Special::default() });
+    assert_eq!(job.run(TWO_BY_ONE).0, 0);
+    assert_eq!(committed_by(&named, &input), all);
+    let silent = Job::special(&input, Special { source: ", 'scan.commit-offsets' = 'false'", ..Special::default() });
+    assert_eq!(silent.run(ONE).0, 0);
+    assert_eq!(committed_by(&format!("highwater.{}.t", silent.name), &input), none);
+    // nothing is read from it: what somebody else has committed there changes nothing
+    let other = format!(", 'properties.group.id' = '{named}'");
+    let job = Job::special(&input, Special { source: &other, ..Special::default() });
+    assert_eq!(job.run(ONE).0, 0);
+    job.check(1000, "a group that had come to the end");
+}
+
+#[test]
+fn offsets_of_checkpoints_are_shown_by_a_real_broker() {
+    let Some(kafka) = Kafka::start() else { return };
+    offsets_are_shown(kafka.bootstrap());
+}
+
+#[test]
+fn offsets_of_checkpoints_are_shown_by_the_development_broker() {
+    offsets_are_shown(&DevBroker::start().address);
 }
 
 /// The size of the gap is told, and who accepts it goes on behind it.

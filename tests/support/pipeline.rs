@@ -87,8 +87,19 @@ pub fn plan(text: &str, connectors: &dyn Connectors) -> Plan {
 /// Runs `text` to its end; of several processes, process 0's answer.
 pub fn run_with(text: &str, connectors: &dyn Connectors, shape: Shape) -> (Snapshot, Result<()>) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    run_by(text, connectors, shape, &|_| Arc::clone(&clock))
+}
+
+/// The same, by the clock that `clock_of` gives each process.
+pub fn run_by(
+    text: &str,
+    connectors: &dyn Connectors,
+    shape: Shape,
+    clock_of: &dyn Fn(usize) -> Arc<dyn Clock>,
+) -> (Snapshot, Result<()>) {
     match shape {
         Shape::Threads(threads) => {
+            let clock = clock_of(0);
             let plan = plan(text, connectors);
             within(MINUTE, text, move || {
                 runtime::start(plan, Workers::Threads(threads), None, clock).expect("it starts").wait()
@@ -109,7 +120,7 @@ pub fn run_with(text: &str, connectors: &dyn Connectors, shape: Shape) -> (Snaps
                 let rendezvous = coordinate.take().unwrap_or(Rendezvous::Dial(address));
                 let membership = Membership { process, processes, threads, rendezvous };
                 let deadlines = Deadlines { heartbeat: Duration::from_millis(100), ..Deadlines::default() };
-                let clock = Arc::clone(&clock);
+                let clock = clock_of(process);
                 thread::spawn(move || {
                     let mesh = mesh::join(&identity, membership, deadlines, Arc::clone(&clock))
                         .expect("the processes connect");

@@ -13,6 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// After which time without an answer a publisher takes a broker for gone, and the least that librdkafka allows.
+const SOCKET_TIMEOUT_MS: u64 = 10_000;
+const SOCKET_TIMEOUT_MS_LEAST: u64 = 10;
+
 /// What stands for the pipeline's own development broker.
 const EMBEDDED: &str = "embedded";
 
@@ -210,6 +214,11 @@ impl Connection {
         self.token.clone().map(|source| Tokens { source, clock: Arc::clone(&context.clock) })
     }
 
+    /// The consumer group that the user has named, unless it can only be told later.
+    pub(super) fn group(&self) -> Option<String> {
+        self.properties.get("group.id")?.reveal().ok()
+    }
+
     /// An ear for a client.
     pub(super) fn watch(&self, context: &Context) -> Watch {
         let wait = self.properties.iter().find(|(name, _)| *name == "fetch.wait.max.ms");
@@ -247,6 +256,20 @@ impl Connection {
         }
         config.set("bootstrap.servers", bootstrap);
         Ok(config)
+    }
+
+    /// How long a client whose transactions end after `transaction_ms` waits for an answer: as long as the user says, or so
+    /// long that it hears within a moment that a broker is gone. librdkafka wants it to be shorter than a transaction by 100 ms.
+    pub(super) fn socket_timeout(&self, transaction_ms: &str) -> Option<String> {
+        if self.properties.contains_key("socket.timeout.ms") {
+            return None;
+        }
+        let transaction = match self.properties.get("transaction.timeout.ms") {
+            Some(given) => given.reveal().ok(),
+            None => Some(transaction_ms.to_owned()),
+        };
+        let most = transaction?.parse::<u64>().ok()?.saturating_sub(100);
+        Some(SOCKET_TIMEOUT_MS.min(most).max(SOCKET_TIMEOUT_MS_LEAST).to_string())
     }
 
     /// The address in words, for messages.
@@ -367,6 +390,14 @@ mod tests {
             "option 'properties.sasl.mechanism': there is no token / add 'properties.sasl.oauthbearer.token' = '${file:/path}'"
         );
         assert!(refusal(Side::Source, "sasl.oauthbearer.config", "x").contains("'properties.sasl.oauthbearer.token'"));
+    }
+
+    #[test]
+    fn a_publisher_waits_for_less_than_a_transaction() {
+        let timeout = |given: &[(&str, &str)]| read(Side::Sink, given).unwrap().socket_timeout("60000");
+        assert_eq!(timeout(&[]).as_deref(), Some("10000"));
+        assert_eq!(timeout(&[("transaction.timeout.ms", "3000")]).as_deref(), Some("2900"));
+        assert_eq!(timeout(&[("socket.timeout.ms", "2000")]), None);
     }
 
     #[test]

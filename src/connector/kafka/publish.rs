@@ -103,20 +103,21 @@ impl TopicPublisher {
     pub(super) fn new(sink: &KafkaSink, shard: &ShardName, context: &Context) -> Result<Self> {
         let ShardName { pipeline, incarnation, table, shard: number } = shard;
         let transactional_id = format!("highwater.{pipeline}.{incarnation}.{table}.{number}");
-        let (config, producer) = sink.producer(
-            context,
-            &[
-                ("transactional.id", &transactional_id),
-                ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
-                ("retry.backoff.ms", "10"),
-                // an end of a transaction is sent again, without a word, when a connection closes: only this tells of each close
-                ("debug", "broker"),
-                // between checkpoints nobody takes them
-                ("statistics.interval.ms", "0"),
-                // what watermarks are: of a producer librdkafka asks for nothing else with it
-                ("isolation.level", "read_uncommitted"),
-            ],
-        )?;
+        let mut ours = vec![
+            ("transactional.id", transactional_id.as_str()),
+            ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
+            ("retry.backoff.ms", "10"),
+            // an end of a transaction is sent again, without a word, when a connection closes: only this tells of each close
+            ("debug", "broker"),
+            // between checkpoints nobody takes them
+            ("statistics.interval.ms", "0"),
+            // what watermarks are: of a producer librdkafka asks for nothing else with it
+            ("isolation.level", "read_uncommitted"),
+        ];
+        // a broker that is gone without a word is noticed by this alone
+        let socket_timeout = sink.connection.socket_timeout(TRANSACTION_TIMEOUT_MS);
+        ours.extend(socket_timeout.as_deref().map(|millis| ("socket.timeout.ms", millis)));
+        let (config, producer) = sink.producer(context, &ours)?;
         let serve = || (0..32).for_each(|_| producer.poll(Duration::ZERO));
         let line = Line { client: producer.client(), watch: &producer.context().watch, serve: &serve };
         let progress = sink.progress_topic.clone().unwrap_or_else(|| progress::default_name(shard));

@@ -7,12 +7,15 @@
 use super::client::{Line, QUESTION_WAIT, Watch, not_created, refused};
 use super::config::{Connection, Side};
 use super::consume::{PartitionQueue, Taken};
+use super::follow::{COMMIT, GroupFollower};
 use super::ids::{TopicId, topic_ids};
 use super::record::{Layout, Parts, Reading, RowReader};
 use super::resume::{recreated, resumed};
 use super::topics::{Topics, discovery_interval};
 use crate::connector::bad::{OnError, Origin, Passed, Refused};
-use crate::connector::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
+use crate::connector::{
+    Context, Follower, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes,
+};
 use crate::error::{Error, Result};
 use crate::format::sift::{OnBad, sift};
 use arrow::datatypes::SchemaRef;
@@ -94,6 +97,9 @@ pub struct KafkaSource {
     columns: Vec<usize>,
     schema: SchemaRef,
     on_bad: OnBad,
+    /// The table's name, and whether checkpoints commit its offsets to a group.
+    table: String,
+    commits: bool,
 }
 
 /// Offsets that are given one by one: partition to offset.
@@ -161,6 +167,8 @@ impl KafkaSource {
             columns: columns.to_vec(),
             schema,
             on_bad: OnError::of(options)?.on_bad,
+            table: table.name.clone(),
+            commits: options.flag(&COMMIT)?,
         })
     }
 
@@ -171,7 +179,7 @@ impl KafkaSource {
         let config = self.connection.client(
             context,
             &[
-                // `assign` wants a name, though nothing is ever committed under it
+                // `assign` wants a name, though nothing is ever committed by this client
                 ("group.id", "highwater"),
                 ("enable.auto.commit", "false"),
                 ("enable.auto.offset.store", "false"),
@@ -348,6 +356,14 @@ impl Source for KafkaSource {
             true => Ok(splits),
             false => self.ask(context, |asking| resumed(splits, accept_gap, asking)),
         }
+    }
+
+    fn follower(&self, pipeline: &str) -> Option<Box<dyn Follower>> {
+        let default = || format!("highwater.{pipeline}.{}", self.table);
+        self.commits.then(|| {
+            let group = self.connection.group().unwrap_or_else(default);
+            Box::new(GroupFollower { connection: self.connection.clone(), group, consumer: None }) as Box<dyn Follower>
+        })
     }
 
     fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {

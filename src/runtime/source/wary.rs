@@ -7,6 +7,7 @@
 use crate::connector::bad::{Origin, Refused};
 use crate::connector::{Context, Polled, Source, Split, SplitStart};
 use crate::error::Result;
+use crate::fail;
 use crate::time::{Clock, Watermark};
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,7 @@ impl Split for WarySplit {
             return Ok(Polled::Rows { rows: rows.slice(0, 0), bytes });
         }
         self.note(from, rows.num_rows());
+        fail::rows(from..self.split.position())?;
         if let Some(range) = &self.careful {
             let near = range.as_ref().is_none_or(|range| range.contains(&from));
             // elsewhere a turn without rows is enough
