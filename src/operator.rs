@@ -16,8 +16,10 @@ pub mod pile;
 pub mod rank;
 pub mod segments;
 pub mod session;
+pub mod settle;
 pub mod transform;
 pub mod updating;
+pub mod upsert;
 
 pub use custom::CustomOperator;
 

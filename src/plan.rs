@@ -6,10 +6,12 @@
 mod explain;
 mod fingerprint;
 mod joining;
+mod keys;
 mod ranking;
 
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
+pub use keys::settling;
 pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
@@ -185,6 +187,11 @@ pub enum Action {
     },
     /// An operator that the program brings along.
     Custom(Arc<dyn CustomOperator>),
+    /// The changes that the newest rows of each key make: its input, a source, [`Gives::Upserts`](crate::connector::Gives::Upserts), which
+    /// come by these columns.
+    Upsert(Vec<usize>),
+    /// The changes of each epoch, as far as they do not cancel out each other, which come by key.
+    Settle(Settling),
     /// The rows of all inputs.
     Union,
     /// The records that its input, a source, leaves out: rows of [`DEAD_LETTER`](crate::connector::bad::DEAD_LETTER).
@@ -206,6 +213,8 @@ pub struct SourceStep {
     pub columns: Vec<Expr>,
     /// True if the last of the step's columns is the place that each row comes from, as a text.
     pub place: bool,
+    /// The step's columns of the PRIMARY KEY, where no two rows have the same at any time; empty if that is not known.
+    pub key: Vec<usize>,
     /// The event-time column and the promise about it. None: rows without event time, whose watermark is none until they end.
     pub time: Option<TimeAttribute>,
     /// This table's own choices, else the settings'.
@@ -399,6 +408,24 @@ pub enum OutputColumn {
     WindowTime,
 }
 
+/// What is left of an epoch's changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settling {
+    /// The columns of the key.
+    pub key: Vec<usize>,
+    /// What leaves of each key.
+    pub says: Says,
+}
+
+/// What leaves of the changes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// All that is left: what is taken back, and directly behind it what replaces it.
+    Changes,
+    /// One of them: the row that is added, or if none is the row that is taken back.
+    Newest,
+}
+
 /// A table that is written.
 #[derive(Clone)]
 pub struct SinkStep {
@@ -408,6 +435,8 @@ pub struct SinkStep {
     pub connector: String,
     /// The checked definition.
     pub sink: Arc<dyn Sink>,
+    /// See [`Table::key_trusted`](crate::connector::Table::key_trusted).
+    pub key_trusted: bool,
     /// What it promises.
     pub delivery: Delivery,
 }
@@ -516,85 +545,19 @@ impl Plan {
                 .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
             }
             Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
-                if let Some(updating) =
-                    step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating)
-                {
+                if let Some(updating) = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating) {
+                    let updating = &self.steps[self.updates(updating.from)];
                     return Err(Error::invalid(format!(
                         "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
                         sink.table, updating.name
                     ))
-                    .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
+                    .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write changes: to a topic with a PRIMARY KEY, or in 'format' = 'debezium-json'"));
                 }
             }
-            Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
-                if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(input.from)) {
-                    return Err(Error::invalid(format!(
-                        "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
-                        sink.table, self.steps[step].name
-                    ))
-                    .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
-                }
-                self.check_key(step, sink)?;
-            }
+            Action::Sink(sink) => self.check_key(step, sink)?,
             _ => {}
         }
         Ok(())
-    }
-
-    /// The newest row of a PRIMARY KEY is the newest of its group only if both are the same columns.
-    fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
-        let [Input { from, route: Route::Key(primary) }] = step.inputs.as_slice() else { return Ok(()) };
-        let Some(key) = self.result_key(*from) else { return Ok(()) };
-        let name = |column: &usize| step.schema.field(*column).name().as_str();
-        let key: Option<Vec<usize>> = key.into_iter().collect();
-        let same = |key: &Vec<usize>| key.len() == primary.len() && key.iter().all(|column| primary.contains(column));
-        if key.as_ref().is_some_and(same) {
-            return Ok(());
-        }
-        let declared = primary.iter().map(name).collect::<Vec<_>>().join(", ");
-        let advice = match &key {
-            Some(key) => {
-                format!("declare PRIMARY KEY ({}) NOT ENFORCED", key.iter().map(name).collect::<Vec<_>>().join(", "))
-            }
-            None => "write every column of the GROUP BY as it is, and make these columns the PRIMARY KEY".into(),
-        };
-        Err(Error::invalid(format!(
-            "table \"{}\" keeps the newest row of each ({declared}), but the query's results are told apart by the columns of its GROUP BY",
-            sink.table
-        ))
-        .help(advice))
-    }
-
-    /// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
-    fn result_key(&self, id: StepId) -> Option<Vec<Option<usize>>> {
-        let step = &self.steps[id];
-        match &step.action {
-            Action::Aggregate(spec) if step.emit == Emit::Updating => {
-                let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
-                Some((0..spec.keys.len()).map(place).collect())
-            }
-            Action::Transform(stages) => {
-                let mut key = self.result_key(step.inputs.first()?.from)?;
-                for stage in stages {
-                    let Transform::Project(columns) = &stage.transform else { continue };
-                    let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
-                    key = key.into_iter().map(|column| column.and_then(place)).collect();
-                }
-                Some(key)
-            }
-            _ => None,
-        }
-    }
-
-    /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.
-    fn drops_keys(&self, id: StepId) -> Option<StepId> {
-        let Step { action, inputs, emit: Emit::Updating, .. } = &self.steps[id] else { return None };
-        let drops = |stage: &Stage| matches!(stage.transform, Transform::Filter(_) | Transform::Unnest { .. });
-        match action {
-            Action::Transform(stages) if stages.iter().any(drops) => Some(id),
-            Action::Transform(_) | Action::Union => inputs.iter().find_map(|input| self.drops_keys(input.from)),
-            _ => None,
-        }
     }
 }
 

@@ -43,6 +43,7 @@ fn table(schema: &SchemaRef, path: &str, format: &str, more: &[(&str, &str)]) ->
         schema: Arc::clone(schema),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options,
     }
 }
@@ -442,6 +443,7 @@ fn formats_of_files_are_refused_where_there_are_records_and_the_other_way_round(
             schema: Arc::clone(&schema),
             metadata: Default::default(),
             primary_key: Vec::new(),
+            key_trusted: false,
             options,
         };
         let error = source(&table, &[0]).err().unwrap();

@@ -29,7 +29,7 @@ const ROOMS: [&str; 21] = [
 ];
 
 /// A library and the only places that may name it.
-const OWNERS: [(&str, &[&str]); 12] = [
+const OWNERS: [(&str, &[&str]); 13] = [
     ("timely::", &["src/runtime.rs", "src/runtime/"]),
     ("differential_dataflow::", &["src/runtime/"]),
     ("rdkafka", &["src/connector/kafka/", "src/bench/kafka"]),
@@ -37,7 +37,8 @@ const OWNERS: [(&str, &[&str]); 12] = [
     ("clap::", &["src/cli.rs", "src/cli/"]),
     ("axum::", &["src/cli/metrics.rs"]),
     ("object_store::", &["src/checkpoint/store"]),
-    ("tokio::", &["src/cli/metrics.rs", "src/checkpoint/store"]),
+    ("tokio::", &["src/cli/metrics.rs", "src/checkpoint/store", "src/connector/registry.rs"]),
+    ("reqwest::", &["src/connector/registry.rs"]),
     ("rustyline::", &["src/cli/shell/"]),
     ("prometheus_client::", &["src/runtime/metrics"]),
     ("SystemTime", &["src/time.rs"]),

@@ -1,10 +1,10 @@
 //! What a plan looks like to a person: a tree from each sink down to its sources, the same as JSON, and as a Mermaid diagram.
 
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, SinkStep, Stage,
-    Step, StepId, Tick, Transform, describe_sessions, describe_windows,
+    Action, Aggregation, Emit, Grouping, Input, Joining, Lateness, Meeting, Plan, Ranking, Route, Says, Settling,
+    SinkStep, Stage, Step, StepId, Tick, Transform, describe_sessions, describe_windows,
 };
-use crate::connector::Delivery;
+use crate::connector::{Delivery, Gives};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -102,7 +102,12 @@ impl Plan {
         match &step.action {
             Action::Source(source) => {
                 let bounded = if source.source.bounded() { ", bounded" } else { "" };
-                let mut lines = vec![format!("connector {}{bounded}", source.connector)];
+                let gives = match source.source.gives() {
+                    Gives::Rows => "",
+                    Gives::Changes => ", changes",
+                    Gives::Upserts => ", newest rows",
+                };
+                let mut lines = vec![format!("connector {}{bounded}{gives}", source.connector)];
                 let computed =
                     source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
                 lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
@@ -120,6 +125,14 @@ impl Plan {
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
+            Action::Upsert(key) => vec![format!("newest row of each {}", names(&step.schema, key))],
+            Action::Settle(Settling { key, says }) => {
+                let key = names(&step.schema, key);
+                vec![match says {
+                    Says::Changes => format!("changes of an epoch by {key}, without those that cancel out"),
+                    Says::Newest => format!("what an epoch leaves of each {key}: its row, or that it has none"),
+                }]
+            }
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
                     step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
@@ -189,6 +202,7 @@ impl Plan {
                 Grouping::Updating => "by keys".into(),
             },
             Action::Custom(_) => "its own".into(),
+            Action::Upsert(_) => "by keys".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
                 Meeting::WithTable { table } => {
@@ -340,12 +354,19 @@ fn kind(action: &Action) -> &'static str {
         Action::Aggregate(_) => "aggregate",
         Action::Custom(_) => "operator",
         Action::Rank(_) => "rank",
+        Action::Upsert(_) => "upsert",
+        Action::Settle(_) => "settle",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
         Action::DeadLetters => "dead letters",
         Action::Sink(_) => "sink",
     }
+}
+
+/// `a, b`
+fn names(schema: &Schema, columns: &[usize]) -> String {
+    columns.iter().map(|column| schema.field(*column).name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn emit_text(emit: Emit) -> &'static str {

@@ -1,6 +1,7 @@
 //! A plan's identity: equal in every process that planned the same text, and nothing else in it.
 
 use super::{Action, Plan, Stage, Step, StepId, Transform};
+use crate::connector::Gives;
 use std::fmt::{self, Write};
 
 impl Plan {
@@ -21,7 +22,12 @@ impl Plan {
         let remembers = |action: &Action| {
             matches!(
                 action,
-                Action::Aggregate(_) | Action::LateRows { .. } | Action::Custom(_) | Action::Rank(_) | Action::Join(_)
+                Action::Aggregate(_)
+                    | Action::LateRows { .. }
+                    | Action::Custom(_)
+                    | Action::Rank(_)
+                    | Action::Join(_)
+                    | Action::Upsert(_)
             )
         };
         let identity = |(id, step): (StepId, &Step)| {
@@ -73,6 +79,9 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Source(source) => {
             writeln!(out, "  source {:?} {:?} bounded {}", source.table, source.connector, source.source.bounded())?;
             fields(&source.source.schema(), out)?;
+            if source.source.gives() != Gives::Rows {
+                writeln!(out, "  gives {:?} {:?}", source.source.gives(), source.key)?;
+            }
             if let Some(digest) = source.source.digest() {
                 writeln!(out, "  rows {}", blake3::Hash::from_bytes(digest).to_hex())?;
             }
@@ -108,6 +117,8 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
+        Action::Upsert(key) => writeln!(out, "  upsert {key:?}"),
+        Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::DeadLetters => writeln!(out, "  dead letters"),
         Action::Sink(sink) => {

@@ -9,8 +9,10 @@ use crate::operator::late::late_rows;
 use crate::operator::lookup::Lookup;
 use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
+use crate::operator::settle::Settle;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
+use crate::operator::upsert::Upsert;
 use crate::operator::{Confluence, OneInput, Operator};
 use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, Step, StepId};
 use crate::state::{Delta, groups_of};
@@ -74,6 +76,11 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             };
             Ok(Some(Made { operator, inputs: inputs.to_vec() }))
         }
+        Action::Upsert(key) => {
+            let schema = input(0);
+            one(Box::new(Upsert::new(key, Arc::clone(&schema), &step.schema)?), schema)
+        }
+        Action::Settle(spec) => one(Box::new(Settle::new(spec, &step.schema)?), input(0)),
         Action::Source(_)
         | Action::DeadLetters
         | Action::Transform(_)
