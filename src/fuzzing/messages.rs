@@ -4,8 +4,8 @@ use super::{Target, join, parts, rows, unsealed};
 use crate::error::Result;
 use crate::format::schemas::{FRAME_BYTES, Language, Naming, Registered, Registry, Schemas, unframed};
 use crate::format::sift::{Decoding, OnBad, sift};
-use crate::format::{Format, avro_messages, protobuf};
-use arrow::array::{Array, BinaryArray};
+use crate::format::{Format, avro_messages, json, protobuf};
+use arrow::array::BinaryArray;
 use arrow::datatypes::{Schema, SchemaRef};
 use std::sync::{Arc, Mutex};
 
@@ -18,15 +18,15 @@ pub const PROTOBUF: Target =
     Target { name: "protobuf", seeds: || messages(proto), reseal: unsealed, run: |bytes| decode(proto, bytes) };
 
 /// A registry with one schema.
-struct One(Language, Mutex<Option<Arc<Registered>>>);
+struct One(Mutex<Option<Arc<Registered>>>);
 
 impl Schemas for One {
     fn schema(&self, _: u32) -> Result<Option<Arc<Registered>>> {
-        Ok(self.1.lock().ok().and_then(|schema| schema.clone()))
+        Ok(self.0.lock().ok().and_then(|schema| schema.clone()))
     }
 
     fn id_of(&self, _: &str, schema: &Registered) -> Result<u32> {
-        if let Ok(mut own) = self.1.lock() {
+        if let Ok(mut own) = self.0.lock() {
             own.get_or_insert_with(|| Arc::new(schema.clone()));
         }
         Ok(1)
@@ -40,6 +40,9 @@ fn avro(registry: Option<Registry>) -> (Format, Language) {
 fn proto(registry: Option<Registry>) -> (Format, Language) {
     (Format::Protobuf(protobuf::Settings { message: None, registry }), Language::Protobuf)
 }
+
+/// A row with all columns.
+const TEXT: &str = "{\"word\":\"ab\",\"n\":1,\"small\":2,\"ratio\":0.5,\"ts\":\"2026-01-02 03:04:05\",\"yes\":true,\"bytes\":\"00ff\",\"tags\":[\"x\"]}";
 
 type Kind = fn(Option<Registry>) -> (Format, Language);
 
@@ -58,7 +61,7 @@ fn schema() -> SchemaRef {
 fn with_registry(kind: Kind, text: Option<&str>) -> (Format, Arc<One>) {
     let (_, language) = kind(None);
     let known = text.map(|text| Arc::new(Registered { language, text: text.to_owned(), references: Vec::new() }));
-    let one = Arc::new(One(language, Mutex::new(known)));
+    let one = Arc::new(One(Mutex::new(known)));
     let schemas: Arc<dyn Schemas> = Arc::clone(&one) as Arc<dyn Schemas>;
     let registry = Registry { schemas, naming: Naming::RecordName, subject: None, topic: ("t".into(), "value") };
     (kind(Some(registry)).0, one)
@@ -66,8 +69,13 @@ fn with_registry(kind: Kind, text: Option<&str>) -> (Format, Arc<One>) {
 
 fn messages(kind: Kind) -> Vec<Vec<u8>> {
     let (format, one) = with_registry(kind, None);
-    let given = rows::batch(&schema(), 4, 3);
-    // a list that is NULL is not one of these
+    // made of JSON: a list without NULL in it is what both formats have
+    let texts = ["{\"n\":7,\"tags\":[]}", TEXT, "{\"n\":-1,\"word\":\"\",\"tags\":[\"a\",\"\"]}", TEXT];
+    let texts = BinaryArray::from_iter_values(texts.map(str::as_bytes));
+    let all: Vec<usize> = (0..schema().fields().len()).collect();
+    let json = Format::Json(json::Settings::default()).decoder(&schema(), &all);
+    let given =
+        json.map(|mut json| json.decode(&texts)).expect("JSON has all types").expect("it is JSON of these columns");
     let records = format
         .encoder(&schema())
         .and_then(|mut encoder| encoder.encode(&given))
@@ -80,10 +88,7 @@ fn messages(kind: Kind) -> Vec<Vec<u8>> {
 fn decode(kind: Kind, bytes: &[u8]) -> bool {
     let parts = parts(bytes);
     let Some((text, messages)) = parts.split_first() else { return false };
-    let mut taken = read(
-        &with_registry(kind, Some(&String::from_utf8_lossy(text))).0,
-        &messages.iter().copied().collect::<Vec<_>>(),
-    );
+    let mut taken = read(&with_registry(kind, Some(&String::from_utf8_lossy(text))).0, messages);
     // the same without what they open with, by the table's schema
     let bare: Vec<&[u8]> = messages.iter().filter_map(|message| unframed(message).ok()).map(|(_, rest)| rest).collect();
     debug_assert!(bare.iter().zip(messages).all(|(bare, _)| bare.len() + FRAME_BYTES <= bytes.len()));

@@ -29,6 +29,15 @@ pub struct Settle {
     rows: Vec<Batch>,
 }
 
+/// Rows that are left of an epoch.
+#[derive(Default)]
+struct Left {
+    /// Each with its weight, by key: those of a key follow each other.
+    rows: Vec<(u32, i64)>,
+    /// Where each key begins.
+    starts: Vec<usize>,
+}
+
 impl Settle {
     /// The operator of `spec`, over rows with the columns of `schema` and then the weight.
     pub fn new(spec: &Settling, schema: &Schema) -> Result<Self> {
@@ -49,8 +58,8 @@ impl Settle {
         })
     }
 
-    /// The rows that are left of `rows`, with their weights, by key: those of a key follow each other. And where each key begins.
-    fn left(&self, rows: &Batch) -> Result<(Vec<(u32, i64)>, Vec<usize>)> {
+    /// What is left of `rows`.
+    fn left(&self, rows: &Batch) -> Result<Left> {
         let weights = rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>();
         let (key, rest) = self.order.split_at(self.keys);
         let encode = |converter: &RowConverter, columns: &[usize]| {
@@ -64,7 +73,7 @@ impl Settle {
         sorted.sort_unstable_by(|&a, &b| {
             keys.row(a as usize).cmp(&keys.row(b as usize)).then_with(|| rest_of(a).cmp(&rest_of(b)))
         });
-        let (mut left, mut starts): (Vec<(u32, i64)>, Vec<usize>) = (Vec::new(), Vec::new());
+        let Left { rows: mut left, mut starts } = Left::default();
         for of_key in sorted.chunk_by(|&a, &b| keys.row(a as usize) == keys.row(b as usize)) {
             let start = left.len();
             for same in of_key.chunk_by(|&a, &b| rest_of(a) == rest_of(b)) {
@@ -84,7 +93,7 @@ impl Settle {
                 starts.push(start);
             }
         }
-        Ok((left, starts))
+        Ok(Left { rows: left, starts })
     }
 }
 
@@ -99,7 +108,7 @@ impl Operator for Settle {
             return Ok(());
         }
         let rows = concat_batches(&self.schema, &std::mem::take(&mut self.rows)).map_err(from_arrow)?;
-        let (left, starts) = self.left(&rows)?;
+        let Left { rows: left, starts } = self.left(&rows)?;
         let mut from = 0;
         while from < left.len() {
             // a key's changes are not torn apart

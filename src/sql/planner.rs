@@ -746,7 +746,7 @@ impl<'a> Planner<'a> {
         let column = assign.input.schema().maybe_index_of_column(&assign.time);
         let column = column.ok_or_else(|| Error::internal(format!("no column {}", assign.time)))?;
         if stream.emit == Emit::Updating {
-            return Err(Error::invalid("windows over results that change are not yet supported")
+            return Err(Error::invalid(format!("windows over {} are not yet supported", self.changing(stream.base)))
                 .help("window the rows before they are aggregated"));
         }
         if stream.pending.is_some() {

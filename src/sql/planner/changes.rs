@@ -3,7 +3,7 @@
 use super::{Planner, Stream};
 use crate::connector::{self, Gives, Sink};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Emit, Input, Route, StepId, settling};
+use crate::plan::{Action, Emit, Input, Route, Step, StepId, settling};
 use crate::sql::catalog::{ColumnDef, TableDef};
 use arrow::datatypes::{Schema, SchemaRef};
 use std::sync::Arc;
@@ -46,6 +46,20 @@ impl Planner<'_> {
         let input = Input { from: base, route: Route::Key(key.clone()) };
         self.step(format!("newest rows of {name}"), Action::Upsert(key), vec![input], Arc::clone(schema), emit);
         Ok((base, emit))
+    }
+
+    /// What step `id` gives, whose rows are taken back, for messages.
+    pub(in crate::sql) fn changing(&self, id: StepId) -> String {
+        match &self.steps[id] {
+            Step { action: Action::Source(source), .. } => {
+                format!("table '{}', which is a stream of changes,", source.table)
+            }
+            Step { action: Action::Transform(_) | Action::Upsert(_), inputs, .. } => match inputs.first() {
+                Some(input) => self.changing(input.from),
+                None => "results that change".into(),
+            },
+            _ => "results that change".into(),
+        }
     }
 
     /// Adds what leaves only those changes of `stream` that `sink`, the writing side of `table`, has to be told; true if that is needed.
