@@ -327,6 +327,27 @@ fn what_cannot_take_or_carry_changes_is_refused_by_name() {
 }
 
 #[test]
+fn an_explanation_says_what_is_done_with_changes() {
+    let text = "
+        CREATE TABLE t (id BIGINT, name STRING, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'kafka', 'topic' = 't',
+          'properties.bootstrap.servers' = 'localhost:1', 'format' = 'json', 'scan.changelog' = 'upsert');
+        CREATE TABLE w (id BIGINT, PRIMARY KEY (id)) WITH ('connector' = 'kafka', 'topic' = 'w',
+          'properties.bootstrap.servers' = 'localhost:1', 'format' = 'json');
+        INSERT INTO w SELECT id FROM t WHERE name <> 'x';";
+    let plan = sql::plan(Text { name: "test.sql", sql: text }, &[], &Builtin::default()).unwrap();
+    let explained = plan.explain_text();
+    let said: Vec<&str> = explained.lines().map(str::trim).collect();
+    for line in [
+        "connector kafka, newest rows",
+        "newest row of each id",
+        "what an epoch leaves of each id: its row, or that it has none",
+    ] {
+        assert!(said.iter().any(|said| said.ends_with(line)), "{line}\n{explained}");
+    }
+    assert!(explained.contains("emits updating, state by keys"), "{explained}");
+}
+
+#[test]
 fn a_bad_change_is_named_or_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.jsonl");

@@ -417,6 +417,10 @@ impl Place {
     }
 }
 
+fn empty() -> Place {
+    Place { bootstrap: String::new(), url: String::new(), folder: tempfile::tempdir().unwrap(), login: "" }
+}
+
 #[test]
 fn topics_have_their_schemas_in_a_registry() {
     let broker = Broker::start(Config { listen: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
@@ -439,6 +443,22 @@ fn topics_have_their_schemas_in_a_registry() {
     assert!(counts.len() == 1 && counts.values().all(|count| *count == 1), "{counts:?}");
     let error = place.write("id BIGINT", "1\n", topic, "avro", "").unwrap_err();
     assert!(error.advice().unwrap_or_default().contains("auto-register"), "{error:?}");
+
+    // a password may stand elsewhere, and is not in a URL
+    let file = place.folder.path().join("password");
+    fs::write(&file, "pass\n").unwrap();
+    let login =
+        format!(", 'schema.registry.username' = 'user', 'schema.registry.password' = '${{file:{}}}'", file.display());
+    let elsewhere = Place { login: login.leak(), url: stub.url.clone(), bootstrap: broker.address(), ..empty() };
+    assert_eq!(elsewhere.read("id BIGINT", topic, "avro", "").unwrap().len(), 5000);
+    let text = place.table("r", "id BIGINT", topic, "avro", "").replace("http://", "http://user:pass@");
+    let error = highwater::sql::plan(
+        highwater::sql::Text { name: "test.sql", sql: &format!("{text} SELECT * FROM r;") },
+        &[],
+        &Builtin::default(),
+    );
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("for all to see") && !error.contains("pass@"), "{error}");
 
     // who is not known gets a reason
     let stranger = Place { login: "", folder: tempfile::tempdir().unwrap(), ..place };

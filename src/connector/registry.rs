@@ -75,16 +75,23 @@ const REFERENCES_MAX: usize = 200;
 pub(super) fn named(options: &Options, prefix: &str) -> Result<Option<Registry>> {
     let Some(text) = options.text(URL.under(prefix)) else { return Ok(None) };
     let wrong = |reason: String| options.wrong(URL.under(prefix), reason);
-    let url = Url::parse(text).map_err(|error| wrong(format!("'{text}' is not a URL: {error}")))?;
+    let url = Url::parse(text).map_err(|error| wrong(format!("it is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong(format!("'{text}' is not one of http or https")));
+        return Err(wrong("it is not one of http or https".into()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let error = options.wrong(URL.under(prefix), "a password in a URL is for all to see");
+        return Err(error.help("use 'schema.registry.username' and 'schema.registry.password'"));
     }
     let naming = match options.choice(STRATEGY.under(prefix))? {
         "RecordName" => Naming::RecordName,
         "TopicRecordName" => Naming::TopicRecordName,
         _ => Naming::TopicName,
     };
-    let password = options.text(PASSWORD.under(prefix)).map(Secret::new);
+    // as it is written: what it stands for is looked up when it is needed
+    let own = PASSWORD.under(prefix);
+    let written = options.all().find(|(name, _)| *name == own.name).map(|(_, option)| option.text.clone());
+    let password = options.text(own.clone()).and(written).map(Secret::new);
     let username = match (options.text(USERNAME.under(prefix)), &password) {
         (None, Some(_)) => {
             let error = options.wrong(PASSWORD.under(prefix), "whose? there is no name");
