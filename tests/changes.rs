@@ -1,5 +1,8 @@
 //! Change streams: tables whose rows are taken back, from and to files and topics, and the operators that make and settle changes.
 
+#[allow(dead_code)]
+#[path = "support/kafka.rs"]
+mod kafka;
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
@@ -132,17 +135,29 @@ fn history(rng: &mut StdRng) -> Vec<(String, Option<String>)> {
 #[test]
 fn a_topic_of_newest_rows_is_read_and_written_with_its_deletions() {
     let broker = Broker::start(Config { listen: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
+    newest_rows_go_through_topics(&broker.address());
+    changes_go_out_once(&broker.address());
+}
+
+#[test]
+fn a_real_broker_has_the_newest_rows_and_their_deletions() {
+    let Some(kafka) = kafka::Kafka::start() else { return };
+    newest_rows_go_through_topics(kafka.bootstrap());
+    changes_go_out_once(kafka.bootstrap());
+}
+
+fn newest_rows_go_through_topics(bootstrap: &str) {
     let folder = tempfile::tempdir().unwrap();
     for_seeds(3, |rng| {
         let topic = format!("t{}", rng.random::<u32>());
         let (given, kept) = (format!("{topic}-given"), format!("{topic}-kept"));
-        broker.create_topic(&given, 3).unwrap();
-        broker.create_topic(&kept, 2).unwrap();
+        kafka::create_topic_named(bootstrap, &given, 3);
+        kafka::create_topic_named(bootstrap, &kept, 2);
         let table = |name: &str, topic: &str, more: &str| {
             format!(
                 "CREATE TABLE {name} (k STRING, v STRING, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'kafka', 'topic' = '{topic}', \
                  'properties.bootstrap.servers' = '{}', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'{more});",
-                broker.address()
+                bootstrap
             )
         };
         let upserts = ", 'scan.changelog' = 'upsert', 'scan.bounded.mode' = 'latest-offset'";
@@ -197,17 +212,16 @@ fn run_program(text: &str, folder: &Path) {
     assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[test]
-fn changes_are_written_exactly_once_with_checkpoints() {
-    let broker = Broker::start(Config { listen: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
-    broker.create_topic("kept", 2).unwrap();
+/// Exactly once, with checkpoints.
+fn changes_go_out_once(bootstrap: &str) {
+    let topic = kafka::create_topic(bootstrap, "kept", 2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.jsonl");
     fs::write(&path, HISTORY).unwrap();
     let kept = format!(
-        "CREATE TABLE kept (id BIGINT, name STRING, n BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'kafka', 'topic' = 'kept', \
+        "CREATE TABLE kept (id BIGINT, name STRING, n BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'kafka', 'topic' = '{topic}', \
          'properties.bootstrap.servers' = '{}', 'format' = 'json', 'scan.changelog' = 'upsert', 'scan.bounded.mode' = 'latest-offset');",
-        broker.address()
+        bootstrap
     );
     let written = folder.path().join("out");
     let files = format!(
