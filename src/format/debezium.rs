@@ -5,7 +5,7 @@
 //! ```
 //! Reading: `op` is `c` (inserted), `r` (read in a snapshot), `u` (replaced) or `d` (deleted); a truncated table, `t`, is a bad record,
 //! for what was in it is not said. What Debezium adds beside them is passed over; so is the envelope `{"schema": …, "payload": …}` of
-//! Kafka Connect, whether a record has it or not. Rows are read as [`json`](super::json) reads them. A record without a value says nothing.
+//! Kafka Connect, whether a record has it or not. Rows are read as [`json`] reads them. A record without a value says nothing.
 //! A row that is taken back has to be the row that was added, so `before` has to be whole.
 //!
 //! Writing: `op` is `c`, `d`, and `u` for a row that replaces the one of its PRIMARY KEY.
