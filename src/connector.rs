@@ -25,6 +25,7 @@ pub mod values;
 mod formats;
 mod metadata;
 mod options;
+pub mod registry;
 mod secret;
 
 pub use formats::{FORMATS, FormatSpec};
@@ -51,6 +52,10 @@ pub trait Source: Send + Sync {
     fn schema(&self) -> SchemaRef;
     /// True if it ends by itself.
     fn bounded(&self) -> bool;
+    /// What its rows are, and so what its splits' batches look like.
+    fn gives(&self) -> Gives {
+        Gives::Rows
+    }
     /// True if it is read from the broker called `embedded`, which the process has to start.
     fn embedded(&self) -> bool {
         false
@@ -100,6 +105,18 @@ pub trait Follower: Send {
     /// # Errors
     /// They are logged, and end nothing.
     fn committed(&mut self, splits: &[SplitStart], context: &Context) -> Result<()>;
+}
+
+/// What a source's rows are. Whichever it is, a batch has one row for each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gives {
+    /// Rows that stand. Batches have the columns of [`Source::schema`].
+    Rows,
+    /// Changes: batches have the columns of [`change::schema`](crate::format::change::schema) over those of [`Source::schema`].
+    Changes,
+    /// The newest row of each PRIMARY KEY. Batches have the columns of [`Source::schema`], the key's among them, and last a weight:
+    /// +1 for the key's new row, -1 where the key has none from now on; then only its key counts. Records of one key are in one split.
+    Upserts,
 }
 
 /// A share of a source, and where to begin with it.
@@ -267,8 +284,15 @@ pub enum Changes {
     AppendOnly,
     /// The newest row of each key: the sink is given insertions only, the newest wins.
     Upsert,
+    /// The newest row of each PRIMARY KEY, and that a key has none any more. Of an updating input it is given insertions only, which
+    /// replace each other, or where a key may lose its row one change of each key and epoch with its weight in the last column: +1
+    /// for the new row, -1 for the old one where no new one has come.
+    Keyed,
     /// Every change, with its weight in the last column: +1 for an insertion, -1 for what it replaces.
     All,
+    /// The same, settled: the changes of an epoch cancel out each other, and a row that replaces another of its PRIMARY KEY follows it in
+    /// the same batch.
+    Paired,
 }
 
 /// A share of a sink, written by one worker.
@@ -310,6 +334,8 @@ pub struct Table {
     pub metadata: BTreeMap<usize, MetadataColumn>,
     /// The columns of PRIMARY KEY, by index into `schema`; empty without one.
     pub primary_key: Vec<usize>,
+    /// True if the definition says that the key tells rows apart, whatever can be proven: `NOT ENFORCED`.
+    pub key_trusted: bool,
     /// WITH (…), `connector` included.
     pub options: Options,
 }
@@ -394,6 +420,10 @@ impl ConnectorSpec {
 /// The error for a connector that is not there.
 pub fn unknown_connector(options: &Options, name: &str, known: &[&str]) -> Error {
     let error = Error::invalid(format!("unknown connector '{name}'"));
+    if name == "upsert-kafka" {
+        let help = "write 'connector' = 'kafka' with a PRIMARY KEY; to read it so, add 'scan.changelog' = 'upsert'";
+        return options.at_value(&CONNECTOR, error.help(help));
+    }
     let error = match nearest(name, known.iter().copied()) {
         Some(near) => error.help(format!("did you mean '{near}'?")),
         None => error.help(format!("the connectors are {}", known.join(", "))),

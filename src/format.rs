@@ -9,15 +9,21 @@
 //! A [`Format`] is checked settings; what it makes is bound to a schema and belongs to one worker.
 
 pub mod avro;
+pub mod avro_messages;
+pub mod change;
 pub mod csv;
+pub mod debezium;
 mod fit;
 pub mod json;
 mod lines;
+mod messages;
 mod objects;
 pub mod parquet;
 pub mod raw;
 
+pub mod protobuf;
 mod records;
+pub mod schemas;
 pub mod sift;
 
 pub use fit::Missing;
@@ -36,6 +42,13 @@ use std::sync::Arc;
 
 /// Reads records into rows of a fixed schema.
 pub trait Decode: Send {
+    /// Finds out what has to be known to read `records`, which are decoded next. May wait for an answer from outside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if nobody answers. What is wrong with a record is left to [`Decode::decode`].
+    fn prepare(&mut self, _records: &BinaryArray) -> Result<()> {
+        Ok(())
+    }
     /// One row for each record, in order.
     ///
     /// # Errors
@@ -63,7 +76,7 @@ pub struct BadRecord {
 }
 
 /// The names that [`Format::named`] knows, the usual spelling first.
-const NAMES: [&str; 4] = ["json", "csv", "raw", "text"];
+const NAMES: [&str; 7] = ["json", "csv", "raw", "text", "debezium-json", "avro", "protobuf"];
 
 /// How records are written, with its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +87,12 @@ pub enum Format {
     Json(json::Settings),
     /// Fields between delimiters.
     Csv(csv::Settings),
+    /// A change of a row a record, in JSON.
+    DebeziumJson(debezium::Settings),
+    /// A value of Avro a record.
+    Avro(avro_messages::Settings),
+    /// A message of Protocol Buffers a record.
+    Protobuf(protobuf::Settings),
 }
 
 impl Format {
@@ -83,6 +102,9 @@ impl Format {
             "json" => Ok(Format::Json(json::Settings::default())),
             "csv" => Ok(Format::Csv(csv::Settings::default())),
             "raw" | "text" => Ok(Format::Raw),
+            "protobuf" => Ok(Format::Protobuf(protobuf::Settings::default())),
+            "avro" => Ok(Format::Avro(avro_messages::Settings::default())),
+            "debezium-json" => Ok(Format::DebeziumJson(debezium::Settings::default())),
             _ => Err(Error::invalid(format!("unknown format '{name}'")).help(match nearest(name, NAMES) {
                 Some(near) => format!("did you mean '{near}'?"),
                 None => format!("the formats are {}", NAMES.join(", ")),
@@ -90,21 +112,53 @@ impl Format {
         }
     }
 
-    /// Reads the columns `columns` (by index, in order, perhaps none) of records that have those of `schema`.
+    /// True if its records are [changes](change) of rows.
+    pub fn changes(&self) -> bool {
+        matches!(self, Format::DebeziumJson(_))
+    }
+
+    /// The same, for rows whose PRIMARY KEY is in the columns `key`.
+    pub fn with_key(self, key: &[usize]) -> Format {
+        match self {
+            Format::DebeziumJson(settings) => {
+                Format::DebeziumJson(debezium::Settings { key: key.to_vec(), ..settings })
+            }
+            other => other,
+        }
+    }
+
+    /// The same, for the `part` of the records of a topic: `key` or `value`.
+    pub fn with_topic(mut self, topic: &str, part: &'static str) -> Format {
+        if let Format::Avro(avro_messages::Settings { registry: Some(registry), .. })
+        | Format::Protobuf(protobuf::Settings { registry: Some(registry), .. }) = &mut self
+        {
+            registry.topic = (topic.to_owned(), part);
+        }
+        self
+    }
+
+    /// Reads the columns `columns` (by index, in order, perhaps none) of records that have those of `schema`: into these columns, or where
+    /// records are changes into those of [`change::schema`].
     pub fn decoder(&self, schema: &SchemaRef, columns: &[usize]) -> Result<Box<dyn Decode>> {
         Ok(match self {
             Format::Raw => Box::new(raw::RawDecoder::new(schema, columns)?),
             Format::Json(_) => Box::new(json::JsonDecoder::new(schema, columns)?),
             Format::Csv(settings) => Box::new(csv::CsvDecoder::new(schema, columns, settings)?),
+            Format::DebeziumJson(_) => Box::new(debezium::DebeziumDecoder::new(schema, columns)?),
+            Format::Avro(settings) => Box::new(avro_messages::AvroDecoder::new(schema, columns, settings)?),
+            Format::Protobuf(settings) => Box::new(protobuf::ProtobufDecoder::new(schema, columns, settings)?),
         })
     }
 
-    /// Writes rows with the columns of `schema`; those of a batch are found by position, their names do not matter.
+    /// Writes rows with the columns of `schema`, or changes of such rows; those of a batch are found by position, their names do not matter.
     pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encode>> {
         Ok(match self {
             Format::Raw => Box::new(raw::RawEncoder::new(schema)?),
             Format::Json(settings) => Box::new(json::JsonEncoder::new(schema, settings)?),
             Format::Csv(settings) => Box::new(csv::CsvEncoder::new(schema, settings)?),
+            Format::DebeziumJson(settings) => Box::new(debezium::DebeziumEncoder::new(schema, settings)?),
+            Format::Avro(settings) => Box::new(avro_messages::AvroEncoder::new(schema, settings)?),
+            Format::Protobuf(settings) => Box::new(protobuf::ProtobufEncoder::new(schema, settings)?),
         })
     }
 
@@ -112,8 +166,10 @@ impl Format {
     pub fn framing(&self) -> Framing {
         match self {
             Format::Raw => Framing::Lines { skip_empty: false },
-            Format::Json(_) => Framing::Lines { skip_empty: true },
+            Format::Json(_) | Format::DebeziumJson(_) => Framing::Lines { skip_empty: true },
             Format::Csv(settings) => Framing::Quoted { delimiter: settings.delimiter },
+            // files have containers of their own
+            Format::Avro(_) | Format::Protobuf(_) => Framing::Lines { skip_empty: false },
         }
     }
 
@@ -121,8 +177,10 @@ impl Format {
     pub fn extension(&self) -> &'static str {
         match self {
             Format::Raw => "txt",
-            Format::Json(_) => "jsonl",
+            Format::Json(_) | Format::DebeziumJson(_) => "jsonl",
             Format::Csv(_) => "csv",
+            Format::Avro(_) => "avro",
+            Format::Protobuf(_) => "pb",
         }
     }
 }

@@ -8,6 +8,7 @@
 //! mutated inputs still have parts.
 
 mod formats;
+mod messages;
 mod operators;
 mod received;
 mod stored;
@@ -44,7 +45,10 @@ pub const TARGETS: &[Target] = &[
     formats::JSON,
     formats::CSV,
     formats::RAW,
+    formats::DEBEZIUM,
     formats::AVRO,
+    messages::AVRO,
+    messages::PROTOBUF,
     formats::PARQUET,
     formats::PACKED,
     texts::SQL,

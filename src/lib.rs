@@ -26,7 +26,7 @@
 //! | [`time`] | epochs, watermarks, reports; the only clock |
 //! | [`batch`] | Arrow batches, key groups, the wire form |
 //! | [`expr`] | compiled expressions and aggregates: DataFusion's, with `sql` the only room that names it; functions of a program's own and in WebAssembly |
-//! | [`format`](mod@format) | bytes to batches and back: raw, JSON, CSV |
+//! | [`format`](mod@format) | bytes to batches and back: raw, JSON, CSV, Avro, Protocol Buffers, changes |
 //! | [`state`] | what operators remember, as rows: deltas and key groups |
 //! | [`operator`] | steps as plain state machines: no I/O, no clock, no number of workers |
 //! | [`connector`] | the outside: Kafka, files, generated rows, the terminal, memory |

@@ -20,8 +20,10 @@ pub mod rank;
 pub mod segments;
 pub mod session;
 pub mod settle;
+pub mod standing;
 pub mod transform;
 pub mod updating;
+pub mod upsert;
 
 pub use custom::CustomOperator;
 

@@ -7,11 +7,13 @@ mod collecting;
 mod explain;
 mod fingerprint;
 mod joining;
+mod keys;
 mod ranking;
 
 pub use collecting::{Keeping, Reducing, Reduction, Ttl};
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
+pub use keys::{keeps_keys, settling};
 pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
@@ -199,7 +201,7 @@ pub enum Action {
     /// What the changes of each epoch come to.
     Consolidate,
     /// The rows of an updating stream that are there when the input has ended.
-    Settle,
+    Standing,
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
     LateRows {
@@ -210,6 +212,11 @@ pub enum Action {
     },
     /// An operator that the program brings along.
     Custom(Arc<dyn CustomOperator>),
+    /// The changes that the newest rows of each key make: its input, a source, [`Gives::Upserts`](crate::connector::Gives::Upserts), which
+    /// come by these columns.
+    Upsert(Vec<usize>),
+    /// The changes of each epoch, as far as they do not cancel out each other, which come by key.
+    Settle(Settling),
     /// The rows of all inputs.
     Union,
     /// The records that its input, a source, leaves out: rows of [`DEAD_LETTER`](crate::connector::bad::DEAD_LETTER).
@@ -242,6 +249,8 @@ pub struct SourceStep {
     pub columns: Vec<Expr>,
     /// True if the last of the step's columns is the place that each row comes from, as a text.
     pub place: bool,
+    /// The step's columns of the PRIMARY KEY, where no two rows have the same at any time; empty if that is not known.
+    pub key: Vec<usize>,
     /// The event-time column and the promise about it. None: rows without event time, whose watermark is none until they end.
     pub time: Option<TimeAttribute>,
     /// This table's own choices, else the settings'.
@@ -438,6 +447,24 @@ pub enum OutputColumn {
     WindowTime,
 }
 
+/// What is left of an epoch's changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settling {
+    /// The columns of the key.
+    pub key: Vec<usize>,
+    /// What leaves of each key.
+    pub says: Says,
+}
+
+/// What leaves of the changes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// All that is left: what is taken back, and directly behind it what replaces it.
+    Changes,
+    /// One of them: the row that is added, or if none is the row that is taken back.
+    Newest,
+}
+
 /// A table that is written.
 #[derive(Clone)]
 pub struct SinkStep {
@@ -447,6 +474,8 @@ pub struct SinkStep {
     pub connector: String,
     /// The checked definition.
     pub sink: Arc<dyn Sink>,
+    /// See [`Table::key_trusted`](crate::connector::Table::key_trusted).
+    pub key_trusted: bool,
     /// What it promises.
     pub delivery: Delivery,
 }
@@ -591,100 +620,20 @@ impl Plan {
                 .help("SET 'tick' to a duration such as '100 ms', or give the table a bounded end"));
             }
             Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
-                if let Some(updating) =
-                    step.inputs.iter().map(|input| &self.steps[input.from]).find(|s| s.emit == Emit::Updating)
-                {
+                if let Some(updating) = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating) {
+                    let updating = &self.steps[self.updates(updating.from)];
                     return Err(Error::invalid(format!(
                         "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
                         sink.table, updating.name
                     ))
-                    .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write to a table with a PRIMARY KEY"));
+                    .help("end the INSERT with EMIT FINAL if the input ends, count in windows, or write changes: to a topic with a PRIMARY KEY, or in 'format' = 'debezium-json'"));
                 }
             }
-            Action::Sink(sink) if sink.sink.changes() == Changes::Upsert => {
-                if let Some(step) = step.inputs.iter().find_map(|input| self.drops_keys(self.given(input).from)) {
-                    return Err(Error::invalid(format!(
-                        "table \"{}\" keeps the newest row of each key, but step \"{}\" may leave a key without a row",
-                        sink.table, self.steps[step].name
-                    ))
-                    .help("filter where the table is read, count in windows, or end the INSERT with EMIT FINAL if the input ends"));
-                }
-                self.check_key(step, sink)?;
-            }
+            Action::Sink(sink) => self.check_key(step, sink)?,
             _ => {}
         }
         Ok(())
     }
-
-    /// The edge by which rows come to a sink, before what they come to in an epoch is worked out.
-    fn given<'a>(&'a self, input: &'a Input) -> &'a Input {
-        match self.steps[input.from].action {
-            Action::Consolidate => &self.steps[input.from].inputs[0],
-            _ => input,
-        }
-    }
-
-    /// The newest row of a PRIMARY KEY is the newest of its group only if both are the same columns.
-    fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
-        let [input] = step.inputs.as_slice() else { return Ok(()) };
-        let Input { from, route: Route::Key(primary) } = self.given(input) else { return Ok(()) };
-        let Some(key) = result_key(&self.steps, *from) else { return Ok(()) };
-        let name = |column: &usize| step.schema.field(*column).name().as_str();
-        let key: Option<Vec<usize>> = key.into_iter().collect();
-        let same = |key: &Vec<usize>| key.len() == primary.len() && key.iter().all(|column| primary.contains(column));
-        if key.as_ref().is_some_and(same) {
-            return Ok(());
-        }
-        let declared = primary.iter().map(name).collect::<Vec<_>>().join(", ");
-        let advice = match &key {
-            Some(key) => {
-                format!("declare PRIMARY KEY ({}) NOT ENFORCED", key.iter().map(name).collect::<Vec<_>>().join(", "))
-            }
-            None => "write every column of the GROUP BY as it is, and make these columns the PRIMARY KEY".into(),
-        };
-        Err(Error::invalid(format!(
-            "table \"{}\" keeps the newest row of each ({declared}), but the query's results are told apart by the columns of its GROUP BY",
-            sink.table
-        ))
-        .help(advice))
-    }
-
-    /// The step at or before `id`, after the updating aggregate, that may drop a row whose key was given before.
-    fn drops_keys(&self, id: StepId) -> Option<StepId> {
-        let Step { action, inputs, emit: Emit::Updating, .. } = &self.steps[id] else { return None };
-        let drops = |stage: &Stage| matches!(stage.transform, Transform::Filter(_) | Transform::Unnest { .. });
-        match action {
-            Action::Transform(stages) if stages.iter().any(drops) => Some(id),
-            Action::Transform(_) | Action::Union => inputs.iter().find_map(|input| self.drops_keys(input.from)),
-            _ => None,
-        }
-    }
-}
-
-/// For each column of the GROUP BY whose results step `id` gives: where it is, if it is still there. None if that is not known.
-fn result_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
-    let step = &steps[id];
-    match &step.action {
-        Action::Aggregate(spec) if step.emit == Emit::Updating => {
-            let place = |key| spec.output.iter().position(|column| *column == OutputColumn::Key(key));
-            Some((0..spec.keys.len()).map(place).collect())
-        }
-        Action::Transform(stages) => {
-            let mut key = result_key(steps, step.inputs.first()?.from)?;
-            for stage in stages {
-                let Transform::Project(columns) = &stage.transform else { continue };
-                let place = |from: usize| columns.iter().position(|column| column.as_same_text() == Some(from));
-                key = key.into_iter().map(|column| column.and_then(place)).collect();
-            }
-            Some(key)
-        }
-        _ => None,
-    }
-}
-
-/// True if the rows of step `id` still have all columns of the GROUP BY that they come from.
-pub fn keeps_keys(steps: &[Step], id: StepId) -> bool {
-    result_key(steps, id).is_some_and(|key| key.iter().all(Option::is_some))
 }
 
 /// A source that does not end and of which the rows that step `id` gives become ever more, if there is one. Results by key are as many as there
@@ -694,6 +643,7 @@ pub fn grows(steps: &[Step], id: StepId) -> Option<StepId> {
     match &steps[id].action {
         Action::Source(source) => (!source.source.bounded()).then_some(id),
         Action::Aggregate(spec) if spec.grouping == Grouping::Updating => None,
+        Action::Upsert(_) => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) | Reduction::First { limit: Some(_), .. } => None,
             _ => any(),

@@ -396,8 +396,15 @@ impl<'a> Session<'a> {
         let name = normal(&table.name);
         let at = table.name.span.start;
         let schema_of_records = Arc::clone(&physical);
-        let definition =
-            connector::Table { name: name.clone(), schema: schema_of_records, metadata, primary_key, options };
+        let key_trusted = table.key_trusted;
+        let definition = connector::Table {
+            name: name.clone(),
+            schema: schema_of_records,
+            metadata,
+            primary_key,
+            key_trusted,
+            options,
+        };
         self.definitions.insert(name.clone(), Rc::new(definition));
         self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, at }));
         Ok(())
@@ -1003,6 +1010,7 @@ fn printed(plan: &LogicalPlan, number: usize) -> connector::Table {
         schema: Arc::new(Schema::new(plan.schema().fields().clone())),
         metadata: BTreeMap::new(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new([(CONNECTOR.name.to_owned(), OptionText::from("print"))]),
     }
 }

@@ -38,7 +38,14 @@ fn table(columns: &str, options: &[(&str, &str)]) -> Table {
     };
     let schema = Arc::new(Schema::new(columns.split(", ").map(field).collect::<Vec<_>>()));
     let options = Options::new(options.iter().map(|(name, text)| ((*name).to_owned(), OptionText::from(*text))));
-    Table { name: "t".into(), schema, metadata: Default::default(), primary_key: Vec::new(), options }
+    Table {
+        name: "t".into(),
+        schema,
+        metadata: Default::default(),
+        primary_key: Vec::new(),
+        key_trusted: false,
+        options,
+    }
 }
 
 fn source(table: &Table) -> Result<Arc<dyn Source>> {

@@ -257,7 +257,7 @@ macro_rules! targets {
 
 targets! {
     log manifest savepoint object staged marker splits ledger state exchange handshake control broker
-    json csv raw avro parquet packed sql graph options
+    json csv raw debezium avro avro_messages protobuf parquet packed sql graph options
 }
 
 #[test]

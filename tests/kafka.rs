@@ -153,6 +153,7 @@ fn table(columns: &[(&str, DataType)], primary_key: &[usize], options: &[(&str, 
         schema: Arc::new(Schema::new(fields)),
         metadata: Default::default(),
         primary_key: primary_key.to_vec(),
+        key_trusted: false,
         options: Options::new(options.iter().map(option)),
     }
 }
@@ -508,9 +509,9 @@ fn keys_and_values_have_formats_of_their_own(bootstrap: &str) {
         shard.finish().unwrap();
     };
     write(&[], &[], Changes::AppendOnly);
-    write(&[0], &[], Changes::Upsert);
-    write(&[0, 1], &[("json.encode.nulls", "false")], Changes::Upsert);
-    write(&[1], &[("key.format", "csv"), ("key.fields", "n;word"), ("key.csv.delimiter", "|")], Changes::Upsert);
+    write(&[0], &[], Changes::Keyed);
+    write(&[0, 1], &[("json.encode.nulls", "false")], Changes::Keyed);
+    write(&[1], &[("key.format", "csv"), ("key.fields", "n;word"), ("key.csv.delimiter", "|")], Changes::Keyed);
     let read = KafkaSource::new(&table(&[], &[TO_THE_END]), &[2, 0]).unwrap();
     let text: Vec<String> = open(&read).iter_mut().flat_map(read_to_end).collect();
     assert_eq!(text, ["NULL", "x"].repeat(4));

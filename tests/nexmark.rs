@@ -93,6 +93,7 @@ fn events(kind: &str, columns: &[(&str, DataType)], options: &[(&str, &str)]) ->
         schema: Arc::new(Schema::new(fields)),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new(given),
     };
     let all: Vec<usize> = (0..columns.len()).collect();

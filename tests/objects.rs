@@ -43,6 +43,7 @@ fn table(schema: &SchemaRef, path: &str, format: &str, more: &[(&str, &str)]) ->
         schema: Arc::clone(schema),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options,
     }
 }
@@ -442,14 +443,16 @@ fn formats_of_files_are_refused_where_there_are_records_and_the_other_way_round(
             schema: Arc::clone(&schema),
             metadata: Default::default(),
             primary_key: Vec::new(),
+            key_trusted: false,
             options,
         };
         let error = source(&table, &[0]).err().unwrap();
         format!("{error} / {}", error.advice().unwrap_or_default())
     };
-    let help = "use it with connector 'file'; records can be json, csv or raw";
+    let help = "use it with connector 'file'; records can be json, csv, raw, debezium-json, avro or protobuf";
     assert_eq!(kafka("parquet"), format!("format 'parquet' is one of files, and here are records / {help}"));
-    assert_eq!(kafka("avro"), format!("format 'avro' is one of files, and here are records / {help}"));
+    let error = source(&table(&schema, "x", "protobuf", &[]), &[0]).err().unwrap();
+    assert_eq!(error.to_string(), "format 'protobuf' is one of records in topics, and a file is no such");
     let error = source(&table(&schema, "-", "avro", &[]), &[0]).err().unwrap();
     assert_eq!(error.to_string(), "option 'path': files of rows are not read from standard input");
 

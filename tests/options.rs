@@ -3,7 +3,7 @@
 //! A section between `<!-- options: NAME -->` and `<!-- end -->` is generated; `UPDATE_DOCS=1` writes it.
 
 use highwater::connector::builtin::CONNECTORS;
-use highwater::connector::{ConnectorSpec, FORMATS, OptionSpec, Preset, Side, TABLE_OPTIONS, Takes};
+use highwater::connector::{ConnectorSpec, FORMATS, OptionSpec, Preset, Side, TABLE_OPTIONS, Takes, registry};
 use highwater::plan::type_name;
 use highwater::sql::SETTINGS;
 use std::fs;
@@ -14,6 +14,7 @@ fn section(name: &str) -> Option<String> {
     match name.split_once(' ') {
         None if name == "connectors" => Some(overview()),
         None if name == "tables" => Some(table(TABLE_OPTIONS, false)),
+        None if name == "registry" => Some(table(registry::OPTIONS, true)),
         None if name == "settings" => Some(table(SETTINGS, false)),
         Some(("connector", name)) => {
             let spec = CONNECTORS.iter().find(|spec| spec.name == name)?;
@@ -105,9 +106,12 @@ fn documents_say_what_is_declared() {
     let connectors = CONNECTORS.iter().filter(|spec| !spec.options.is_empty()).map(|spec| ("connector", spec.name));
     let formats = FORMATS.iter().filter(|spec| !spec.options.is_empty()).map(|spec| ("format", spec.name));
     let metadata = CONNECTORS.iter().filter(|spec| !spec.metadata.is_empty()).map(|spec| ("metadata", spec.name));
-    for (kind, name) in
-        connectors.chain(formats).chain(metadata).chain([("connectors", ""), ("tables", ""), ("settings", "")])
-    {
+    for (kind, name) in connectors.chain(formats).chain(metadata).chain([
+        ("connectors", ""),
+        ("tables", ""),
+        ("settings", ""),
+        ("registry", ""),
+    ]) {
         let wanted = format!("{kind} {name}");
         assert!(found.iter().any(|found| found == wanted.trim()), "no document has '{}'", wanted.trim());
     }
@@ -115,7 +119,8 @@ fn documents_say_what_is_declared() {
 
 #[test]
 fn declarations_hold_together() {
-    let specs = CONNECTORS.iter().flat_map(|spec| spec.options).chain(TABLE_OPTIONS).chain(SETTINGS);
+    let specs =
+        CONNECTORS.iter().flat_map(|spec| spec.options).chain(TABLE_OPTIONS).chain(SETTINGS).chain(registry::OPTIONS);
     for spec in specs.chain(FORMATS.iter().flat_map(|spec| spec.options)) {
         if let Preset::Is(text) = spec.preset {
             spec.takes.check(text).unwrap_or_else(|error| panic!("{}: its own preset: {error}", spec.name));

@@ -55,6 +55,7 @@ fn table(path: &Path, format: &str, more: &[(&str, &str)]) -> Table {
         schema: Arc::new(Schema::new(fields)),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new(options),
     }
 }
@@ -266,6 +267,7 @@ fn begun(path: &Path, bytes: &[u8], more: &[(&str, &str)]) -> (Arc<dyn Source>, 
         schema,
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new(options),
     };
     let source = source_of(&table);

@@ -114,8 +114,7 @@ fn many_lives(runs: usize, clock: &dyn Fn(&mut StdRng) -> Arc<dyn Clock>) {
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| rng.random_range(0..QUERIES.len()));
         let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
-        let (found, took) =
-            run_in_lives(rng, &table, &text(&table, query), &mut |rng| rng.random_range(1..4), clock);
+        let (found, took) = run_in_lives(rng, &table, &text(&table, query), &mut |rng| rng.random_range(1..4), clock);
         let extra: Vec<&String> = found.iter().filter(|row| !expected.contains(row)).collect();
         let lost: Vec<&String> = expected.iter().filter(|row| !found.contains(row)).collect();
         assert!(
@@ -156,7 +155,9 @@ fn aggregates_of_a_program_and_of_guests_live_on_like_built_in_ones() {
             )
         };
         let (expected, _) = run(&text(&built_in[kind]), &table, Shape::Threads(1));
-        let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4), &|_| Arc::new(SystemClock::default()));
+        let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4), &|_| {
+            Arc::new(SystemClock::default())
+        });
         assert!(found == expected, "after {lives} lives {found:?}\ninstead of {expected:?}");
     });
 }

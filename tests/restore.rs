@@ -205,7 +205,13 @@ impl Kind {
         let side = |output: Vec<usize>| JoinSide { keys: keys.clone(), output };
         let sides = [side(vec![0, 1, START]), side(if kind.gives_pairs() { vec![1, 4] } else { Vec::new() })];
         let windows = [WindowBounds { start: START, end: START + 1 }; 2];
-        let spec = Arc::new(Joining { kind, meeting: Meeting::InWindows(windows), sides, condition: None, nulls_equal: false });
+        let spec = Arc::new(Joining {
+            kind,
+            meeting: Meeting::InWindows(windows),
+            sides,
+            condition: None,
+            nulls_equal: false,
+        });
         let routes = [0, 1].map(|side| spec.route(side));
         let schema = wide_schema();
         let fields = spec.sides.iter().flat_map(|side| &side.output);

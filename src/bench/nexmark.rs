@@ -171,6 +171,7 @@ impl Events {
             schema: Arc::new(Schema::new(fields)),
             metadata: Default::default(),
             primary_key: Vec::new(),
+            key_trusted: false,
             options: Options::new(options),
         };
         let source = Nexmark::new(&table, &(0..columns.len()).collect::<Vec<_>>())?;

@@ -210,6 +210,7 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
         source: source(case).expect("the exchange reads from memory"),
         columns,
         place: false,
+        key: Vec::new(),
         time: None,
         idle_timeout: settings.idle_timeout,
         when_all_idle: WhenAllIdle::Hold,
@@ -226,7 +227,13 @@ fn exchange(case: &Case, sink: Arc<dyn Sink>) -> Plan {
     };
     let read = step("source rows", Action::Source(source), Vec::new());
     let input = crate::plan::Input { from: 0, route: Route::Key(vec![0]) };
-    let sink = SinkStep { table: "moved".into(), connector: "memory".into(), sink, delivery: Delivery::AtLeastOnce };
+    let sink = SinkStep {
+        table: "moved".into(),
+        connector: "memory".into(),
+        sink,
+        key_trusted: false,
+        delivery: Delivery::AtLeastOnce,
+    };
     Plan { settings, steps: vec![read, step("sink moved", Action::Sink(sink), vec![input])] }
 }
 

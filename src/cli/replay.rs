@@ -221,6 +221,7 @@ impl Printer {
             schema: Arc::new(Schema::new(fields.clone())),
             metadata: BTreeMap::new(),
             primary_key: table.key.iter().map(|column| column + added).collect(),
+            key_trusted: true,
             options: Options::new(given),
         };
         let input = SinkInput { schema: Arc::clone(&printed.schema), updating: table.updating };

@@ -338,7 +338,8 @@ fn alive(id: u32) -> bool {
 
 /// For each table the lines that should have been written: a line, and how often.
 fn expected(plan: Plan, store: &Store, clock: &Arc<dyn Clock>) -> Result<BTreeMap<String, BTreeMap<String, usize>>> {
-    let upserts: Vec<bool> = plan.sinks().map(|(_, sink)| sink.sink.changes() == Changes::Upsert).collect();
+    let upserts: Vec<bool> =
+        plan.sinks().map(|(_, sink)| matches!(sink.sink.changes(), Changes::Upsert | Changes::Keyed)).collect();
     let tables = replay::whole(plan, store, None, Arc::clone(clock))?;
     let mut expected = BTreeMap::new();
     for (rows, upsert) in tables.into_iter().zip(upserts) {

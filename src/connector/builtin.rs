@@ -118,7 +118,7 @@ impl Connectors for Builtin {
 
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         Ok(match table.options.required(&CONNECTOR)? {
-            "file" => Arc::new(FileSink::new(table)?),
+            "file" => Arc::new(FileSink::new(table)?.of_rows(input.updating)),
             "kafka" => Arc::new(KafkaSink::new(table)?),
             "print" => Arc::new(PrintSink::new(table, input)?),
             "blackhole" => Arc::new(Blackhole::default()),

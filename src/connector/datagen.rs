@@ -753,6 +753,7 @@ mod tests {
             schema: Arc::new(Schema::new(fields)),
             metadata: Default::default(),
             primary_key: Vec::new(),
+            key_trusted: false,
             options,
         }
     }

@@ -25,7 +25,8 @@ pub use partition::METADATA;
 pub use sink::FileSink;
 
 use super::bad::{OnError, Sieve};
-use super::{Context, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
+use super::formats::FORMAT;
+use super::{Context, Gives, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes};
 use crate::error::{Error, Result};
 use crate::format::parquet::Footer;
 use crate::format::sift::OnBad;
@@ -143,6 +144,18 @@ fn partition_of(table: &Table) -> Result<Partition> {
     Ok(directories?.with_metadata(&table.metadata))
 }
 
+/// Refuses columns that are not in the files, where those hold changes: of a row that is taken back nothing else is known.
+fn whole_rows(partition: &Partition, table: &Table) -> Result<()> {
+    match partition.is_empty() {
+        true => Ok(()),
+        false => {
+            let wrong = "files of changes have all columns of their rows";
+            let option = if table.options.is_given(&PARTITION) { &PARTITION } else { &FORMAT };
+            Err(table.options.wrong(option, wrong).help("leave PARTITIONED BY and columns of METADATA out"))
+        }
+    }
+}
+
 /// Files that are read.
 #[derive(Debug)]
 pub struct FileSource {
@@ -190,6 +203,9 @@ impl FileSource {
         let mut packing = None;
         match &format {
             FileFormat::Records(format) => {
+                if format.changes() {
+                    whole_rows(&partition, table)?;
+                }
                 format.decoder(&inner, &inner_columns)?;
                 packing = match options.choice(&COMPRESSION)? {
                     "auto" => None,
@@ -349,6 +365,13 @@ impl Source for FileSource {
 
     fn bounded(&self) -> bool {
         !self.follow
+    }
+
+    fn gives(&self) -> Gives {
+        match &self.format {
+            FileFormat::Records(format) if format.changes() => Gives::Changes,
+            _ => Gives::Rows,
+        }
     }
 
     fn discovery_interval(&self) -> Option<Duration> {

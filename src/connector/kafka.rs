@@ -52,6 +52,7 @@ pub const OPTIONS: &[&OptionSpec] = &[
     &record::KEY_FIELDS,
     &record::KEY_PREFIX,
     &record::VALUE_INCLUDE,
+    &record::CHANGELOG,
     &sink::PARTITIONER,
     &sink::COMPRESSION,
     &progress::TOPIC,

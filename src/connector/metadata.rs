@@ -82,6 +82,7 @@ impl Table {
             schema: Arc::new(Schema::new(fields)),
             metadata: self.metadata.iter().filter_map(|(index, column)| Some((place(index)?, *column))).collect(),
             primary_key: self.primary_key.iter().filter_map(place).collect(),
+            key_trusted: self.key_trusted,
             options: self.options.clone(),
         })
     }

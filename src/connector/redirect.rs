@@ -5,7 +5,8 @@
 
 use super::builtin::Builtin;
 use super::{
-    ConnectorSpec, Connectors, Context, OptionText, Options, Polled, Sink, SinkInput, Source, Split, SplitStart, Table,
+    ConnectorSpec, Connectors, Context, Gives, OptionText, Options, Polled, Sink, SinkInput, Source, Split, SplitStart,
+    Table,
 };
 use crate::connector::bad::{Origin, Refused};
 use crate::error::{Error, Result};
@@ -81,8 +82,14 @@ impl Trial {
         }
         let schema = Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8, true)]));
         let options = Options::new(options);
-        let read =
-            Table { name: table.name.clone(), schema, metadata: Default::default(), primary_key: Vec::new(), options };
+        let read = Table {
+            name: table.name.clone(),
+            schema,
+            metadata: Default::default(),
+            primary_key: Vec::new(),
+            key_trusted: false,
+            options,
+        };
         Builtin::default().source(&read, &[0])
     }
 }
@@ -151,6 +158,10 @@ impl Source for Paced {
 
     fn bounded(&self) -> bool {
         self.source.bounded()
+    }
+
+    fn gives(&self) -> Gives {
+        self.source.gives()
     }
 
     fn embedded(&self) -> bool {

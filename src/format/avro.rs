@@ -324,7 +324,7 @@ fn fields_of(decoder: &Decoder) -> Result<Fields> {
 }
 
 /// A UUID in a string is that string.
-fn forget_uuids(schema: &mut Value) {
+pub(super) fn forget_uuids(schema: &mut Value) {
     match schema {
         Value::Object(parts) => {
             if parts.get("type").is_some_and(|kind| kind == "string")
@@ -340,7 +340,7 @@ fn forget_uuids(schema: &mut Value) {
 }
 
 /// True if a type in `fields` is given by the name of one that is declared elsewhere.
-fn names_a_type(fields: &Value) -> bool {
+pub(super) fn names_a_type(fields: &Value) -> bool {
     const OWN: [&str; 13] = [
         "null", "boolean", "int", "long", "float", "double", "bytes", "string", "record", "enum", "array", "map",
         "fixed",
@@ -436,16 +436,7 @@ pub struct AvroWriter {
 impl AvroWriter {
     /// For rows with these columns.
     pub fn new(schema: &SchemaRef, settings: &Settings) -> Result<AvroWriter> {
-        check_names(schema.fields())?;
-        refuse_types("avro", schema, |data_type| match data_type {
-            DataType::Interval(_) => Some("write a number of seconds or days"),
-            DataType::UInt64 => Some("Avro has no number that large: declare BIGINT or DECIMAL(20, 0)"),
-            DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(fields) if *fields[0].data_type() == DataType::Utf8 => None,
-                _ => Some("the keys of Avro's maps are strings"),
-            },
-            _ => None,
-        })?;
+        check_types(schema)?;
         let codec = match settings.codec {
             Codec::Null => None,
             Codec::Deflate => Some(CompressionCodec::Deflate),
@@ -535,6 +526,20 @@ impl Write for Taken {
     }
 }
 
+/// Refuses columns that Avro has no type or name for.
+pub(super) fn check_types(schema: &Schema) -> Result<()> {
+    check_names(schema.fields())?;
+    refuse_types("avro", schema, |data_type| match data_type {
+        DataType::Interval(_) => Some("write a number of seconds or days"),
+        DataType::UInt64 => Some("Avro has no number that large: declare BIGINT or DECIMAL(20, 0)"),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if *fields[0].data_type() == DataType::Utf8 => None,
+            _ => Some("the keys of Avro's maps are strings"),
+        },
+        _ => None,
+    })
+}
+
 /// Avro's names are letters, digits and underscores.
 fn check_names(fields: &Fields) -> Result<()> {
     for field in fields {
@@ -573,7 +578,7 @@ impl From<ArrowError> for Failure {
 }
 
 /// What the library says, without the name of its error's kind.
-fn reason(error: &AvroError) -> String {
+pub(super) fn reason(error: &AvroError) -> String {
     match error {
         AvroError::General(text) | AvroError::NYI(text) | AvroError::EOF(text) => text.clone(),
         AvroError::InvalidArgument(text) | AvroError::ParseError(text) | AvroError::SchemaError(text) => text.clone(),

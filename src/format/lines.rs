@@ -1,10 +1,10 @@
 //! Records on their way into a file: each ends with a newline, and the file may be compressed as it grows.
 
 use super::objects::WriteFile;
-use super::{Encode, Format, csv};
+use super::{Encode, Format, change, csv};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Fields, SchemaRef};
 use flate2::write::GzEncoder;
 use std::io::{self, Write};
 
@@ -42,6 +42,8 @@ impl Packing {
 /// Records on their way into a file of lines.
 pub struct LinesWriter {
     encoder: Box<dyn Encode>,
+    /// The columns of rows and their key, if records are changes of them.
+    changes: Option<(Fields, Vec<usize>)>,
     packer: Packer,
     /// Bytes that were taken.
     taken: u64,
@@ -61,7 +63,11 @@ impl LinesWriter {
             Packing::Gzip => Packer::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::default())),
             Packing::Zstd => Packer::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 0).map_err(unpacked)?),
         };
-        let mut writer = LinesWriter { encoder: format.encoder(schema)?, packer, taken: 0 };
+        let changes = match format {
+            Format::DebeziumJson(settings) => Some((schema.fields().clone(), settings.key.clone())),
+            Format::Raw | Format::Json(_) | Format::Csv(_) | Format::Avro(_) | Format::Protobuf(_) => None,
+        };
+        let mut writer = LinesWriter { encoder: format.encoder(schema)?, changes, packer, taken: 0 };
         if let Format::Csv(settings) = format
             && settings.header
         {
@@ -73,7 +79,11 @@ impl LinesWriter {
 
 impl WriteFile for LinesWriter {
     fn write(&mut self, rows: &Batch) -> Result<()> {
-        for record in &self.encoder.encode(rows)? {
+        let records = match &self.changes {
+            Some((fields, key)) => self.encoder.encode(&change::closed(rows, fields, key)?.0)?,
+            None => self.encoder.encode(rows)?,
+        };
+        for record in &records {
             self.packer.write_all(record.unwrap_or_default()).map_err(unpacked)?;
             self.packer.write_all(b"\n").map_err(unpacked)?;
         }

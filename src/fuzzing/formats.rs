@@ -5,7 +5,9 @@ use crate::connector::file::handle::{Handle, OpenFiles};
 use crate::connector::file::lines::Taken;
 use crate::connector::file::stream::Stream;
 use crate::format::sift::{Decoding, OnBad, sift};
-use crate::format::{FileFormat, Format, Missing, Packing, ReadAt, ReadRows, Records, avro, csv, json, parquet};
+use crate::format::{
+    FileFormat, Format, Missing, Packing, ReadAt, ReadRows, Records, avro, csv, debezium, json, parquet,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::fs;
 use std::io;
@@ -22,6 +24,14 @@ pub const CSV: Target =
 /// The same as plain lines.
 pub const RAW: Target =
     Target { name: "raw", seeds: || records(&Format::Raw), reseal: unsealed, run: |bytes| decode(&Format::Raw, bytes) };
+
+/// The same as changes.
+pub const DEBEZIUM: Target = Target {
+    name: "debezium",
+    seeds: || records(&debezium()),
+    reseal: unsealed,
+    run: |bytes| decode(&debezium(), bytes),
+};
 
 /// Avro's object container files.
 pub const AVRO: Target = Target { name: "avro", seeds: avro_files, reseal: unsealed, run: avro };
@@ -40,12 +50,16 @@ fn csv() -> Format {
     Format::Csv(csv::Settings { delimiter: b';', ..csv::Settings::default() })
 }
 
+fn debezium() -> Format {
+    Format::DebeziumJson(debezium::Settings::default())
+}
+
 /// The columns that `format` is asked for.
 fn schema(format: &Format) -> SchemaRef {
     match format {
         Format::Raw => Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8, true)])),
         Format::Csv(_) => Arc::new(rows::schema(false).project(&[0, 1, 2, 3, 4, 5, 6, 8]).expect("there are nine")),
-        Format::Json(_) => {
+        Format::Json(_) | Format::DebeziumJson(_) | Format::Avro(_) | Format::Protobuf(_) => {
             Arc::new(rows::schema(true).project(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).expect("there are more"))
         }
     }
@@ -68,6 +82,10 @@ fn records(format: &Format) -> Vec<Vec<u8>> {
         all.push(
             b"{\"n\":\"1e3\",\"ts\":\"9999-12-31T23:59:59.999999999+23:59\",\"word\":\"\\ud83d\\ude00\"}\n".to_vec(),
         );
+    }
+    if format.changes() {
+        let enveloped = r#"{"schema":{},"payload":{"before":{"n":1},"after":{"n":2},"op":"u"}}"#;
+        all.push(format!("{enveloped}\n{{\"op\":\"d\",\"before\":{{\"word\":\"a\"}}}}\n").into_bytes());
     }
     all
 }

@@ -30,6 +30,7 @@ const QUERIES: &[&str] = &[
     "SELECT window_start, window_end, word, count(*), sum(n) FROM SESSION(t, ts, INTERVAL '2' SECOND) GROUP BY window_start, window_end, word",
     "SELECT window_start, word, n, ts, r FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end, word ORDER BY n DESC) AS r FROM TUMBLE(t, ts, INTERVAL '5' SECOND)) WHERE r <= 2",
     "SELECT a.window_start, a.word, a.c, b.n, b.ts FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '5' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n, ts FROM TUMBLE(t, ts, INTERVAL '5' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
+    "SELECT word, n, ts FROM u",
 ];
 
 /// The staged operators of a query's plan.
@@ -61,6 +62,9 @@ fn planned(query: &str) -> Plan {
     let sql = format!(
         "CREATE TABLE t (word STRING, n BIGINT NOT NULL, small INT, ratio DOUBLE, price DECIMAL(12, 2), ts TIMESTAMP(6), yes BOOLEAN,
            bytes BYTES, day DATE, WATERMARK FOR ts AS ts) WITH ('connector' = 'memory');
+         CREATE TABLE u (word STRING, n BIGINT NOT NULL, ts TIMESTAMP(6), PRIMARY KEY (word, n) NOT ENFORCED)
+           WITH ('connector' = 'kafka', 'topic' = 'u', 'properties.bootstrap.servers' = 'localhost:1', 'format' = 'json',
+             'scan.changelog' = 'upsert');
          {query};"
     );
     sql::plan(Text { name: "state.sql", sql: &sql }, &[], &connectors).expect("the queries are right")

@@ -1,96 +1,127 @@
-//! What is left of an updating stream when its input has ended: rows that stand.
+//! What an epoch's changes leave of each key.
 //!
-//! State: the sum of all changes so far. A delta is the changes since the one before.
+//! Changes that cancel out each other are gone; of the others those of a key leave together, in one batch: what is taken back, then what is
+//! added, each in the order of its columns. So what leaves does not depend on the order of the epoch's rows.
+//! State: none from one epoch for the next.
 
+use super::transform::with_weight;
 use super::{Operator, Output};
-use crate::batch::changes::{consolidated, standing};
-use crate::batch::{BATCH_ROWS, Batch};
+use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow};
 use crate::error::Result;
-use crate::operator::aggregate::push_sliced;
-use crate::operator::transform::with_weight;
-use crate::state::{Delta, Table};
+use crate::plan::{Says, Settling};
 use crate::time::{Epoch, Watermark};
-use arrow::datatypes::SchemaRef;
-
-/// What the table of a delta is called.
-const TABLE: &str = "changes";
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use std::sync::Arc;
 
 /// The operator.
 pub struct Settle {
-    /// With the weight.
+    says: Says,
+    /// The row's columns and the weight.
     schema: SchemaRef,
-    /// By which columns rows find their worker.
-    keys: Vec<usize>,
-    sum: Vec<Batch>,
-    /// Rows in `sum`, and how many there were when it was last worked out.
-    rows: usize,
-    summed: usize,
-    /// What has come since the last delta; None if there are no deltas.
-    changes: Option<Vec<Batch>>,
+    /// The row's columns, those of the key first.
+    order: Vec<usize>,
+    /// Of the key's columns and of the others.
+    converters: [RowConverter; 2],
+    keys: usize,
+    rows: Vec<Batch>,
+}
+
+/// Rows that are left of an epoch.
+#[derive(Default)]
+struct Left {
+    /// Each with its weight, by key: those of a key follow each other.
+    rows: Vec<(u32, i64)>,
+    /// Where each key begins.
+    starts: Vec<usize>,
 }
 
 impl Settle {
-    /// For changes of rows with the columns of `schema`, which come by `keys`.
-    pub fn new(schema: &SchemaRef, keys: Vec<usize>) -> Self {
-        Settle { schema: with_weight(schema), keys, sum: Vec::new(), rows: 0, summed: 0, changes: None }
+    /// The operator of `spec`, over rows with the columns of `schema` and then the weight.
+    pub fn new(spec: &Settling, schema: &Schema) -> Result<Self> {
+        let others = (0..schema.fields().len()).filter(|column| !spec.key.contains(column));
+        let order: Vec<usize> = spec.key.iter().copied().chain(others).collect();
+        let (key, rest) = order.split_at(spec.key.len());
+        let converter = |columns: &[usize]| {
+            let field = |column: &usize| SortField::new(schema.field(*column).data_type().clone());
+            RowConverter::new(columns.iter().map(field).collect()).map_err(from_arrow)
+        };
+        Ok(Settle {
+            says: spec.says,
+            schema: with_weight(schema),
+            converters: [converter(key)?, converter(rest)?],
+            keys: spec.key.len(),
+            order,
+            rows: Vec::new(),
+        })
     }
 
-    fn add(&mut self, changes: Batch) -> Result<()> {
-        self.rows += changes.num_rows();
-        self.sum.push(changes);
-        // working it out at each doubling costs little more than once, and bounds the memory by what stands
-        if self.rows > 2 * self.summed + 8 * BATCH_ROWS {
-            self.work_out()?;
+    /// What is left of `rows`.
+    fn left(&self, rows: &Batch) -> Result<Left> {
+        let weights = rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>();
+        let (key, rest) = self.order.split_at(self.keys);
+        let encode = |converter: &RowConverter, columns: &[usize]| {
+            let columns: Vec<ArrayRef> = columns.iter().map(|column| Arc::clone(rows.column(*column))).collect();
+            converter.convert_columns(&columns).map_err(from_arrow)
+        };
+        let keys = encode(&self.converters[0], key)?;
+        let rests = if rest.is_empty() { None } else { Some(encode(&self.converters[1], rest)?) };
+        let mut sorted: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        let rest_of = |row: u32| rests.as_ref().map(|rests| rests.row(row as usize));
+        sorted.sort_unstable_by(|&a, &b| {
+            keys.row(a as usize).cmp(&keys.row(b as usize)).then_with(|| rest_of(a).cmp(&rest_of(b)))
+        });
+        let Left { rows: mut left, mut starts } = Left::default();
+        for of_key in sorted.chunk_by(|&a, &b| keys.row(a as usize) == keys.row(b as usize)) {
+            let start = left.len();
+            for same in of_key.chunk_by(|&a, &b| rest_of(a) == rest_of(b)) {
+                let weight: i64 = same.iter().map(|&row| weights.value(row as usize)).sum();
+                if weight != 0 {
+                    left.push((same[0], weight));
+                }
+            }
+            left[start..].sort_by_key(|(_, weight)| *weight > 0);
+            if self.says == Says::Newest && left.len() > start {
+                // the last one is added, if one is
+                let last = left.pop().map(|(row, weight)| (row, weight.signum()));
+                left.truncate(start);
+                left.extend(last);
+            }
+            if left.len() > start {
+                starts.push(start);
+            }
         }
-        Ok(())
-    }
-
-    fn work_out(&mut self) -> Result<()> {
-        self.sum = vec![consolidated(&std::mem::take(&mut self.sum), &self.schema)?];
-        self.rows = self.sum[0].num_rows();
-        self.summed = self.rows;
-        Ok(())
-    }
-
-    fn table(&self, changes: &[Batch]) -> Result<Delta> {
-        let sum = consolidated(changes, &self.schema)?;
-        Ok(Table::of_batches(TABLE, &self.schema, &[sum], self.keys.clone())?.into_iter().collect())
+        Ok(Left { rows: left, starts })
     }
 }
 
 impl Operator for Settle {
     fn on_batch(&mut self, batch: Batch, _: &mut Output) -> Result<()> {
-        if let Some(changes) = &mut self.changes {
-            changes.push(batch.clone());
-        }
-        self.add(batch)
-    }
-
-    fn on_epoch(&mut self, _: Epoch, mark: Watermark, out: &mut Output) -> Result<()> {
-        if mark == Watermark::END {
-            self.work_out()?;
-            for sum in std::mem::take(&mut self.sum) {
-                push_sliced(standing(&sum)?, out);
-            }
-        }
+        self.rows.push(batch);
         Ok(())
     }
 
-    fn track(&mut self) {
-        self.changes.get_or_insert_default();
-    }
-
-    fn delta(&mut self) -> Result<Delta> {
-        let changes = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
-        self.table(&changes)
-    }
-
-    fn restore(&mut self, saved: Delta) -> Result<()> {
-        saved.into_iter().try_for_each(|table| self.add(table.into_rows(TABLE, &self.schema)?))
-    }
-
-    fn whole(&mut self) -> Result<Delta> {
-        let sum = std::mem::take(&mut self.sum);
-        self.table(&sum)
+    fn on_epoch(&mut self, _: Epoch, _: Watermark, out: &mut Output) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let rows = concat_batches(&self.schema, &std::mem::take(&mut self.rows)).map_err(from_arrow)?;
+        let Left { rows: left, starts } = self.left(&rows)?;
+        let mut from = 0;
+        while from < left.len() {
+            // a key's changes are not torn apart
+            let end = starts.iter().copied().find(|start| *start >= from + BATCH_ROWS).unwrap_or(left.len());
+            let picks: UInt32Array = left[from..end].iter().map(|(row, _)| *row).collect();
+            let weights: Int64Array = left[from..end].iter().map(|(_, weight)| *weight).collect();
+            let columns = rows.columns()[..rows.num_columns() - 1].iter();
+            let mut columns =
+                columns.map(|column| take(column, &picks, None).map_err(from_arrow)).collect::<Result<Vec<_>>>()?;
+            columns.push(Arc::new(weights));
+            out.push(batch_of(Arc::clone(&self.schema), columns, end - from)?);
+            from = end;
+        }
+        Ok(())
     }
 }

@@ -3,10 +3,10 @@
 use super::grows;
 use super::{
     Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
-    Reduction, Route, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl, describe_sessions,
-    describe_windows,
+    Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
+    describe_sessions, describe_windows,
 };
-use crate::connector::Delivery;
+use crate::connector::{Delivery, Gives};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -104,7 +104,12 @@ impl Plan {
         match &step.action {
             Action::Source(source) => {
                 let bounded = if source.source.bounded() { ", bounded" } else { "" };
-                let mut lines = vec![format!("connector {}{bounded}", source.connector)];
+                let gives = match source.source.gives() {
+                    Gives::Rows => "",
+                    Gives::Changes => ", changes",
+                    Gives::Upserts => ", newest rows",
+                };
+                let mut lines = vec![format!("connector {}{bounded}{gives}", source.connector)];
                 let computed =
                     source.columns.iter().zip(step.schema.fields()).filter(|(value, _)| value.as_column().is_none());
                 lines.extend(computed.map(|(value, field)| format!("computes {} = {value}", field.name())));
@@ -123,13 +128,21 @@ impl Plan {
             Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
-            Action::Settle | Action::Consolidate => Vec::new(),
+            Action::Standing | Action::Consolidate => Vec::new(),
             Action::Round => vec!["the rows of the round before".into()],
             Action::Recurse { distinct: true, .. } => {
                 vec!["each row once, round by round until there are no new ones".into()]
             }
             Action::Recurse { .. } => vec!["round by round until there are no new rows".into()],
             Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
+            Action::Upsert(key) => vec![format!("newest row of each {}", names(&step.schema, key))],
+            Action::Settle(Settling { key, says }) => {
+                let key = names(&step.schema, key);
+                vec![match says {
+                    Says::Changes => format!("changes of an epoch by {key}, without those that cancel out"),
+                    Says::Newest => format!("what an epoch leaves of each {key}: its row, or that it has none"),
+                }]
+            }
             Action::Join(join) => {
                 let schemas: Vec<&Schema> =
                     step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
@@ -202,7 +215,8 @@ impl Plan {
             Action::Keep(keeping) => self.kept_text(id, keeping),
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
-            Action::Settle => "by rows of its input until the input ends".into(),
+            Action::Standing => "by rows of its input until the input ends".into(),
+            Action::Upsert(_) => "by keys".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
                 Meeting::Always => self.index_text(id),
@@ -390,16 +404,23 @@ fn kind(action: &Action) -> &'static str {
         Action::Rank(_) => "rank",
         Action::Keep(_) => "keep",
         Action::Reduce(_) => "reduce",
-        Action::Settle => "settle",
+        Action::Standing => "settle",
         Action::Consolidate => "consolidate",
         Action::Round => "round",
         Action::Recurse { .. } => "recurse",
+        Action::Upsert(_) => "upsert",
+        Action::Settle(_) => "settle",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
         Action::DeadLetters => "dead letters",
         Action::Sink(_) => "sink",
     }
+}
+
+/// `a, b`
+fn names(schema: &Schema, columns: &[usize]) -> String {
+    columns.iter().map(|column| schema.field(*column).name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn emit_text(emit: Emit) -> &'static str {

@@ -1,6 +1,7 @@
 //! A plan's identity: equal in every process that planned the same text, and nothing else in it.
 
 use super::{Action, Aggregation, Meeting, Plan, Reduction, Stage, Step, StepId, Transform};
+use crate::connector::Gives;
 use std::fmt::{self, Write};
 
 impl Plan {
@@ -25,7 +26,8 @@ impl Plan {
             | Action::Custom(_)
             | Action::Rank(_)
             | Action::Keep(_)
-            | Action::Settle => true,
+            | Action::Upsert(_)
+            | Action::Standing => true,
             _ => false,
         };
         let identity = |(id, step): (StepId, &Step)| {
@@ -77,6 +79,9 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Source(source) => {
             writeln!(out, "  source {:?} {:?} bounded {}", source.table, source.connector, source.source.bounded())?;
             fields(&source.source.schema(), out)?;
+            if source.source.gives() != Gives::Rows {
+                writeln!(out, "  gives {:?} {:?}", source.source.gives(), source.key)?;
+            }
             if let Some(digest) = source.source.digest() {
                 writeln!(out, "  rows {}", blake3::Hash::from_bytes(digest).to_hex())?;
             }
@@ -91,7 +96,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::PreAggregate(spec) => aggregation("partial results", spec, out),
         Action::Aggregate(spec) => aggregation("results", spec, out),
         Action::Keep(keeping) => writeln!(out, "  {keeping:?}"),
-        Action::Settle => writeln!(out, "  settle"),
+        Action::Standing => writeln!(out, "  standing"),
         Action::Consolidate => writeln!(out, "  consolidate"),
         Action::Round => writeln!(out, "  round"),
         Action::Recurse { round, distinct } => writeln!(out, "  recurse {round} distinct {distinct}"),
@@ -117,6 +122,8 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
+        Action::Upsert(key) => writeln!(out, "  upsert {key:?}"),
+        Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::DeadLetters => writeln!(out, "  dead letters"),
         Action::Sink(sink) => {

@@ -12,8 +12,10 @@ use crate::operator::lookup::Lookup;
 use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
 use crate::operator::settle::Settle;
+use crate::operator::standing::Standing;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
+use crate::operator::upsert::Upsert;
 use crate::operator::{Confluence, OneInput, Operator};
 use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, Step, StepId};
 use crate::state::{Delta, groups_of};
@@ -85,7 +87,12 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             one(Box::new(Keep::new(&from.schema, updating, routed_by(step), *keeping)), input(0))
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
-        Action::Settle => one(Box::new(Settle::new(&step.schema, routed_by(step))), input(0)),
+        Action::Standing => one(Box::new(Standing::new(&step.schema, routed_by(step))), input(0)),
+        Action::Upsert(key) => {
+            let schema = input(0);
+            one(Box::new(Upsert::new(key, Arc::clone(&schema), &step.schema)?), schema)
+        }
+        Action::Settle(spec) => one(Box::new(Settle::new(spec, &step.schema)?), input(0)),
         Action::Source(_)
         | Action::DeadLetters
         | Action::Reduce(_)

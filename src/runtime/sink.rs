@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::connector::{Changes, Shard};
 use crate::error::{Error, Result};
 use crate::operator::transform::insertions;
-use crate::plan::{Emit, SinkStep, StepId};
+use crate::plan::{Action, Emit, Plan, SinkStep, StepId};
 use crate::time::Epoch;
 use arrow::datatypes::Schema;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub fn sink<'scope>(
             Err(error) => site.local.fate.fail(error.within(format!("table \"{}\"", step.table))),
         }
     }
-    let only_insertions = plan.steps[from].emit == Emit::Updating && step.sink.changes() == Changes::Upsert;
+    let only_insertions = takes_insertions_only(plan, from, step);
     let schema = Arc::clone(&plan.steps[site.id].schema);
     let given = Arc::clone(&plan.steps[from].schema);
     let table = step.table.clone();
@@ -126,6 +126,17 @@ pub fn sink<'scope>(
         }
     });
     done
+}
+
+/// True if `sink` takes only the insertions among the rows of step `from`, without their weights.
+pub(super) fn takes_insertions_only(plan: &Plan, from: StepId, sink: &SinkStep) -> bool {
+    let settled = matches!(plan.steps[from].action, Action::Settle(_));
+    plan.steps[from].emit == Emit::Updating
+        && match sink.sink.changes() {
+            Changes::Upsert => true,
+            Changes::Keyed => !settled,
+            Changes::AppendOnly | Changes::All | Changes::Paired => false,
+        }
 }
 
 /// Completes the output of `shard`.

@@ -15,14 +15,14 @@ use super::metronome::{Orders, SplitNames, metronome};
 use super::operators::{Made, carried, kept_in, merges_rows_directly, operator_of, restore};
 use super::publisher::publisher;
 use super::replay::Replay;
-use super::sink::sink;
+use super::sink::{sink, takes_insertions_only};
 use super::source::{LastRead, Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
 use super::tap::tap;
 use super::writer::{self, part_writer, writer};
 use crate::checkpoint::store::Store;
-use crate::connector::{Changes, Context, Delivery};
+use crate::connector::{Context, Delivery};
 use crate::error::{Error, Result};
 use crate::operator::Confluence;
 use crate::operator::aggregate::PreAggregate;
@@ -251,7 +251,9 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Consolidate
             | Action::Reduce(_)
             | Action::Round
-            | Action::Settle => {
+            | Action::Standing
+            | Action::Upsert(_)
+            | Action::Settle(_) => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
                     .ok_or_else(|| Error::internal("a staged step has no operator"))?;
                 let inputs = inputs.into_iter().enumerate().map(|(n, schema)| (input(n), schema)).collect();
@@ -348,8 +350,7 @@ fn staging(
     let from = step.inputs[0].from;
     let place = |error: Error| error.within(format!("table \"{}\"", sink.table));
     let (shard, shards) = if sink.sink.single() { (0, 1) } else { (worker, workers) };
-    let updating = local.plan.steps[from].emit == Emit::Updating;
-    let only_insertions = updating && sink.sink.changes() == Changes::Upsert;
+    let only_insertions = takes_insertions_only(&local.plan, from, sink);
     let only_insertions = only_insertions.then(|| Arc::clone(&local.plan.steps[from].schema));
     let (mut stager, mut outbox) = (None, None);
     if !sink.sink.single() || worker == 0 {

@@ -198,7 +198,8 @@ impl Planner<'_> {
         let name = call.operator.name().to_owned();
         if stream.emit == Emit::Updating {
             return Err(Error::invalid(format!(
-                "{name} over results that change is not supported: an operator takes rows that stand"
+                "{name} over {} is not supported: an operator takes rows that stand",
+                self.changing(stream.base)
             ))
             .help("give the GROUP BY before it a window, or end the INSERT with EMIT FINAL if the input ends"));
         }

@@ -21,6 +21,8 @@ pub(super) struct CreateTable {
     pub columns: Vec<ColumnText>,
     pub watermark: Option<WatermarkText>,
     pub primary_key: Vec<Ident>,
+    /// Its key is `NOT ENFORCED`.
+    pub key_trusted: bool,
     pub options: BTreeMap<String, OptionText>,
     /// What is wrong with it, as far as that does not keep the rest from being read.
     pub wrong: Vec<Error>,
@@ -62,6 +64,7 @@ pub(super) fn parse_create_table(text: Text, parser: &mut Parser) -> Result<Crea
         columns: Vec::new(),
         watermark: None,
         primary_key: Vec::new(),
+        key_trusted: false,
         options: BTreeMap::new(),
         wrong: Vec::new(),
     };
@@ -166,7 +169,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         parser.expect_token(&Token::LParen)?;
         let columns = parser.parse_comma_separated(Parser::parse_identifier)?;
         parser.expect_token(&Token::RParen)?;
-        parse_not_enforced(parser);
+        table.key_trusted |= parse_not_enforced(parser);
         set_primary_key(text, table, columns, at);
         return Ok(());
     }
@@ -192,7 +195,7 @@ pub(super) fn parse_element(text: Text, parser: &mut Parser, table: &mut CreateT
         } else if parser.parse_keyword(Keyword::COMMENT) {
             parser.parse_literal_string()?;
         } else if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
-            parse_not_enforced(parser);
+            table.key_trusted |= parse_not_enforced(parser);
             set_primary_key(text, table, vec![name.clone()], at);
         } else if parser.parse_keywords(&[Keyword::GENERATED, Keyword::ALWAYS, Keyword::AS]) {
             parser.expect_token(&Token::LParen)?;
@@ -262,8 +265,8 @@ pub(super) fn parse_type(
     Ok((sql, data_type))
 }
 
-fn parse_not_enforced(parser: &mut Parser) {
-    let _ = parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]);
+fn parse_not_enforced(parser: &mut Parser) -> bool {
+    parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED])
 }
 
 fn set_primary_key(text: Text, table: &mut CreateTable, columns: Vec<Ident>, at: Location) {

@@ -4,6 +4,7 @@
 //! it, and where each column of the query is in the rows that come out. So choosing and renaming columns costs nothing, neighbouring
 //! stages end up in one step, and windows are only assigned to rows when something other than a GROUP BY asks for them.
 
+mod changes;
 mod collect;
 mod interval;
 mod join;
@@ -23,8 +24,8 @@ use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
 use crate::connector::{
-    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, IDLE_TIMEOUT, MAX_FUTURE, Options, Sink, SinkInput,
-    WHEN_ALL_IDLE,
+    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, Gives, IDLE_TIMEOUT, MAX_FUTURE, Options, Sink,
+    SinkInput, WHEN_ALL_IDLE,
 };
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
@@ -315,7 +316,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let physical: Vec<usize> = physical.into_iter().collect();
+        let mut physical: Vec<usize> = physical.into_iter().collect();
         let options = &definition.options;
         let idle_timeout = options.if_given(&IDLE_TIMEOUT, Options::duration_or_off)?;
         let idle_timeout = idle_timeout.unwrap_or(self.settings.idle_timeout);
@@ -324,13 +325,22 @@ impl<'a> Planner<'a> {
         let max_future = options.if_given(&MAX_FUTURE, Options::duration)?.unwrap_or(self.settings.max_future);
         let OnError { on_bad, letters, share_max } = OnError::of(options)?;
         let bad = BadRecords { on_bad, letters: letters.is_some(), share_max };
-        let source = self.connectors.source(definition, &physical)?;
+        let mut source = self.connectors.source(definition, &physical)?;
+        let gives = source.gives();
+        let key = changes::key_columns(table, definition);
+        if gives == Gives::Upserts && !key.iter().all(|column| needed.contains(column)) {
+            needed.extend(&key);
+            physical.extend(&definition.primary_key);
+            physical.sort_unstable();
+            physical.dedup();
+            source = self.connectors.source(definition, &physical)?;
+        }
         let given = source.schema();
         let given_df = DFSchema::try_from(Arc::clone(&given)).map_err(from_datafusion)?;
 
         let mut columns = Vec::new();
         let mut places = vec![None; table.columns.len()];
-        for column in needed {
+        for &column in &needed {
             places[column] = Some(columns.len());
             let field = table.schema.field(column);
             columns.push(match &table.columns[column] {
@@ -361,14 +371,15 @@ impl<'a> Planner<'a> {
             source,
             columns,
             place: places_too,
+            key: key.iter().map(|column| places[*column]).collect::<Option<_>>().unwrap_or_default(),
             time,
             idle_timeout,
             when_all_idle,
             max_future,
             bad,
         });
-        let base = self.step(format!("source {}", table.name), action, Vec::new(), Arc::clone(&schema), Emit::Append);
-        let mut stream = Stream::of_step(base, schema, Emit::Append);
+        let (base, emit) = self.source_step(&table.name, action, gives, &schema)?;
+        let mut stream = Stream::of_step(self.steps.len() - 1, schema, emit);
         stream.roles = roles;
         stream.place = places_too.then(|| stream.rows.fields().len() - 1);
         stream.own = false;
@@ -423,16 +434,24 @@ impl<'a> Planner<'a> {
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
         let sink = self.connectors.sink(&table, &input)?;
-        let keyed = updating || sink.changes() == Changes::Upsert;
+        let keyed = updating || matches!(sink.changes(), Changes::Upsert | Changes::Keyed);
+        let settled = self.settle(&mut stream, sink.as_ref(), &table)?;
         let route = match sink.single() {
             true => Route::Single,
+            false if settled => Route::Forward,
             false if keyed && !table.primary_key.is_empty() => Route::Key(table.primary_key.clone()),
             false => Route::Forward,
         };
         let route = self.consolidate(&mut stream, route);
         let connector = connector_name(&table).to_owned();
         let delivery = self.delivery(&table, sink.as_ref())?;
-        let action = Action::Sink(SinkStep { table: table.name.clone(), connector, sink, delivery });
+        let action = Action::Sink(SinkStep {
+            table: table.name.clone(),
+            connector,
+            sink,
+            key_trusted: table.key_trusted,
+            delivery,
+        });
         let written = stream.rows.fields().iter().zip(table.schema.fields());
         let written = written.map(|(row, column)| Arc::new(row.as_ref().clone().with_nullable(column.is_nullable())));
         let written = Arc::new(Schema::new(written.collect::<Fields>()));
@@ -512,7 +531,7 @@ impl<'a> Planner<'a> {
         let mut stream = self.lower(&query.plan, query.last)?;
         if query.last {
             self.check_bounded(&stream)?;
-            self.settle(&mut stream)?;
+            self.standing(&mut stream)?;
         }
         if (query.late.is_some() || query.lateness > 0) && !self.waits_for_windows(stream.base) {
             return Err(Error::invalid(
@@ -775,7 +794,7 @@ impl<'a> Planner<'a> {
         let column = assign.input.schema().maybe_index_of_column(&assign.time);
         let column = column.ok_or_else(|| Error::internal(format!("no column {}", assign.time)))?;
         if stream.emit == Emit::Updating {
-            return Err(Error::invalid("windows over results that change are not yet supported")
+            return Err(Error::invalid(format!("windows over {} are not yet supported", self.changing(stream.base)))
                 .help("window the rows before they are aggregated"));
         }
         if stream.pending.is_some() {
@@ -1077,7 +1096,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes rows that may be taken back those that are there when the input has ended.
-    fn settle(&mut self, stream: &mut Stream) -> Result<()> {
+    fn standing(&mut self, stream: &mut Stream) -> Result<()> {
         if stream.emit != Emit::Updating {
             return Ok(());
         }
@@ -1085,7 +1104,13 @@ impl<'a> Planner<'a> {
         let all: Vec<usize> = (0..stream.rows.fields().len()).collect();
         let input = Input { from: stream.base, route: Route::Key(all) };
         let columns = std::mem::take(&mut stream.columns);
-        let base = self.step("settle".into(), Action::Settle, vec![input], Arc::clone(&stream.rows), Emit::Final);
+        let base = self.step(
+            "what stands at the end".into(),
+            Action::Standing,
+            vec![input],
+            Arc::clone(&stream.rows),
+            Emit::Final,
+        );
         *stream = Stream::of_step(base, Arc::clone(&stream.rows), Emit::Final);
         stream.columns = columns;
         Ok(())

@@ -120,6 +120,8 @@ impl<'a> Relations<'a> {
             columns: Vec::new(),
             watermark: None,
             primary_key: Vec::new(),
+            // there is no other way to say it here
+            key_trusted: true,
             options: BTreeMap::new(),
             wrong: Vec::new(),
         };

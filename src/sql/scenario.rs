@@ -498,6 +498,7 @@ pub fn answer(
         schema: SchemaRef::clone(schema),
         metadata: BTreeMap::new(),
         primary_key: Vec::new(),
+        key_trusted: true,
         options: Options::new([(CONNECTOR.name.to_owned(), OptionText::from("memory"))]),
     };
     let query = super::Query {

@@ -7,9 +7,11 @@
 use super::rows::rows_of;
 use super::script::{Script, found};
 use super::subject::{Read, Subject};
+use crate::batch::changes::added;
 use crate::batch::{Batch, take_rows};
-use crate::connector::{Context, Polled, Source, Split, SplitStart};
+use crate::connector::{Context, Gives, Polled, Source, Split, SplitStart};
 use crate::error::{Error, Result};
+use crate::operator::transform::with_weight;
 use crate::time::Watermark;
 use arrow::datatypes::SchemaRef;
 use rand::rngs::StdRng;
@@ -29,6 +31,7 @@ pub struct Feed {
 struct Fed {
     schema: SchemaRef,
     bounded: bool,
+    gives: Gives,
     /// By split, by epoch.
     splits: Vec<Vec<Portion>>,
     /// The watermark at the end of each epoch.
@@ -68,6 +71,10 @@ impl Feed {
             let mut fed = Fed {
                 schema: Arc::clone(&schema),
                 bounded: read.step.source.bounded(),
+                gives: match read.step.source.gives() {
+                    Gives::Rows => Gives::Rows,
+                    Gives::Changes | Gives::Upserts => Gives::Upserts,
+                },
                 splits: (0..splits).map(|_| Vec::new()).collect(),
                 marks: Vec::new(),
                 ends: script.epochs.iter().position(|stage| stage.ends.contains(name)),
@@ -80,6 +87,8 @@ impl Feed {
                 let records = stage.rows.get(name);
                 let rows = records.map(|rows| found(rows, read)).transpose()?;
                 let rows = rows.unwrap_or_else(|| Batch::new_empty(Arc::clone(&schema)));
+                // whatever form its records have, a row of a table that changes is one that comes, or the newest of its key
+                let rows = if fed.gives == Gives::Rows { rows } else { added(&rows, &with_weight(&schema))? };
                 let keys = records.map(|rows| keys(rows, read)).transpose()?.unwrap_or_default();
                 for (split, share) in deal(&keys, splits, chance.as_deref_mut()).into_iter().enumerate() {
                     let numbers = share.iter().map(|row| before + u64::from(*row) + 1).collect();
@@ -201,6 +210,10 @@ impl Source for FedTable {
 
     fn bounded(&self) -> bool {
         self.0.bounded
+    }
+
+    fn gives(&self) -> Gives {
+        self.0.gives
     }
 
     fn splits(&self, _: &Context) -> Result<Vec<String>> {

@@ -10,7 +10,7 @@ CREATE TABLE orders (
   'connector' = 'kafka',
   'topic' = 'orders',
   'properties.bootstrap.servers' = '127.0.0.1:9092',
-  'format' = 'protobuf'
+  'format' = 'thrift'
 );
 
 SELECT id FROM orders;

@@ -23,7 +23,7 @@ use super::sink::{FileSink, directory, find_parts, make_durable, place, unwritab
 use crate::batch::{Batch, batch_of};
 use crate::connector::{Publisher, ShardName, Stager};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Encode, FileFormat, WriteFile};
+use crate::format::{Encode, FileFormat, Format, WriteFile};
 use crate::time::{Clock, Epoch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
@@ -62,6 +62,11 @@ impl FileStager {
         let encoder = match &sink.format {
             FileFormat::Records(format) if !columns.is_empty() => {
                 let schema = Arc::new(sink.table.project(&columns).map_err(crate::batch::from_arrow)?);
+                // of a change its rows
+                let format = match format {
+                    Format::DebeziumJson(settings) => Format::Json(settings.json.clone()),
+                    other => other.clone(),
+                };
                 Some((columns, format.encoder(&schema)?))
             }
             _ => None,

@@ -12,13 +12,14 @@
 
 use super::partition::Partition;
 use super::publish::{FilePublisher, FileStager};
-use super::{PATH, format_of, partition_of, place_of};
+use super::{PATH, format_of, partition_of, place_of, whole_rows};
 use crate::batch::Batch;
 use crate::connector::{
     Changes, Context, OptionSpec, Preset, Publisher, Shard, ShardName, Sink, Stager, Staging, Table, Takes,
 };
 use crate::error::{Error, Result};
 use crate::format::{FileFormat, Packing, WriteFile};
+use crate::operator::transform::with_weight;
 use crate::time::Clock;
 use arrow::datatypes::SchemaRef;
 use std::collections::{HashMap, VecDeque};
@@ -80,6 +81,7 @@ pub struct FileSink {
     pub(super) path: PathBuf,
     pub(super) format: FileFormat,
     pub(super) packing: Packing,
+    /// The columns of rows, their weight included if they have one.
     pub(super) table: SchemaRef,
     pub(super) partition: Partition,
     /// The columns that files have.
@@ -87,6 +89,7 @@ pub struct FileSink {
     /// Set for a directory.
     pub(super) rolling: Option<Rolling>,
     pub(super) overwrite: bool,
+    changes: Changes,
 }
 
 /// When a part is complete.
@@ -127,6 +130,17 @@ impl FileSink {
             },
             FileFormat::Parquet(_) | FileFormat::Avro(_) => Packing::None,
         };
+        let format = match format {
+            FileFormat::Records(format) => FileFormat::Records(format.with_key(&table.primary_key)),
+            other => other,
+        };
+        let changes = match &format {
+            FileFormat::Records(format) if format.changes() => {
+                whole_rows(&partition, table)?;
+                if table.primary_key.is_empty() { Changes::All } else { Changes::Paired }
+            }
+            _ => Changes::AppendOnly,
+        };
         let schema = partition.rest(&table.schema);
         format.writer(&schema, packing)?;
         Ok(FileSink {
@@ -138,7 +152,16 @@ impl FileSink {
             schema,
             rolling,
             overwrite: options.flag(&OVERWRITE)?,
+            changes,
         })
+    }
+
+    /// The same, for rows with weights if they are `updating`.
+    pub fn of_rows(self, updating: bool) -> Self {
+        match updating && self.changes != Changes::AppendOnly {
+            true => FileSink { table: with_weight(&self.table), ..self },
+            false => self,
+        }
     }
 
     /// Refuses what is there already, unless it may be replaced.
@@ -190,7 +213,7 @@ impl Sink for FileSink {
     }
 
     fn changes(&self) -> Changes {
-        Changes::AppendOnly
+        self.changes
     }
 
     fn staging(&self) -> Option<&dyn Staging> {

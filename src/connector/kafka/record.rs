@@ -14,16 +14,19 @@ use super::metadata;
 use crate::batch::{BATCH_ROWS, Batch, from_arrow};
 use crate::connector::formats::FORMAT;
 use crate::connector::metadata::convert;
-use crate::connector::{OptionSpec, Options, Preset, Table, Takes};
+use crate::connector::{Changes, Gives, OptionSpec, Options, Preset, Table, Takes};
 use crate::error::{Error, Result, nearest};
+use crate::format::change::closed;
 use crate::format::sift::Readable;
 use crate::format::{BadRecord, Decode, Encode, Format};
+use crate::plan::WEIGHT;
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, MapArray, RecordBatchOptions,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Int64Array, MapArray, RecordBatchOptions,
     TimestampMicrosecondArray,
 };
 use arrow::compute::kernels::zip::zip;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::compute::{nullif, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use rdkafka::message::{Header, OwnedHeaders};
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,6 +52,13 @@ pub(super) const VALUE_INCLUDE: OptionSpec = OptionSpec::both(
     "whether the columns of the key are in the value, too",
 );
 
+pub(super) const CHANGELOG: OptionSpec = OptionSpec::reading(
+    "scan.changelog",
+    Takes::Choice(&["append", "upsert"]),
+    Preset::Is("append"),
+    "what records are: `append` is a row each, `upsert` the newest row of its `PRIMARY KEY`, which a record without a value takes away",
+);
+
 /// Where each column of a table is in a record.
 pub(super) struct Layout {
     table: SchemaRef,
@@ -56,8 +66,10 @@ pub(super) struct Layout {
     value: Part,
     /// Columns that are metadata, and which.
     metadata: Vec<(usize, &'static str)>,
-    /// A row must have a key: the newest row of each key stands.
-    keyed: bool,
+    /// The columns of the PRIMARY KEY: a row must have a key, and the newest row of each key stands.
+    primary: Vec<usize>,
+    /// Records are read as the newest rows of their keys.
+    upserts: bool,
 }
 
 /// The key or the value.
@@ -127,7 +139,71 @@ impl Layout {
         let value = Part { format, schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns };
         let metadata: Vec<(usize, &str)> =
             table.metadata.iter().map(|(column, metadata)| (*column, metadata.spec.name)).collect();
-        Ok(Layout { table: Arc::clone(schema), key, value, metadata, keyed: !table.primary_key.is_empty() })
+        let value = Part { format: value.format.with_key(&table.primary_key), ..value };
+        let primary = table.primary_key.clone();
+        let layout = Layout { table: Arc::clone(schema), key, value, metadata, primary, upserts: false };
+        match layout.value.format.changes() {
+            true if apart => {
+                let error = options.wrong(&VALUE_INCLUDE, "a change has its whole rows in the value");
+                Err(error.help("leave the option out"))
+            }
+            _ if layout.key.as_ref().is_some_and(|key| key.format.changes()) => {
+                let error = options.wrong(FORMAT.under("key."), "a key is no change of a row");
+                Err(error.help("keys can be json, csv or raw"))
+            }
+            _ => Ok(layout),
+        }
+    }
+
+    /// What the options of `table`, which is read, say about its records.
+    pub(super) fn read_from(table: &Table) -> Result<Self> {
+        let (layout, options) = (Layout::read(table)?, &table.options);
+        let upserts = options.choice(&CHANGELOG)? == "upsert";
+        if layout.value.format.changes() {
+            if let Some(column) = table.metadata.keys().next() {
+                let error = format!(
+                    "column \"{}\" is metadata, which a row that is taken back does not have",
+                    table.schema.field(*column).name()
+                );
+                return Err(options
+                    .wrong(FORMAT.under(""), error)
+                    .help("leave the column out: it is of the record, not of the row"));
+            }
+            if upserts {
+                let error = options.wrong(&CHANGELOG, "records of this format are changes already");
+                return Err(error.help("leave the option out"));
+            }
+        }
+        if upserts && layout.primary.is_empty() {
+            let error = options.wrong(&CHANGELOG, "the newest row of what? the table has no PRIMARY KEY");
+            return Err(error.help("declare PRIMARY KEY (…) NOT ENFORCED with the columns of the record's key"));
+        }
+        Ok(Layout { upserts, ..layout })
+    }
+
+    /// The same, for the records of `topic`.
+    pub(super) fn for_topic(self, topic: &str) -> Self {
+        let of = |part: Part, name| Part { format: part.format.with_topic(topic, name), ..part };
+        Layout { key: self.key.map(|key| of(key, "key")), value: of(self.value, "value"), ..self }
+    }
+
+    /// What records are read as.
+    pub(super) fn gives(&self) -> Gives {
+        match self.upserts {
+            true => Gives::Upserts,
+            false if self.value.format.changes() => Gives::Changes,
+            false => Gives::Rows,
+        }
+    }
+
+    /// What a topic of these records can carry.
+    pub(super) fn carries(&self) -> Changes {
+        match (self.value.format.changes(), self.primary.is_empty()) {
+            (true, true) => Changes::All,
+            (true, false) => Changes::Paired,
+            (false, true) => Changes::AppendOnly,
+            (false, false) => Changes::Keyed,
+        }
     }
 
     /// What reads `columns` of the table.
@@ -144,7 +220,8 @@ impl Layout {
                 places.push(Place::Metadata(kinds.len() - 1));
                 continue;
             }
-            let key = self.key.as_ref().and_then(|key| key.place(column)).map(|place| add(&mut in_key, place));
+            let key = self.key.as_ref().filter(|_| self.gives() != Gives::Changes);
+            let key = key.and_then(|key| key.place(column)).map(|place| add(&mut in_key, place));
             let value = self.value.place(column).map(|place| add(&mut in_value, place));
             places.push(match (value, key) {
                 (Some(value), None) => Place::Value(value),
@@ -166,7 +243,9 @@ impl Layout {
             _ => None,
         };
         let value = self.value.format.decoder(&self.value.schema, &in_value)?;
-        Ok(RowReader { schema: Arc::new(schema), places, kinds, key, whole_key, value })
+        let primary = self.primary.iter().filter_map(|key| columns.iter().position(|column| column == key)).collect();
+        let gives = self.gives();
+        Ok(RowReader { schema: Arc::new(schema), places, kinds, key, whole_key, value, gives, primary })
     }
 
     /// What writes rows with the columns of the table.
@@ -186,7 +265,17 @@ impl Layout {
         };
         let value = (self.value.columns.clone(), self.value.format.encoder(&self.value.schema)?);
         let (timestamp, headers) = (find("timestamp"), find("headers"));
-        Ok(RowWriter { key, value, raw_key, timestamp, headers, keyed: self.keyed })
+        let changes = self.value.format.changes();
+        Ok(RowWriter {
+            key,
+            value,
+            raw_key,
+            timestamp,
+            headers,
+            table: Arc::clone(&self.table),
+            primary: self.primary.clone(),
+            changes,
+        })
     }
 }
 
@@ -245,6 +334,9 @@ pub(super) struct RowReader {
     /// Keys are read of every record, not of tombstones alone.
     whole_key: bool,
     value: Box<dyn Decode>,
+    gives: Gives,
+    /// Where the columns of the PRIMARY KEY are among those that it gives.
+    primary: Vec<usize>,
 }
 
 /// Records of one partition, as far as they are needed.
@@ -327,6 +419,14 @@ impl RowReader {
         }
     }
 
+    /// Finds out what has to be known to read `parts`; may wait.
+    pub(super) fn prepare(&mut self, parts: &Parts) -> Result<()> {
+        if let (Some(decoder), Some(keys)) = (&mut self.key, &parts.keys) {
+            decoder.prepare(keys).map_err(|error| error.within("the key"))?;
+        }
+        self.value.prepare(&parts.values)
+    }
+
     /// One row for each record of `range`, in order; or the first that cannot be read.
     fn rows(&mut self, parts: &Parts, range: Range<usize>) -> Result<Batch, BadRecord> {
         let decoded = self.value.decode(&parts.values.slice(range.start, range.len()))?;
@@ -345,6 +445,10 @@ impl RowReader {
 
     /// The rows of `range`, whose values are decoded, with what comes from the keys and from beside the record.
     fn beside(&mut self, decoded: Batch, parts: &Parts, range: Range<usize>) -> Result<Batch, BadRecord> {
+        if self.gives == Gives::Changes {
+            return Ok(decoded);
+        }
+        let upserts = self.gives == Gives::Upserts;
         let values = parts.values.slice(range.start, range.len());
         let tombstones = values.null_count();
         let keys = match (&mut self.key, &parts.keys) {
@@ -359,7 +463,7 @@ impl RowReader {
         let is_tombstone =
             values.nulls().filter(|_| tombstones > 0).map(|nulls| BooleanArray::new(!nulls.inner(), None));
         let mut columns = Vec::with_capacity(self.places.len());
-        for (place, field) in self.places.iter().zip(self.schema.fields()) {
+        for (at, (place, field)) in self.places.iter().zip(self.schema.fields()).enumerate() {
             let column = match (*place, &keys, &is_tombstone) {
                 (Place::Metadata(place), ..) => convert(&metadata[place], field.data_type())?,
                 (Place::Key(place), Some(keys), _) => Arc::clone(keys.column(place)),
@@ -369,15 +473,28 @@ impl RowReader {
                 (Place::Value(place) | Place::ValueOrKey(place, _), ..) => Arc::clone(decoded.column(place)),
                 (Place::Key(_), None, _) => unreachable!("keys are decoded when a column is nowhere else"),
             };
-            if let Some(nulls) = column.logical_nulls().filter(|nulls| nulls.null_count() > 0 && !field.is_nullable()) {
-                let index = nulls.iter().position(|valid| !valid).expect("a null is counted");
-                return Err(BadRecord { index, reason: format!("column \"{}\" is NOT NULL", field.name()) });
+            let of_key = upserts && self.primary.contains(&at);
+            let nulls = column.logical_nulls().filter(|_| of_key || !field.is_nullable());
+            // a key that loses its row has no values
+            let spared = |row: usize| upserts && !of_key && values.is_null(row);
+            if let Some(nulls) = nulls.filter(|nulls| nulls.null_count() > 0)
+                && let Some(index) = (0..nulls.len()).find(|row| nulls.is_null(*row) && !spared(*row))
+            {
+                let why = if of_key { "of the PRIMARY KEY is NULL" } else { "is NOT NULL" };
+                return Err(BadRecord { index, reason: format!("column \"{}\" {why}", field.name()) });
             }
             columns.push(column);
         }
+        let mut schema = Arc::clone(&self.schema);
+        if upserts {
+            let weights = (0..values.len()).map(|row| if values.is_valid(row) { 1 } else { -1 });
+            columns.push(Arc::new(Int64Array::from_iter_values(weights)));
+            let loose = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+            let weight = Field::new(WEIGHT, DataType::Int64, false);
+            schema = Arc::new(Schema::new(loose.chain([weight]).collect::<Vec<_>>()));
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(range.len()));
-        Ok(Batch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .expect("the columns were made for this schema"))
+        Ok(Batch::try_new_with_options(schema, columns, &options).expect("the columns were made for this schema"))
     }
 }
 
@@ -388,7 +505,10 @@ pub(super) struct RowWriter {
     raw_key: Option<usize>,
     timestamp: Option<usize>,
     headers: Option<usize>,
-    keyed: bool,
+    table: SchemaRef,
+    primary: Vec<usize>,
+    /// The value is a change of a row.
+    changes: bool,
 }
 
 /// The parts of some records.
@@ -401,10 +521,27 @@ pub(super) struct Records {
 }
 
 impl RowWriter {
-    /// One record for each row, in order.
+    /// One record for each row, in order; or where the value is a change one for each change of the rows. Rows may have their weight
+    /// behind the table's columns: those of weight -1 are gone.
     pub(super) fn records(&mut self, rows: &Batch) -> Result<Records> {
+        let shown;
+        let (rows, values) = match self.changes {
+            true => {
+                let width = self.table.fields().len();
+                let columns: Vec<usize> = self.value.0.iter().copied().chain(width..rows.num_columns()).collect();
+                let key: Vec<usize> =
+                    self.primary.iter().filter_map(|key| self.value.0.iter().position(|c| c == key)).collect();
+                let fields = self.value.0.iter().map(|column| Arc::clone(&self.table.fields()[*column])).collect();
+                let (changes, of) = closed(&rows.project(&columns).map_err(from_arrow)?, &fields, &key)?;
+                shown = take_record_batch(rows, &of).map_err(from_arrow)?;
+                (&shown, self.value.1.encode(&changes)?)
+            }
+            false => {
+                let values = self.value.1.encode(&rows.project(&self.value.0).map_err(from_arrow)?)?;
+                (rows, self.without_gone(values, rows)?)
+            }
+        };
         let part = |columns: &[usize]| rows.project(columns).map_err(from_arrow);
-        let values = self.value.1.encode(&part(&self.value.0)?)?;
         let as_metadata = |column: usize, name: &str| {
             let spec = metadata::METADATA.iter().find(|spec| spec.name == name).expect("it is on the list");
             convert(rows.column(column), &(spec.data_type)())
@@ -415,7 +552,7 @@ impl RowWriter {
             (None, Some(column)) => Some(as_metadata(column, "key")?.as_binary::<i32>().clone()),
             (None, None) => None,
         };
-        if self.keyed && keys.as_ref().is_some_and(|keys| keys.null_count() > 0) {
+        if !self.primary.is_empty() && keys.as_ref().is_some_and(|keys| keys.null_count() > 0) {
             return Err(Error::data("a row's PRIMARY KEY is NULL").help("filter such rows out: WHERE … IS NOT NULL"));
         }
         let timestamps = match self.timestamp {
@@ -435,6 +572,24 @@ impl RowWriter {
             Some(column) => Some(as_metadata(column, "headers")?.as_map().clone()),
         };
         Ok(Records { values, keys, timestamps, headers })
+    }
+
+    /// `values` without those of rows that are gone.
+    fn without_gone(&self, values: BinaryArray, rows: &Batch) -> Result<BinaryArray> {
+        let Some(weights) = rows.columns().get(self.table.fields().len()) else { return Ok(values) };
+        let weights = weights.as_primitive::<Int64Type>();
+        if weights.values().iter().all(|weight| *weight > 0) {
+            return Ok(values);
+        }
+        let gone: BooleanArray = weights.values().iter().map(|weight| Some(*weight < 0)).collect();
+        Ok(nullif(&values, &gone).map_err(from_arrow)?.as_binary::<i32>().clone())
+    }
+}
+
+impl Records {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.values.len()
     }
 }
 

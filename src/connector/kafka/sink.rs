@@ -76,7 +76,7 @@ impl KafkaSink {
             return Err(error.help("give a table that is written a 'topic' instead"));
         }
         let topic = topic_name(options, &TOPIC, options.required(&TOPIC)?)?;
-        let layout = Layout::read(table)?;
+        let layout = Layout::read(table)?.for_topic(&topic);
         let creation = Creation::read(options)?;
         let partitioner = match options.choice(&PARTITIONER)? {
             "round-robin" => Partitioner::RoundRobin,
@@ -84,7 +84,7 @@ impl KafkaSink {
         };
         let compression = options.choice(&COMPRESSION)?;
         layout.writer()?;
-        let changes = if table.primary_key.is_empty() { Changes::AppendOnly } else { Changes::Upsert };
+        let changes = layout.carries();
         let progress_topic = progress::named(options, &topic)?;
         let transaction_bytes = usize::try_from(options.bytes(&publish::BYTES)?).unwrap_or(usize::MAX);
         let histories = Histories::default();
@@ -246,7 +246,7 @@ struct KafkaShard {
 impl KafkaShard {
     fn outgoing(&mut self, rows: &Batch) -> Result<Outgoing> {
         let records = self.writer.records(rows)?;
-        let partition_of_row = self.spread.partitions_of(rows.num_rows(), records.keys.as_ref());
+        let partition_of_row = self.spread.partitions_of(records.count(), records.keys.as_ref());
         let order = grouped(&partition_of_row, self.partitions);
         Ok(Outgoing { records, partition_of_row, order, taken: 0 })
     }
@@ -329,7 +329,7 @@ impl Shard for KafkaShard {
     fn write(&mut self, rows: Batch) -> Result<()> {
         self.hear()?;
         let outgoing = self.outgoing(&rows).map_err(|error| error.within(format!("topic \"{}\"", self.topic)))?;
-        self.written += rows.num_rows() as u64;
+        self.written += outgoing.records.count() as u64;
         self.waiting.push_back(outgoing);
         self.push_on()
     }

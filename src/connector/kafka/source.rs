@@ -14,7 +14,7 @@ use super::resume::{recreated, resumed};
 use super::topics::{Topics, discovery_interval};
 use crate::connector::bad::{OnError, Origin, Passed, Refused};
 use crate::connector::{
-    Context, Follower, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes,
+    Context, Follower, Gives, OptionSpec, Options, Polled, Preset, Source, Split, SplitStart, Table, Takes,
 };
 use crate::error::{Error, Result};
 use crate::format::sift::{OnBad, sift};
@@ -155,7 +155,7 @@ impl KafkaSource {
             _ => Bound::Never,
         };
         let discovery_interval = discovery_interval(options, bound != Bound::Never)?;
-        let layout = Layout::read(table)?;
+        let layout = Layout::read_from(table)?;
         let schema = Arc::clone(layout.reader(columns)?.schema());
         Ok(KafkaSource {
             topics,
@@ -310,6 +310,10 @@ impl Source for KafkaSource {
 
     fn bounded(&self) -> bool {
         self.bound != Bound::Never
+    }
+
+    fn gives(&self) -> Gives {
+        self.layout.gives()
     }
 
     fn embedded(&self) -> bool {
@@ -602,6 +606,7 @@ impl Split for KafkaSplit {
         if let Some(gathered) = gathered {
             self.batch_bytes = bytes;
             let parts = gathered.finish();
+            self.reader.prepare(&parts).map_err(|error| error.within(self.origin_of(0).place))?;
             let sifted = sift(Reading { reader: &mut self.reader, parts: &parts }, self.on_bad);
             let sifted = sifted.map_err(|bad| Error::data(bad.reason).within(self.origin_of(bad.index).place))?;
             let (rows, passed) = Passed::of(sifted);

@@ -77,9 +77,9 @@ pub(super) struct TopicStager {
 impl TopicStager {
     fn records(&mut self, rows: &Batch) -> Result<Batch> {
         let records = self.writer.records(rows)?;
-        let partition_of_row = self.spread.partitions_of(rows.num_rows(), records.keys.as_ref());
+        let partition_of_row = self.spread.partitions_of(records.count(), records.keys.as_ref());
         let order = UInt32Array::from(grouped(&partition_of_row, self.partitions));
-        let rows = rows.num_rows();
+        let rows = records.count();
         let partitions = Int32Array::from_iter_values(partition_of_row.into_iter().map(u32::cast_signed));
         let keys = records.keys.clone().unwrap_or_else(|| BinaryArray::new_null(rows));
         let timestamps: Int64Array = (0..rows).map(|row| records.timestamp(row)).collect();

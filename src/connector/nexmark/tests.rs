@@ -55,6 +55,7 @@ fn table(name: &str, given: &[(&str, &str)]) -> Table {
         schema,
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new(given),
     }
 }

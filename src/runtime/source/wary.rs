@@ -5,7 +5,7 @@
 //! the log says is to be left out is refused like a bad record, where it is read.
 
 use crate::connector::bad::{Origin, Refused};
-use crate::connector::{Context, Polled, Source, Split, SplitStart};
+use crate::connector::{Context, Gives, Polled, Source, Split, SplitStart};
 use crate::error::Result;
 use crate::fail;
 use crate::time::{Clock, Watermark};
@@ -68,6 +68,10 @@ impl Source for Wary {
 
     fn bounded(&self) -> bool {
         self.source.bounded()
+    }
+
+    fn gives(&self) -> Gives {
+        self.source.gives()
     }
 
     fn splits(&self, context: &Context) -> Result<Vec<String>> {

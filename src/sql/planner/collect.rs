@@ -374,7 +374,9 @@ impl Linear {
         let filter = params.filter.as_deref().cloned();
         // what a mean is made a DOUBLE for is NULL where it was
         let value = match value {
-            Logical::Cast(cast) if func.name() == "avg" && cast.expr.get_type(schema).is_ok_and(|t| t.is_integer()) => &cast.expr,
+            Logical::Cast(cast) if func.name() == "avg" && cast.expr.get_type(schema).is_ok_and(|t| t.is_integer()) => {
+                &cast.expr
+            }
             value => value,
         };
         let there = match value {

@@ -39,6 +39,7 @@ impl Planner<'_> {
             source: Arc::new(Values::new(rows)?),
             columns: columns.collect(),
             place: false,
+            key: Vec::new(),
             time: None,
             idle_timeout: self.settings.idle_timeout,
             when_all_idle: self.settings.when_all_idle,

@@ -52,6 +52,7 @@ fn table(path: &Path, options: &[(&str, &str)]) -> Table {
         schema: schema(),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: false,
         options: Options::new(options),
     }
 }

@@ -1,0 +1,4 @@
+//! Feeds target `debezium` of `highwater::fuzzing`.
+#![no_main]
+
+highwater_fuzz::feed!("debezium");
