@@ -248,6 +248,13 @@ impl AggregateCall {
             && self.arguments.iter().all(literal)
     }
 
+    /// True if its accumulator gives states also where some groups have never had a row. Others take it that each has had one.
+    pub fn bears_gaps(&self) -> bool {
+        matches!(self.function.fun().name(), "count" | "sum")
+            && !self.function.is_distinct()
+            && self.function.groups_accumulator_supported()
+    }
+
     fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
         let function = Arc::clone(&self.function);
         if function.groups_accumulator_supported() {

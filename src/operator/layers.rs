@@ -3,7 +3,8 @@
 //! Both are accumulators over the same keys, whose table stays as it is. A key that is new since the last delta, or old and
 //! changed, has a place in the upper layer; places are given in the order in which keys change. So a delta takes the upper layer's
 //! states, without looking at the rest, and merging them into the lower layer hashes nothing. Until its first delta a window has no
-//! lower layer: every key is new, and its place is its number. A window of which no deltas are asked for is a block and nothing else.
+//! lower layer: every key is new, and its place is its number. Where most keys change from delta to delta their places are their numbers,
+//! too, and a bit says of each whether it has changed: that costs a delta a look at all keys, and a row nothing. A window of which no deltas are asked for is a block and nothing else.
 
 use super::block::{Block, Drained};
 use crate::batch::wire::compact;
@@ -35,11 +36,16 @@ enum Held {
 struct Tracked {
     groups: Groups,
     keys: Keys,
-    /// Nothing is in the lower layer: the place of a group is its number, and `places` and `changed` are empty.
+    /// Nothing is in the lower layer: the place of a group is its number, and the rest is empty.
     fresh: bool,
     lower: Accumulators,
     upper: Accumulators,
-    /// By group: its place in the upper layer.
+    /// Most keys changed before the last delta: the place of a group is its number, and `touched` has a bit for each that has changed.
+    dense: bool,
+    /// That is possible with these accumulators.
+    may_be_dense: bool,
+    touched: Vec<u64>,
+    /// By group: its place in the upper layer. Empty if they are dense.
     places: Vec<u32>,
     /// By place: the group.
     changed: Vec<usize>,
@@ -172,6 +178,7 @@ impl Layers {
                 };
                 tracked.changed.clear();
                 (tracked.keys, tracked.places, tracked.fresh) = (Keys::default(), Vec::new(), true);
+                (tracked.touched, tracked.dense) = (Vec::new(), false);
                 Drained { rows, keys: tracked.groups.drain()?, values }
             }
         };
@@ -185,6 +192,9 @@ impl Tracked {
             groups: Groups::new(spec.key_schema())?,
             keys: Keys::default(),
             fresh: true,
+            dense: false,
+            may_be_dense: spec.calls.iter().all(|call| call.bears_gaps()),
+            touched: Vec::new(),
             lower: Accumulators::new(&spec.calls)?,
             upper: Accumulators::new(&spec.calls)?,
             places: Vec::new(),
@@ -195,7 +205,7 @@ impl Tracked {
 
     /// How many places the upper layer has.
     fn places(&self) -> usize {
-        if self.fresh { self.groups.len() } else { self.changed.len() }
+        if self.fresh || self.dense { self.groups.len() } else { self.changed.len() }
     }
 
     /// The groups of `keys` into `numbers`.
@@ -215,8 +225,10 @@ impl Tracked {
             }
         }
         self.keys.add(keys, firsts)?;
-        if !self.fresh {
-            self.places.resize(self.groups.len(), UNCHANGED);
+        match (self.fresh, self.dense) {
+            (true, _) => {}
+            (false, true) => self.touched.resize(self.groups.len().div_ceil(64), 0),
+            (false, false) => self.places.resize(self.groups.len(), UNCHANGED),
         }
         Ok(())
     }
@@ -225,6 +237,10 @@ impl Tracked {
     fn place(&mut self, keys: &[ArrayRef], rows: usize) -> Result<()> {
         self.intern(keys, rows)?;
         if self.fresh {
+            return Ok(());
+        }
+        if self.dense {
+            self.numbers.iter().for_each(|number| self.touched[number / 64] |= 1 << (number % 64));
             return Ok(());
         }
         for number in &mut self.numbers {
@@ -253,30 +269,55 @@ impl Tracked {
         self.lower.merge(states, &self.numbers, self.groups.len())
     }
 
-    /// Merges the upper layer into the lower one, and gives its states, by place.
+    /// Merges the upper layer into the lower one, and gives its states, in the order of `changed`.
     fn sink(&mut self) -> Result<Vec<ArrayRef>> {
         self.settle_down();
+        if self.dense {
+            let bits = |(word, bits): (usize, &u64)| {
+                let bits = *bits;
+                (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| 64 * word + bit)
+            };
+            self.changed.extend(self.touched.iter().enumerate().flat_map(bits));
+            self.touched.fill(0);
+        }
         if self.changed.is_empty() {
             return Ok(Vec::new());
         }
-        let states = self.upper.states()?;
+        let mut states = self.upper.states()?;
+        if self.dense {
+            let changed: UInt32Array = self.changed.iter().map(|group| *group as u32).collect();
+            let of_changed = |states: &ArrayRef| take(states, &changed, None).map_err(from_arrow);
+            states = states.iter().map(of_changed).collect::<Result<_>>()?;
+        }
         self.lower.merge(&states, &self.changed, self.groups.len())?;
         Ok(states)
     }
 
     fn freeze(&mut self) -> Result<Option<Drained>> {
-        if self.places() == 0 {
-            return Ok(None);
-        }
         let in_order = self.fresh;
         let values = self.sink()?;
+        if self.changed.is_empty() {
+            return Ok(None);
+        }
         self.keys.put_together()?;
         let keys = match in_order {
             true => self.keys.all()?,
             false => self.keys.of(&self.changed)?,
         };
         let rows = self.changed.len();
-        self.changed.drain(..).for_each(|group| self.places[group] = UNCHANGED);
+        let dense = self.may_be_dense && rows >= self.groups.len().div_ceil(2);
+        if dense {
+            self.changed.clear();
+            self.places = Vec::new();
+            self.touched.resize(self.groups.len().div_ceil(64), 0);
+        } else if self.dense {
+            self.changed.clear();
+            self.touched = Vec::new();
+            self.places.resize(self.groups.len(), UNCHANGED);
+        } else {
+            self.changed.drain(..).for_each(|group| self.places[group] = UNCHANGED);
+        }
+        self.dense = dense;
         Ok(Some(Drained { rows, keys, values }))
     }
 }
