@@ -64,6 +64,7 @@ fn events(kind: &str) -> RecordBatch {
         schema: Arc::new(Schema::new(columns(kind))),
         metadata: Default::default(),
         primary_key: Vec::new(),
+        key_trusted: true,
         options: Options::new(given),
     };
     let all: Vec<usize> = (0..table.schema.fields().len()).collect();

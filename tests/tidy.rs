@@ -30,7 +30,7 @@ const ROOMS: [&str; 22] = [
 ];
 
 /// A library and the only places that may name it.
-const OWNERS: [(&str, &[&str]); 13] = [
+const OWNERS: [(&str, &[&str]); 14] = [
     ("timely::", &["src/runtime.rs", "src/runtime/"]),
     ("differential_dataflow::", &["src/runtime/"]),
     ("rdkafka", &["src/connector/kafka/", "src/bench/kafka"]),
