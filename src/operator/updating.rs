@@ -193,7 +193,7 @@ struct Changes {
 impl Changes {
     /// Between the results of groups and whether they count, before and now; those that had some before come first.
     fn between((old, was): (&[ArrayRef], &[bool]), (new, is): (&[ArrayRef], &[bool])) -> Result<Changes> {
-        let (known, groups) = (was.len(), is.len());
+        let known = was.len();
         let fields = new.iter().map(|column| SortField::new(column.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(from_arrow)?;
         let comparable = known > 0 && !new.is_empty();
@@ -205,16 +205,16 @@ impl Changes {
             changes.versions.push(version as u32);
             changes.weights.push(weight);
         };
-        for group in 0..groups {
+        for (group, now) in is.iter().enumerate() {
             let before = was.get(group).copied().unwrap_or(false);
             let same = || encoded.as_ref().is_none_or(|(old, new)| old.row(group) == new.row(group));
-            if before && is[group] && same() {
+            if before && *now && same() {
                 continue;
             }
             if before {
                 push(group, group, -1);
             }
-            if is[group] {
+            if *now {
                 push(group, known + group, 1);
             }
         }

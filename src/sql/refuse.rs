@@ -97,10 +97,8 @@ impl Visitor for Refusal<'_> {
         if let GroupByExpr::All(_) = &select.group_by {
             return no(select, "GROUP BY ALL is", "name the columns");
         }
-        if let GroupByExpr::Expressions(_, modifiers) = &select.group_by {
-            if !modifiers.is_empty() {
-                return no(&select.group_by, "GROUP BY … WITH is", "");
-            }
+        if matches!(&select.group_by, GroupByExpr::Expressions(_, modifiers) if !modifiers.is_empty()) {
+            return no(&select.group_by, "GROUP BY … WITH is", "");
         }
         let odd = !select.connect_by.is_empty()
             || select.top.is_some()

@@ -25,6 +25,11 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 /// One row with its key, when, and how often.
 type Update<D> = (D, Epoch, i64);
 
+type KeyedUpdates = CapacityContainerBuilder<Vec<Update<(Row, Row)>>>;
+
+/// What an open epoch has changed so far.
+type Open = (Capability<Epoch>, Vec<(Row, i64)>);
+
 /// Rows by key. A key with NULL in it begins with what `nulls` says, any other one with 0.
 pub fn enter<'scope>(
     rows: Rows<'scope>,
@@ -37,8 +42,7 @@ pub fn enter<'scope>(
     let mut batches = builder.new_input(rows, route);
     builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
     let (output, stream) = builder.new_output();
-    let mut output: OutputBuilder<Epoch, CapacityContainerBuilder<Vec<Update<(Row, Row)>>>> =
-        OutputBuilder::from(output);
+    let mut output: OutputBuilder<Epoch, KeyedUpdates> = OutputBuilder::from(output);
     builder.build(move |_| {
         move |_| {
             let _busy = site.busy();
@@ -99,7 +103,7 @@ pub fn leave<'scope>(rows: Collected<'scope, Epoch, Row>, output: Output, site: 
     let (out, stream) = builder.new_output();
     let mut out: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(out);
     builder.build(move |_| {
-        let mut open: BTreeMap<Epoch, (Capability<Epoch>, Vec<(Row, i64)>)> = BTreeMap::new();
+        let mut open: BTreeMap<Epoch, Open> = BTreeMap::new();
         move |frontiers| {
             let _busy = site.busy();
             updates.for_each(|capability, data: &mut Vec<Update<Row>>| {

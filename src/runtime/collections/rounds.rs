@@ -207,7 +207,7 @@ fn transform<'scope>(
                 });
                 let made = made.unwrap_or_default().into_iter().map(|(row, number)| {
                     let (_, time, weight) = &updates[number as usize];
-                    (row, time.clone(), *weight)
+                    (row, *time, *weight)
                 });
                 outgoing.session(&capability).give_iterator(made);
             });
