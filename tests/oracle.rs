@@ -269,15 +269,11 @@ fn the_changelog_is_the_batch_answer_at_every_epoch() {
         let threads = rng.random_range(1..4);
         let sums = changelog(&rows, &query, threads);
         assert!(sums.len() >= rows.epochs(), "{} epochs of {}: {query}", sums.len(), rows.epochs());
-        for epoch in 0..rows.epochs() {
+        for (epoch, found) in sums.iter().take(rows.epochs()).enumerate() {
             let mut expected = answer(&rows, (epoch + 1) * rows.tick, &query);
             // an aggregate without keys says nothing before its first row
             expected.remove("NULL | NULL | 0");
-            assert_eq!(
-                sums[epoch], expected,
-                "epoch {epoch} of {query}\non {threads} workers, {} rows an epoch",
-                rows.tick
-            );
+            assert_eq!(*found, expected, "epoch {epoch} of {query}\non {threads} workers, {} rows an epoch", rows.tick);
         }
     });
 }
