@@ -540,7 +540,8 @@ impl Plan {
         match &step.action {
             Action::Keep(_) | Action::Round => true,
             action if action.over_collections() => true,
-            Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
+            // rows that nobody makes again have to be kept where they and others go on
+            Action::Transform(_) | Action::Union => step.inputs.iter().all(|input| self.collected(input.from)),
             _ => false,
         }
     }

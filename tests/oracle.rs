@@ -272,7 +272,9 @@ fn the_changelog_is_the_batch_answer_at_every_epoch() {
         for (epoch, found) in sums.iter().take(rows.epochs()).enumerate() {
             let mut expected = answer(&rows, (epoch + 1) * rows.tick, &query);
             // an aggregate without keys says nothing before its first row
-            expected.remove("NULL | NULL | 0");
+            if query.contains("ROLLUP") {
+                expected.remove("NULL | NULL | 0");
+            }
             assert_eq!(*found, expected, "epoch {epoch} of {query}\non {threads} workers, {} rows an epoch", rows.tick);
         }
     });

@@ -4,7 +4,7 @@
 //! "HWOBJECT" │ u32 LE version │ u32 zero │ sections, each an Arrow IPC stream with its schema, in zstd or as it is │ index, JSON
 //!            │ u32 LE length of the index │ BLAKE3 of all before, 32 bytes
 //! ```
-//! The columns of states are [packed](super::pack), which costs little. What goes over a network is compressed, too; on a disk of this
+//! The columns of states are packed (`checkpoint/pack.rs`), which costs little. What goes over a network is compressed, too; on a disk of this
 //! machine that would cost more than it saves.
 //!
 //! An object explains itself: what its sections are is in its index, what their columns are in the sections. A section without rows and

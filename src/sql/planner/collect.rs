@@ -49,7 +49,8 @@ impl Planner<'_> {
         match &step.action {
             Action::Keep(_) | Action::Round => true,
             action if action.over_collections() => true,
-            Action::Transform(_) | Action::Union => step.inputs.iter().any(|input| self.collected(input.from)),
+            // rows that nobody makes again have to be kept where they and others go on
+            Action::Transform(_) | Action::Union => step.inputs.iter().all(|input| self.collected(input.from)),
             _ => false,
         }
     }
@@ -180,15 +181,16 @@ impl Planner<'_> {
         Ok(time.map(|time| Ttl { time, keep }))
     }
 
-    /// Sends the rows of those of `streams` that no collection has made through one, if another one has: a union of them is made again whole.
+    /// Sends the rows of those of `streams` that no collection has made through one, if another one is part of a recursion: all that is
+    /// read there is.
     pub(super) fn keep_beside(&mut self, streams: &mut [Stream]) -> Result<()> {
-        if !streams.iter().any(|stream| self.collected(stream.base)) {
+        if !streams.iter().any(|stream| self.inside(stream.base)) {
             return Ok(());
         }
         for stream in streams {
             if !self.collected(stream.base) {
                 let all = Route::Key((0..stream.rows.fields().len()).collect());
-                stream.base = self.keeper(stream, all, "a UNION with rows that may be taken back", None)?;
+                stream.base = self.keeper(stream, all, "a UNION in a recursion", None)?;
                 stream.emit = self.steps[stream.base].emit;
                 stream.own = false;
             }
