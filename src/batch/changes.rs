@@ -97,26 +97,26 @@ pub fn consolidated(changes: &[Batch], schema: &SchemaRef) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::transform::with_weight;
     use arrow::array::StringArray;
     use arrow::datatypes::{DataType, Field, Schema};
+
+    fn schema() -> SchemaRef {
+        let fields = vec![Field::new("name", DataType::Utf8, false), Field::new("weight", DataType::Int64, false)];
+        Arc::new(Schema::new(fields))
+    }
 
     fn changes(rows: &[(&str, i64)]) -> Batch {
         let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(name, _)| name)));
         let weights: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, weight)| *weight)));
-        batch_of(with_weight(&schema()), vec![names, weights], rows.len()).unwrap()
-    }
-
-    fn schema() -> Schema {
-        Schema::new(vec![Field::new("name", DataType::Utf8, false)])
+        batch_of(schema(), vec![names, weights], rows.len()).unwrap()
     }
 
     #[test]
     fn equal_rows_are_one_with_the_sum_of_their_weights() {
         let some = [changes(&[("b", 1), ("a", 1), ("c", -1)]), changes(&[("b", -1), ("a", 2), ("c", -1)])];
-        let sum = consolidated(&some, &with_weight(&schema())).unwrap();
+        let sum = consolidated(&some, &schema()).unwrap();
         assert_eq!(sum, changes(&[("a", 3), ("c", -2)]));
-        let nothing = consolidated(&[sum.clone(), negated(&sum).unwrap()], &with_weight(&schema())).unwrap();
+        let nothing = consolidated(&[sum.clone(), negated(&sum).unwrap()], &schema()).unwrap();
         assert_eq!(nothing.num_rows(), 0);
     }
 }
