@@ -10,7 +10,7 @@ mod joining;
 mod keys;
 mod ranking;
 
-pub use collecting::{Keeping, Reducing, Reduction, Ttl};
+pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
@@ -534,25 +534,14 @@ impl Plan {
         self.sources().any(|(_, source)| source.source.embedded()) || self.sinks().any(|(_, sink)| sink.sink.embedded())
     }
 
-    /// True if step `id` gives what collections have made of their rows: it is made again, not kept.
+    /// See [`collected`].
     pub fn collected(&self, id: StepId) -> bool {
-        let step = &self.steps[id];
-        match &step.action {
-            Action::Keep(_) | Action::Round => true,
-            action if action.over_collections() => true,
-            // rows that nobody makes again have to be kept where they and others go on
-            Action::Transform(_) | Action::Union => step.inputs.iter().all(|input| self.collected(input.from)),
-            _ => false,
-        }
+        collected(&self.steps, id)
     }
 
-    /// True if step `id` is part of a recursion: it depends on the rows of a round.
+    /// See [`inside`].
     pub fn inside(&self, id: StepId) -> bool {
-        match self.steps[id].action {
-            Action::Round => true,
-            Action::Recurse { .. } => false,
-            _ => self.steps[id].inputs.iter().any(|input| self.inside(input.from)),
-        }
+        inside(&self.steps, id)
     }
 
     /// The steps outside that the recursion `id` reads, whether it begins with them or reads them in each round.

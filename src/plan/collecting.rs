@@ -2,7 +2,7 @@
 //!
 //! What such a step says of an epoch is the change of its answer over exactly the rows up to then.
 
-use super::{Aggregation, SortColumn};
+use super::{Action, Aggregation, SortColumn, Step, StepId};
 use crate::expr::OverCall;
 use crate::time::Micros;
 use std::sync::Arc;
@@ -58,4 +58,25 @@ pub enum Reduction {
         /// The functions.
         calls: Vec<OverCall>,
     },
+}
+
+/// True if step `id` gives what collections have made of their rows: it is made again, not kept.
+pub fn collected(steps: &[Step], id: StepId) -> bool {
+    let step = &steps[id];
+    match &step.action {
+        Action::Keep(_) | Action::Round => true,
+        action if action.over_collections() => true,
+        // rows that nobody makes again have to be kept where they and others go on
+        Action::Transform(_) | Action::Union => step.inputs.iter().all(|input| collected(steps, input.from)),
+        _ => false,
+    }
+}
+
+/// True if step `id` is part of a recursion: it depends on the rows of a round.
+pub fn inside(steps: &[Step], id: StepId) -> bool {
+    match steps[id].action {
+        Action::Round => true,
+        Action::Recurse { .. } => false,
+        _ => steps[id].inputs.iter().any(|input| inside(steps, input.from)),
+    }
 }

@@ -39,6 +39,12 @@ pub type Collected<'scope, T, D> = differential_dataflow::VecCollection<'scope, 
 /// Rows by key: the key and the columns beside it.
 pub type Indexed<'scope, T> = Arranged<'scope, TraceAgent<ValSpine<Row, Row, T, i64>>>;
 
+/// What a reduction has changed of the values of `key`, as differential builds batches of it.
+fn refill<V, T>(updates: &mut Vec<((Row, V), T, i64)>, key: &Row, changes: &mut Vec<(V, T, i64)>) {
+    updates.clear();
+    updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
+}
+
 /// Encodes some columns of a batch as rows, and back.
 pub struct Coder {
     columns: Vec<usize>,

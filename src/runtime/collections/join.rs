@@ -6,7 +6,7 @@
 
 use super::super::steps::Site;
 use super::edge::Output;
-use super::{Coder, Collected, Indexed, Row, Split};
+use super::{Coder, Collected, Indexed, Row, Split, refill};
 use crate::batch::batch_of;
 use crate::error::Result;
 use crate::expr::Expr;
@@ -181,10 +181,7 @@ fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> By
                 output.push(((), 1));
             }
         },
-        |updates, key, changes| {
-            updates.clear();
-            updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
-        },
+        refill,
     )
 }
 
@@ -204,10 +201,7 @@ fn keys_of<'scope, T: Timestamp + Lattice + Ord>(rows: Indexed<'scope, T>) -> By
                 output.push(((), 1));
             }
         },
-        |updates, key, changes| {
-            updates.clear();
-            updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
-        },
+        refill,
     )
 }
 

@@ -1,7 +1,7 @@
 //! What is made of all rows of each key: a function of the operators' room, under differential's reduce.
 
 use super::super::steps::Site;
-use super::{Coder, Collected, Indexed, Row, Split};
+use super::{Coder, Collected, Indexed, Row, Split, refill};
 use crate::batch::batch_of;
 use crate::error::Result;
 use crate::operator::group::GroupFunction;
@@ -35,10 +35,7 @@ pub fn reduce<'scope, T: Timestamp + Lattice + Ord>(
                 made.extend(rows.into_iter().map(|row| (row, 1)));
             }
         },
-        |updates, key, changes| {
-            updates.clear();
-            updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
-        },
+        refill,
     );
     Ok(made.as_collection(|_, row| row.clone()))
 }

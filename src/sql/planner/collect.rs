@@ -10,6 +10,7 @@ use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
     Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Ttl, WEIGHT,
+    collected, inside,
 };
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
@@ -35,33 +36,13 @@ impl Planner<'_> {
         silent: Option<Ttl>,
     ) -> Result<Input> {
         let route = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
-        if self.collected(stream.base) {
+        if collected(&self.steps, stream.base) {
             return Ok(Input { from: stream.base, route });
         }
         let from = self.keeper(stream, route.clone(), what, silent)?;
         // they may have been sent there already
         let route = if self.steps[from].inputs[0].route == route { Route::Forward } else { route };
         Ok(Input { from, route })
-    }
-
-    fn collected(&self, id: StepId) -> bool {
-        let step = &self.steps[id];
-        match &step.action {
-            Action::Keep(_) | Action::Round => true,
-            action if action.over_collections() => true,
-            // rows that nobody makes again have to be kept where they and others go on
-            Action::Transform(_) | Action::Union => step.inputs.iter().all(|input| self.collected(input.from)),
-            _ => false,
-        }
-    }
-
-    /// True for a step that is part of a recursion.
-    fn inside(&self, id: StepId) -> bool {
-        match self.steps[id].action {
-            Action::Round => true,
-            Action::Recurse { .. } => false,
-            _ => self.steps[id].inputs.iter().any(|input| self.inside(input.from)),
-        }
     }
 
     /// `WITH RECURSIVE`: what it begins with, and what it makes of the rows of each round.
@@ -101,7 +82,7 @@ impl Planner<'_> {
         let mut body = body?;
         self.exactly(&mut body, rows.fields())?;
         self.materialise(&mut body)?;
-        if !self.inside(body.base) {
+        if !inside(&self.steps, body.base) {
             return Err(Error::invalid(format!(
                 "the second query of '{}' does not read it, so it is no recursion",
                 query.name
@@ -121,7 +102,7 @@ impl Planner<'_> {
 
     /// A step inside that a recursion cannot have.
     fn outsider(&self, id: StepId) -> Option<StepId> {
-        if !self.inside(id) {
+        if !inside(&self.steps, id) {
             return None;
         }
         let step = &self.steps[id];
@@ -184,11 +165,11 @@ impl Planner<'_> {
     /// Sends the rows of those of `streams` that no collection has made through one, if another one is part of a recursion: all that is
     /// read there is.
     pub(super) fn keep_beside(&mut self, streams: &mut [Stream]) -> Result<()> {
-        if !streams.iter().any(|stream| self.inside(stream.base)) {
+        if !streams.iter().any(|stream| inside(&self.steps, stream.base)) {
             return Ok(());
         }
         for stream in streams {
-            if !self.collected(stream.base) {
+            if !collected(&self.steps, stream.base) {
                 let all = Route::Key((0..stream.rows.fields().len()).collect());
                 stream.base = self.keeper(stream, all, "a UNION in a recursion", None)?;
                 stream.emit = self.steps[stream.base].emit;
@@ -218,7 +199,7 @@ impl Planner<'_> {
         let schema = aggregate.input.schema();
         let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
         match linear.collect::<Result<Option<Vec<_>>>>()? {
-            Some(linear) if !self.inside(stream.base) => self.linear_aggregate(stream, aggregate, linear),
+            Some(linear) if !inside(&self.steps, stream.base) => self.linear_aggregate(stream, aggregate, linear),
             _ => self.group_aggregate(stream, aggregate),
         }
     }
