@@ -21,6 +21,7 @@ pub mod segments;
 pub mod session;
 pub mod settle;
 pub mod standing;
+pub mod top;
 pub mod transform;
 pub mod updating;
 pub mod upsert;

@@ -13,6 +13,7 @@ use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
 use crate::operator::settle::Settle;
 use crate::operator::standing::Standing;
+use crate::operator::top::Top;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::upsert::Upsert;
@@ -69,6 +70,10 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let schema = input(0);
             let rank = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
             one(Box::new(rank), schema)
+        }
+        Action::Top(spec) => {
+            let schema = input(0);
+            one(Box::new(Top::new(Arc::clone(spec), Arc::clone(&schema), &step.schema)?), schema)
         }
         Action::Join(spec) => {
             let inputs = [input(0), input(1)];

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Ttl, WEIGHT,
+    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Topping, Ttl, WEIGHT,
     collected, inside,
 };
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
@@ -188,10 +188,29 @@ impl Planner<'_> {
         what: &str,
         schema: &Arc<Schema>,
     ) -> Result<Stream> {
-        let input = self.entering(stream, &reducing.keys, what)?;
-        let action = Action::Reduce(Arc::new(reducing));
+        let (input, action) = match self.topping(stream, &reducing)? {
+            Some(top) => {
+                let route = if top.keys.is_empty() { Route::Single } else { Route::Key(top.keys.clone()) };
+                (Input { from: stream.base, route }, Action::Top(Arc::new(top)))
+            }
+            None => (self.entering(stream, &reducing.keys, what)?, Action::Reduce(Arc::new(reducing))),
+        };
         let base = self.step(name, action, vec![input], Arc::clone(schema), Emit::Updating);
         Ok(Stream::of_step(base, Arc::clone(schema), Emit::Updating))
+    }
+
+    /// `reducing` as what keeps no more than the first rows of each key: where rows are never taken back, others are not needed again.
+    fn topping(&self, stream: &Stream, reducing: &Reducing) -> Result<Option<Topping>> {
+        let Reduction::First { order, skip, limit: Some(limit), numbered } = &reducing.what else { return Ok(None) };
+        let stand = stream.emit != Emit::Updating && self.ttl(stream)?.is_none() && !inside(&self.steps, stream.base);
+        let topping = || Topping {
+            keys: reducing.keys.clone(),
+            order: order.clone(),
+            skip: *skip,
+            limit: *limit,
+            numbered: *numbered,
+        };
+        Ok(stand.then(topping))
     }
 
     /// An aggregate over rows that may be taken back.
