@@ -187,9 +187,10 @@ struct Coder {
 impl Coder {
     fn new(spec: &Topping, input: SchemaRef) -> Result<Self> {
         let mut columns: Vec<(usize, SortOptions)> = Vec::new();
-        let asked = spec.order.iter().map(|sort| {
-            (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first })
-        });
+        let asked = spec
+            .order
+            .iter()
+            .map(|sort| (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first }));
         let others = (0..input.fields().len()).map(|column| (column, SortOptions::default()));
         for (column, options) in asked.chain(others) {
             if !spec.keys.contains(&column) && columns.iter().all(|(there, _)| *there != column) {

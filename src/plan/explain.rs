@@ -127,9 +127,7 @@ impl Plan {
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
-            Action::Top(top) => {
-                first_text(&top.keys, &top.order, top.skip, Some(top.limit), &step.schema)
-            }
+            Action::Top(top) => first_text(&top.keys, &top.order, top.skip, Some(top.limit), &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Standing | Action::Consolidate => Vec::new(),
             Action::Round => vec!["the rows of the round before".into()],
@@ -529,13 +527,7 @@ fn keys_text(keys: &[usize], schema: &Schema) -> Option<String> {
     (!names.is_empty()).then(|| format!("keys {}", names.join(", ")))
 }
 
-fn first_text(
-    keys: &[usize],
-    order: &[SortColumn],
-    skip: usize,
-    limit: Option<usize>,
-    schema: &Schema,
-) -> Vec<String> {
+fn first_text(keys: &[usize], order: &[SortColumn], skip: usize, limit: Option<usize>, schema: &Schema) -> Vec<String> {
     let skip = if skip > 0 { format!(" after {skip}") } else { String::new() };
     let many = match limit {
         Some(1) => format!("first row{skip}"),

@@ -48,7 +48,10 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
             let spec = Arc::clone(spec);
             let operator: Box<dyn Operator> = match spec.grouping {
-                Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
+                Grouping::Updating => {
+                    let stand = step.emit != Emit::Updating;
+                    Box::new(UpdatingAggregate::new(spec, feed, &step.schema, stand)?)
+                }
                 Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
                 _ => {
                     let aggregate = Aggregate::new(spec, feed, Arc::clone(&step.schema));

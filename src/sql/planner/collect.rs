@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Topping, Ttl, WEIGHT,
-    collected, inside,
+    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Topping,
+    Ttl, WEIGHT, collected, inside,
 };
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
@@ -214,8 +214,11 @@ impl Planner<'_> {
     }
 
     /// An aggregate over rows that may be taken back.
-    pub(super) fn updating_aggregate(&mut self, stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
+    pub(super) fn updating_aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
         let schema = aggregate.input.schema();
+        if let Some(split) = self.over_distinct(&mut stream, aggregate)? {
+            return Ok(split);
+        }
         let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
         match linear.collect::<Result<Option<Vec<_>>>>()? {
             Some(linear) if !inside(&self.steps, stream.base) => self.linear_aggregate(stream, aggregate, linear),
@@ -352,7 +355,7 @@ fn weight() -> Logical {
 }
 
 /// A call whose result follows from sums over weights.
-enum Linear {
+pub(super) enum Linear {
     /// Rows for which this is true; all if there is none.
     Count(Option<Logical>),
     /// The sum of `value` over such rows; it is not NULL in them.
@@ -363,7 +366,7 @@ enum Linear {
 
 impl Linear {
     /// What `call` is, or None.
-    fn of(call: &Logical, schema: &DFSchema) -> Result<Option<Linear>> {
+    pub(super) fn of(call: &Logical, schema: &DFSchema) -> Result<Option<Linear>> {
         let mut call = call;
         while let Logical::Alias(alias) = call {
             call = &alias.expr;
