@@ -43,7 +43,7 @@ impl Topping {
 }
 
 /// A column of ORDER BY.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SortColumn {
     /// Its place.
     pub column: usize,
