@@ -246,9 +246,8 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
         );
         let table = Table::random(rng);
         let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
-        let operator = || {
-            Box::new(UpdatingAggregate::new(Arc::clone(&spec), mode, &step.schema, false).unwrap()) as Box<dyn Operator>
-        };
+        let operator =
+            || Box::new(UpdatingAggregate::new(Arc::clone(&spec), mode, &step.schema).unwrap()) as Box<dyn Operator>;
         let mut operators: Vec<Box<dyn Operator>> = (0..owners).map(|_| operator()).collect();
         let mut all: BTreeMap<Option<i64>, Vec<Row>> = BTreeMap::new();
         let mut shown: BTreeMap<Option<i64>, String> = BTreeMap::new();

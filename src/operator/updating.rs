@@ -37,19 +37,16 @@ pub struct UpdatingAggregate {
     keys: Groups,
     /// By a key's number.
     states: Segments,
-    /// True if results have no weight: they are keys, and once there they stay.
-    stand: bool,
     /// The keys that changed since the last delta, in the order in which `states` notes their numbers; None if there are no deltas.
     changed: Option<Vec<Batch>>,
 }
 
 impl UpdatingAggregate {
-    /// The operator of `spec`, whose results have the columns of `schema`, and then, unless they `stand`, the weight.
-    pub fn new(spec: Arc<Aggregation>, feed: Feed, schema: &SchemaRef, stand: bool) -> Result<Self> {
+    /// The operator of `spec`, whose results have the columns of `schema`, and then the weight.
+    pub fn new(spec: Arc<Aggregation>, feed: Feed, schema: &SchemaRef) -> Result<Self> {
         Ok(UpdatingAggregate {
             feed,
-            schema: if stand { Arc::clone(schema) } else { with_weight(schema) },
-            stand,
+            schema: with_weight(schema),
             changes: Block::new(&spec)?,
             keys: Groups::new(spec.key_schema())?,
             states: Segments::default(),
@@ -150,9 +147,7 @@ impl Operator for UpdatingAggregate {
         });
         let drained = Drained { rows: shown, keys, values: values.collect::<Result<_>>()? };
         let mut columns = output_columns(&self.spec, Bounds::None, drained);
-        if !self.stand {
-            columns.push(Arc::new(Int64Array::from(changes.weights)));
-        }
+        columns.push(Arc::new(Int64Array::from(changes.weights)));
         push_sliced(batch_of(Arc::clone(&self.schema), columns, shown)?, out);
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
 use crate::operator::consolidate::Consolidate;
+use crate::operator::distinct::DistinctKeys;
 use crate::operator::join::Join;
 use crate::operator::keep::Keep;
 use crate::operator::late::late_rows;
@@ -48,10 +49,10 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
             let spec = Arc::clone(spec);
             let operator: Box<dyn Operator> = match spec.grouping {
-                Grouping::Updating => {
-                    let stand = step.emit != Emit::Updating;
-                    Box::new(UpdatingAggregate::new(spec, feed, &step.schema, stand)?)
+                Grouping::Updating if step.emit != Emit::Updating => {
+                    Box::new(DistinctKeys::new(spec, feed, Arc::clone(&step.schema))?)
                 }
+                Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
                 Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
                 _ => {
                     let aggregate = Aggregate::new(spec, feed, Arc::clone(&step.schema));

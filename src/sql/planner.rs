@@ -7,6 +7,7 @@
 mod changes;
 mod collect;
 mod distinct;
+mod extremes;
 mod interval;
 mod join;
 mod late;

@@ -219,6 +219,9 @@ impl Planner<'_> {
         if let Some(split) = self.over_distinct(&mut stream, aggregate)? {
             return Ok(split);
         }
+        if let Some(split) = self.over_extremes(&mut stream, aggregate)? {
+            return Ok(split);
+        }
         let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
         match linear.collect::<Result<Option<Vec<_>>>>()? {
             Some(linear) if !inside(&self.steps, stream.base) => self.linear_aggregate(stream, aggregate, linear),

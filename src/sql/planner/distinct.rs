@@ -5,19 +5,20 @@
 //! but for columns that are NULL in one of them, go into one aggregate without DISTINCT.
 
 use super::collect::Linear;
-use super::{Planner, Stream};
+use super::extremes::Extreme;
+use super::{Planner, Stream, compile};
 use crate::error::Result;
 use crate::expr::from_datafusion;
 use crate::plan::{Emit, inside};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, Result as Planned, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, AggregateFunctionParams};
-use datafusion_expr::logical_plan::{Aggregate, LogicalPlan};
-use datafusion_expr::{Expr as Logical, ExprSchemable, LogicalPlanBuilder, lit};
+use datafusion_expr::logical_plan::{Aggregate, LogicalPlan, Union};
+use datafusion_expr::{Expr as Logical, LogicalPlanBuilder, lit};
 use std::sync::Arc;
 
 /// The column that is true in the rows of the input.
-const ROW: &str = "__row";
+const ROW: &str = "of a row";
 
 impl Planner<'_> {
     /// `aggregate` over `stream`, without windows, if some of its calls are over distinct values.
@@ -25,23 +26,37 @@ impl Planner<'_> {
         let calls: Vec<Call> = aggregate.aggr_expr.iter().filter_map(Call::of).collect();
         let whole = calls.len() == aggregate.aggr_expr.len();
         // what has to see all rows of a key anyway sees the distinct ones, too
-        let alone = |call: &Call<'_>| call.splits() || stream.emit != Emit::Updating || call.linear(aggregate);
+        let alone = |call: &Call<'_>| call.splits() || stream.emit != Emit::Updating || call.passes(aggregate);
         let splits = whole && calls.iter().any(Call::splits) && calls.iter().all(alone);
         if !splits || inside(&self.steps, stream.base) {
             return Ok(None);
         }
-        let plan = split(aggregate, &calls).map_err(from_datafusion)?;
-        // all parts read the same step
+        let schema = aggregate.input.schema();
+        let bound = stream.bind(schema)?;
+        let text =
+            |expr: &Logical| compile(expr, &bound, &stream.rows).map_or_else(|_| expr.to_string(), |e| e.to_string());
+        let (prepared, plan) = split(aggregate, &calls, &text).map_err(from_datafusion)?;
+        let mut prepared_stream = self.lower_over(stream, &aggregate.input, &prepared)?;
+        self.lower_over(&mut prepared_stream, &prepared, &plan).map(Some)
+    }
+
+    /// Lowers `plan`, all of whose parts that read `input` read the rows of `stream`.
+    pub(super) fn lower_over(
+        &mut self,
+        stream: &mut Stream,
+        input: &LogicalPlan,
+        plan: &LogicalPlan,
+    ) -> Result<Stream> {
         self.materialise(stream)?;
         stream.own = false;
-        let known = (aggregate.input.as_ref().clone(), false, self.asked);
+        let known = (input.clone(), false, self.asked);
         let before = self.lowered.insert(known.clone(), stream.clone());
-        let split = self.lower(&plan, false);
+        let lowered = self.lower(plan, false);
         match before {
             Some(before) => self.lowered.insert(known, before),
             None => self.lowered.remove(&known),
         };
-        split.map(Some)
+        lowered
     }
 }
 
@@ -66,15 +81,20 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The same, and in which rows.
+    fn distinct_where(&self) -> Option<(&'a Logical, Option<&'a Logical>)> {
+        Some((self.distinct()?, self.0.params.filter.as_deref()))
+    }
+
     /// True if it is better made of distinct rows.
     fn splits(&self) -> bool {
         self.distinct().is_some() && matches!(self.0.func.name(), "count" | "sum" | "avg")
     }
 
-    /// True if weights are all that it needs of rows that may be taken back.
-    fn linear(&self, aggregate: &Aggregate) -> bool {
-        let call = Logical::AggregateFunction(self.0.clone());
-        Linear::of(&call, aggregate.input.schema()).is_ok_and(|linear| linear.is_some())
+    /// True if it does not need all rows of a key where rows may be taken back.
+    fn passes(&self, aggregate: &Aggregate) -> bool {
+        let (call, schema) = (Logical::AggregateFunction(self.0.clone()), aggregate.input.schema());
+        Extreme::of(&call, schema).is_some() || Linear::of(&call, schema).is_ok_and(|linear| linear.is_some())
     }
 
     /// True if a row in which all columns are NULL makes no difference.
@@ -84,108 +104,144 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The same without DISTINCT, over the rows of the input and the distinct rows of each value.
-fn split(aggregate: &Aggregate, calls: &[Call<'_>]) -> Planned<LogicalPlan> {
-    let input = &aggregate.input;
-    let schema = input.schema();
-    let keys = &aggregate.group_expr;
-    let null = |expr: &Logical| -> Planned<Logical> {
-        Ok(Logical::Literal(ScalarValue::try_from(expr.get_type(schema)?)?, None))
-    };
-    let key_name = |n: usize| format!("__k{n}");
+/// The same without DISTINCT, in two parts: the columns that all branches need, of the input; and the aggregate over the rows of the
+/// input and the distinct rows of each value, of that.
+fn split(
+    aggregate: &Aggregate,
+    calls: &[Call<'_>],
+    text: &dyn Fn(&Logical) -> String,
+) -> Planned<(LogicalPlan, LogicalPlan)> {
+    let mut columns = Columns { known: Vec::new(), text };
+    let keys: Vec<Column> = aggregate.group_expr.iter().map(|key| columns.place(key)).collect();
     // what the other calls read
     let mut read: Vec<Column> = Vec::new();
-    let others = calls.iter().filter(|call| !call.splits());
-    for column in others.flat_map(|call| {
-        Logical::AggregateFunction(call.0.clone()).column_refs().into_iter().cloned().collect::<Vec<_>>()
-    }) {
-        if !read.contains(&column) {
-            read.push(column);
+    for call in calls.iter().filter(|call| !call.splits()) {
+        let call = Logical::AggregateFunction(call.0.clone());
+        let mut names: Vec<&Column> = call.column_refs().into_iter().collect();
+        // in the order of the input, not of a set
+        names.sort_by_key(|name| aggregate.input.schema().maybe_index_of_column(name));
+        for name in names {
+            let column = columns.place(&Logical::Column(name.clone()));
+            if !read.contains(&column) && !keys.contains(&column) {
+                read.push(column);
+            }
         }
     }
-    // in the order of the input, not of a set
-    read.sort_by_key(|column| schema.maybe_index_of_column(column));
-    // each value and which rows it counts in, once
-    let mut values: Vec<(&Logical, Option<&Logical>)> = Vec::new();
+    // each value with the condition that it counts under, once
+    let mut values: Vec<(Column, Option<Column>, Column)> = Vec::new();
     for call in calls.iter().filter(|call| call.splits()) {
-        let value = (call.distinct().expect("it splits"), call.0.params.filter.as_deref());
-        if !values.contains(&value) {
-            values.push(value);
+        let (value, filter) = call.distinct_where().expect("it splits");
+        let (of, under) = (columns.place(value), filter.map(|filter| columns.place(filter)));
+        if !values.iter().any(|(known, condition, _)| (known, condition) == (&of, &under)) {
+            let name = match filter {
+                Some(filter) => format!("distinct {} where {}", text(value), text(filter)),
+                None => format!("distinct {}", text(value)),
+            };
+            values.push((of, under, Column::from_name(name)));
         }
     }
+    let prepared = LogicalPlanBuilder::new_from_arc(Arc::clone(&aggregate.input)).project(columns.exprs())?.build()?;
 
-    let rows_of = |of: Option<usize>| -> Planned<Vec<Logical>> {
-        let mut exprs: Vec<Logical> = Vec::new();
-        for (n, key) in keys.iter().enumerate() {
-            exprs.push(key.clone().alias(key_name(n)));
+    let schema = prepared.schema();
+    let null = |column: &Column| -> Planned<Logical> {
+        let field = schema.field_with_unqualified_name(&column.name)?;
+        Ok(Logical::Literal(ScalarValue::try_from(field.data_type())?, None))
+    };
+    let column = |column: &Column| Logical::Column(column.clone());
+    // the rows of the input, or the distinct rows of a value
+    let branch = |of: Option<usize>| -> Planned<Vec<Logical>> {
+        let mut exprs: Vec<Logical> = keys.iter().map(column).collect();
+        for name in &read {
+            exprs.push(if of.is_none() { column(name) } else { null(name)?.alias(&name.name) });
         }
-        for (n, column) in read.iter().enumerate() {
-            let column = Logical::Column(column.clone());
-            exprs.push(if of.is_none() { column } else { null(&column)? }.alias(format!("__c{n}")));
-        }
-        for (n, (value, _)) in values.iter().enumerate() {
-            exprs.push(if of == Some(n) { (*value).clone() } else { null(value)? }.alias(format!("__d{n}")));
+        for (n, (value, _, name)) in values.iter().enumerate() {
+            exprs.push(if of == Some(n) { column(value) } else { null(value)? }.alias(&name.name));
         }
         exprs.push(lit(of.is_none()).alias(ROW));
         Ok(exprs)
     };
-    let mut all = LogicalPlanBuilder::new_from_arc(Arc::clone(input)).project(rows_of(None)?)?;
-    for (n, (value, filter)) in values.iter().enumerate() {
-        let mut distinct = LogicalPlanBuilder::new_from_arc(Arc::clone(input));
-        let there = value.nullable(schema)?.then(|| (*value).clone().is_not_null());
-        if let Some(filter) = filter.cloned().into_iter().chain(there).reduce(Logical::and) {
-            distinct = distinct.filter(filter)?;
+    let mut branches = vec![Arc::new(LogicalPlanBuilder::from(prepared.clone()).project(branch(None)?)?.build()?)];
+    for (n, (value, filter, _)) in values.iter().enumerate() {
+        let nullable = schema.field_with_unqualified_name(&value.name)?.is_nullable();
+        let there = nullable.then(|| column(value).is_not_null());
+        let mut rows = LogicalPlanBuilder::from(prepared.clone());
+        if let Some(filter) = filter.iter().map(column).chain(there).reduce(Logical::and) {
+            rows = rows.filter(filter)?;
         }
         // the value may be a key, which is not there twice
-        let place = keys.iter().position(|key| key == *value).unwrap_or(keys.len());
-        let groups: Vec<Logical> = keys.iter().chain((place == keys.len()).then_some(*value)).cloned().collect();
-        let distinct = distinct.aggregate(groups, Vec::<Logical>::new())?;
-        // the distinct rows have their columns in the order in which they are asked for
-        let found: Vec<Column> = distinct.schema().iter().map(Column::from).collect();
-        let mut exprs = rows_of(Some(n))?;
-        for (at, expr) in exprs.iter_mut().enumerate() {
-            let column = match at {
-                key if key < keys.len() => Some(key),
-                value if value == keys.len() + read.len() + n => Some(place),
-                _ => None,
-            };
-            if let (Some(column), Logical::Alias(alias)) = (column, expr) {
-                *alias.expr = Logical::Column(found[column].clone());
-            }
-        }
-        all = all.union(distinct.project(exprs)?.build()?)?;
+        let own = (!keys.contains(value)).then_some(value);
+        let rows = rows.aggregate(keys.iter().chain(own).map(column), Vec::<Logical>::new())?;
+        branches.push(Arc::new(rows.project(branch(Some(n))?)?.build()?));
     }
-    let all = all.build()?;
-    let column = |place: usize| Logical::Column(Column::from(all.schema().qualified_field(place)));
-    let row = column(all.schema().fields().len() - 1);
+    let all = LogicalPlan::Union(Union::try_new_with_loose_types(branches)?);
+
     let mut made = Vec::new();
     for call in calls {
-        let mut call = call.0.clone();
-        if Call(&call).splits() {
-            let value = (Call(&call).distinct().expect("it splits"), call.params.filter.as_deref());
-            let n = values.iter().position(|known| *known == value).expect("each value is known");
-            call.params.args = vec![column(keys.len() + read.len() + n)];
-            call.params.distinct = false;
-            call.params.filter = None;
+        let mut of_all = call.0.clone();
+        if let Some((value, filter)) = call.distinct_where().filter(|_| call.splits()) {
+            let (of, under) = (columns.known(value), filter.map(|filter| columns.known(filter)));
+            let known = values.iter().find(|(value, condition, _)| (value, condition) == (&of, &under));
+            let (_, _, name) = known.expect("each value is known");
+            of_all.params.args = vec![column(name)];
+            of_all.params.distinct = false;
+            of_all.params.filter = None;
         } else {
-            let moved = Logical::AggregateFunction(call).transform(|part| match &part {
-                Logical::Column(name) => match read.iter().position(|column| column == name) {
-                    Some(place) => Ok(Transformed::yes(column(keys.len() + place))),
-                    None => Ok(Transformed::no(part)),
-                },
+            let moved = Logical::AggregateFunction(of_all).transform(|part| match &part {
+                Logical::Column(_) => Ok(Transformed::yes(Logical::Column(columns.known(&part)))),
                 _ => Ok(Transformed::no(part)),
             })?;
             let Logical::AggregateFunction(moved) = moved.data else {
                 return datafusion_common::internal_err!("a call is a call");
             };
-            call = moved;
-            if !Call(&call).passes_over_nulls() {
-                let filter = call.params.filter.take().map(|filter| *filter);
-                call.params.filter = Some(Box::new(filter.into_iter().fold(row.clone(), Logical::and)));
+            of_all = moved;
+            if !Call(&of_all).passes_over_nulls() {
+                let filter = of_all.params.filter.take().map(|filter| *filter);
+                let row = Logical::Column(Column::from_name(ROW));
+                of_all.params.filter = Some(Box::new(filter.into_iter().fold(row, Logical::and)));
             }
         }
-        made.push(Logical::AggregateFunction(call));
+        made.push(Logical::AggregateFunction(of_all));
     }
-    let keys: Vec<Logical> = (0..keys.len()).map(column).collect();
-    LogicalPlanBuilder::from(all).aggregate(keys, made)?.build()
+    let plan = LogicalPlanBuilder::from(all).aggregate(keys.iter().map(column), made)?.build()?;
+    Ok((prepared, plan))
+}
+
+/// Columns that are computed once, each with a name of its own.
+struct Columns<'a> {
+    known: Vec<(Logical, String)>,
+    /// What a person reads for an expression.
+    text: &'a dyn Fn(&Logical) -> String,
+}
+
+impl Columns<'_> {
+    /// The column of `expr`.
+    fn place(&mut self, expr: &Logical) -> Column {
+        let expr = unaliased(expr);
+        if !self.known.iter().any(|(known, _)| known == expr) {
+            let text = (self.text)(expr);
+            let taken = |name: &str| self.known.iter().any(|(_, known)| known == name);
+            let mut numbered = (2..).map(|n| format!("{text} #{n}"));
+            let name =
+                if taken(&text) { numbered.find(|name| !taken(name)).expect("numbers do not end") } else { text };
+            self.known.push((expr.clone(), name));
+        }
+        self.known(expr)
+    }
+
+    /// The same, of one that is there.
+    fn known(&self, expr: &Logical) -> Column {
+        let (_, name) = self.known.iter().find(|(known, _)| known == unaliased(expr)).expect("it has a column");
+        Column::from_name(name)
+    }
+
+    fn exprs(&self) -> Vec<Logical> {
+        self.known.iter().map(|(expr, name)| expr.clone().alias(name)).collect()
+    }
+}
+
+fn unaliased(mut expr: &Logical) -> &Logical {
+    while let Logical::Alias(alias) = expr {
+        expr = &alias.expr;
+    }
+    expr
 }
