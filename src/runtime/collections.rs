@@ -13,6 +13,7 @@ mod join;
 mod layout;
 mod reduce;
 pub mod rounds;
+mod sorting;
 
 use super::exchange::Router;
 use super::operators::carried;
@@ -27,6 +28,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::Schema;
 use arrow::row::{RowConverter, RowParser, SortField};
 use layout::Indexed;
+use sorting::Packed;
 use std::collections::HashMap;
 use std::sync::Arc;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -68,6 +70,20 @@ impl Coder {
         let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
         let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
         Ok(rows.iter().map(|row| row.as_ref().into()).collect())
+    }
+
+    /// The same without memory of their own, each behind its mark if there are some.
+    fn pack(&self, batch: &Batch, marks: &[u8]) -> Result<Packed> {
+        let mut packed = Packed::default();
+        let mark = |row: usize| marks.get(row..row + 1).unwrap_or_default();
+        if self.columns.is_empty() {
+            (0..batch.num_rows()).for_each(|row| packed.push(&[mark(row)]));
+            return Ok(packed);
+        }
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
+        let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
+        rows.iter().enumerate().for_each(|(n, row)| packed.push(&[mark(n), row.as_ref()]));
+        Ok(packed)
     }
 
     /// The columns of `rows`, in the order of the coder's columns.
@@ -174,14 +190,14 @@ impl<'scope> Collections<'scope> {
         }
         let site = Site { id, input: schema, cells: local.cells(id), local: local.clone() };
         let split = Split::ordered(values, keys, order)?;
-        let collection = if rows.scope().peers() == 1 || input.route == Route::Forward {
+        let encoded = if rows.scope().peers() == 1 || input.route == Route::Forward {
             edge::enter(rows, Pipeline, site, split, nulls)
         } else {
             let router: Router = router(&input.route, &site.input, &site);
             edge::enter(rows, DistributorPact(|_| router), site, split, nulls)
         };
         let name = format!("arrange {}", local.plan.steps[input.from].name);
-        let arranged = layout::by_key(collection, Pipeline, &name);
+        let arranged = layout::of_epochs(encoded, &name);
         self.arranged.insert(known, arranged.clone());
         Ok(arranged)
     }

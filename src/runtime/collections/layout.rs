@@ -1,7 +1,9 @@
 //! How arrangements hold rows: the bytes of all rows of a batch one behind the other, so that merging batches copies memory and frees
 //! nothing, and a row costs its bytes and an offset.
 
+use super::sorting::{Encoded, EpochBatcher};
 use super::{Collected, Row};
+use crate::time::Epoch;
 use differential_dataflow::batcher::merge::MergeBatcher;
 use differential_dataflow::batcher::merge::chunker::ContainerChunker;
 use differential_dataflow::batcher::merge::vec::VecMerger;
@@ -14,7 +16,8 @@ use differential_dataflow::trace::implementations::{BatchContainer, OffsetList};
 use std::ops::Deref;
 use std::rc::Rc;
 use timely::container::PushInto;
-use timely::dataflow::channels::pact::{Exchange, ParallelizationContract};
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{Exchange, ParallelizationContract, Pipeline};
 use timely::progress::Timestamp;
 
 /// A row in an arrangement.
@@ -46,6 +49,12 @@ impl Slab {
     fn push(&mut self, row: &[u8]) {
         self.bytes.extend_from_slice(row);
         self.ends.push(self.bytes.len());
+    }
+}
+
+impl PushInto<Slice<'_>> for Slab {
+    fn push_into(&mut self, row: Slice<'_>) {
+        self.push(row.0);
     }
 }
 
@@ -101,7 +110,8 @@ impl BatchContainer for Slab {
     }
 }
 
-type KeyedLayout<T> = (Slab, Slab, Vec<T>, Vec<i64>, OffsetList);
+/// Of rows of keys.
+pub type KeyedLayout<T> = (Slab, Slab, Vec<T>, Vec<i64>, OffsetList);
 type Updates<D, T> = Vec<(D, T, i64)>;
 
 /// Rows of keys in an interval of time.
@@ -132,6 +142,11 @@ pub type Indexed<'scope, T> = Arranged<'scope, TraceAgent<KeyedSpine<T>>>;
 
 /// Rows by themselves.
 pub type Lone<'scope, T> = Arranged<'scope, TraceAgent<LoneSpine<T>>>;
+
+/// Arranges the rows of epochs by their keys, which are on their worker.
+pub fn of_epochs<'scope>(rows: Stream<'scope, Epoch, Encoded>, name: &str) -> Indexed<'scope, Epoch> {
+    arrange_core::<_, _, EpochBatcher, KeyedSpine<Epoch>>(rows, Pipeline, name, |_, _| EpochBatcher::default())
+}
 
 /// Arranges rows by their keys, which find their workers by `pact`.
 pub fn by_key<'scope, T: Timestamp + Lattice + Ord>(

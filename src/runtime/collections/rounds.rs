@@ -47,7 +47,9 @@ pub fn recurse<'scope>(
     let site = |id: StepId, input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
     let mut entered = BTreeMap::new();
     for (from, rows) in outer {
-        entered.insert(from, whole_rows(rows, site(id, super::carried(&local.plan, from)), from, local)?);
+        let outside = site(id, super::carried(&local.plan, from));
+        // wherever they are
+        entered.insert(from, edge::enter_whole(rows, outside, &local.plan.steps[from].schema)?);
     }
     let rows = scope.scoped::<Round, _, _>(&step.name, |inner| {
         let summary = Product::new(Default::default(), 1);
@@ -66,17 +68,6 @@ pub fn recurse<'scope>(
     let output = Output { coder: Coder::new(&step.schema, (0..width).collect())?, places: (0..width).collect() };
     // rows are where their bytes are, not where their key is
     Ok(edge::leave(rows, output, site(id, Arc::clone(&step.schema))))
-}
-
-/// Whole rows of step `from` outside, wherever they are.
-fn whole_rows<'scope>(
-    rows: Rows<'scope>,
-    site: Site,
-    from: StepId,
-    local: &Local,
-) -> Result<Collected<'scope, Epoch, Row>> {
-    let split = Split::new(&local.plan.steps[from].schema, &[])?;
-    Ok(edge::enter(rows, Pipeline, site, split, Nulls::Equal).map(|(_, row)| row))
 }
 
 /// Ends the run if there are too many rounds.
@@ -155,7 +146,8 @@ fn by_key<'scope>(
     let schema = Arc::clone(schema);
     let keyed = map(rows, site, move |rows| {
         let batch = decoded(&whole, &schema, rows)?;
-        Ok(edge::keys_of(&batch, &split, nulls)?.into_iter().zip(split.rest.encode(&batch)?).collect())
+        let keys = edge::keys_of(&batch, &split, nulls)?;
+        Ok(keys.iter().map(Row::from).zip(split.rest.encode(&batch)?).collect())
     });
     Ok(layout::by_key(keyed, layout::spread(), "rows by key"))
 }
