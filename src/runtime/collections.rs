@@ -216,7 +216,10 @@ impl<'scope> Collections<'scope> {
         let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
         let shape = join::Shape::new(spec, &schemas, site.clone())?;
         let output = shape.output()?;
-        let rows = join::join(shape, left, right);
+        let rows = match join::pairs(shape, left, right) {
+            Ok(pairs) => pairs,
+            Err((shape, [left, right])) => edge::gathered(join::join(shape, left, right)),
+        };
         Ok(edge::leave(rows, output, site))
     }
 
@@ -235,6 +238,6 @@ impl<'scope> Collections<'scope> {
         let coder = Coder::new(&step.schema, (0..step.schema.fields().len()).collect())?;
         let places = (0..step.schema.fields().len()).collect();
         let rows = reduce::reduce(spec, &input, &step.schema, indexed, site.clone())?;
-        Ok(edge::leave(rows, edge::Output { coder, places }, site))
+        Ok(edge::leave(edge::gathered(rows), edge::Output { coder, places }, site))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::exchange::Packet;
 use super::super::steps::{Rows, Site};
-use super::sorting::{Encoded, Packed};
+use super::sorting::{Encoded, EncodedBuilder, Packed, Sorted};
 use super::{Coder, Collected, Nulls, Row, Split};
 use crate::batch::changes::single;
 use crate::batch::{Batch, batch_of};
@@ -12,9 +12,8 @@ use crate::operator::transform::{insertions, with_weight};
 use crate::plan::Emit;
 use crate::time::Epoch;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::datatypes::{Int64Type, Schema};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use differential_dataflow::AsCollection;
-use differential_dataflow::consolidation::consolidate;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
@@ -24,11 +23,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{Operator as _, OutputBuilder};
 
-/// One row with its key, when, and how often.
-type Update<D> = (D, Epoch, i64);
-
 /// What an open epoch has changed so far.
-type Open = (Capability<Epoch>, Vec<(Row, i64)>);
+type Open = (Capability<Epoch>, Vec<Encoded>);
 
 /// Rows by key. A key with NULL in it begins with what `nulls` says, any other one with 0.
 pub fn enter<'scope>(
@@ -105,22 +101,33 @@ pub struct Output {
     pub places: Vec<usize>,
 }
 
-/// Batches of what has changed in each epoch, when it is complete; with weights if the step updates.
-pub fn leave<'scope>(rows: Collected<'scope, Epoch, Row>, output: Output, site: Site) -> Rows<'scope> {
+/// Batches of what has changed in each epoch, when it is complete, with weights if the step updates; rows that stand leave at once.
+pub fn leave<'scope>(rows: Stream<'scope, Epoch, Encoded>, output: Output, site: Site) -> Rows<'scope> {
     let step = &site.local.plan.steps[site.id];
     let (updating, schema) = (step.emit == Emit::Updating, Arc::clone(&step.schema));
-    let mut builder = OperatorBuilder::new(format!("leave {}", site.name()), rows.inner.scope());
-    let mut updates = builder.new_input(rows.inner, Pipeline);
+    let mut builder = OperatorBuilder::new(format!("leave {}", site.name()), rows.scope());
+    let mut updates = builder.new_input(rows, Pipeline);
     let (out, stream) = builder.new_output();
     let mut out: OutputBuilder<Epoch, NoopBuilder<Packet>> = OutputBuilder::from(out);
     builder.build(move |_| {
         let mut open: BTreeMap<Epoch, Open> = BTreeMap::new();
         move |frontiers| {
             let _busy = site.busy();
-            updates.for_each(|capability, data: &mut Vec<Update<Row>>| {
-                for (row, epoch, weight) in data.drain(..) {
-                    let entry = open.entry(epoch).or_insert_with(|| (capability.delayed(&epoch, 0), Vec::new()));
-                    entry.1.push((row, weight));
+            let mut out = out.activate();
+            let mut say = |capability: &Capability<Epoch>, rows: &[(&[u8], i64)]| {
+                for rows in rows.chunks(RESULT_ROWS) {
+                    let Some(batch) = site.attempt(|| decode(rows, &output, updating, &schema)) else { return };
+                    site.cells.gives(batch.num_rows());
+                    out.session_with_builder(capability).give_container(&mut Packet::Rows(batch));
+                }
+            };
+            updates.for_each(|capability, rows: &mut Encoded| {
+                let rows = std::mem::take(rows);
+                let capability = capability.delayed(&rows.epoch, 0);
+                if updating {
+                    open.entry(rows.epoch).or_insert_with(|| (capability, Vec::new())).1.push(rows);
+                } else {
+                    say(&capability, &rows.rest.iter().zip(rows.weights.iter().copied()).collect::<Vec<_>>());
                 }
             });
             if site.local.fate.failed() {
@@ -128,27 +135,27 @@ pub fn leave<'scope>(rows: Collected<'scope, Epoch, Row>, output: Output, site: 
             }
             let least = frontiers[0].frontier().first().copied();
             while let Some(entry) = open.first_entry().filter(|entry| least.is_none_or(|least| *entry.key() < least)) {
-                let (capability, mut changes) = entry.remove();
-                consolidate(&mut changes);
-                for changes in changes.chunks(RESULT_ROWS) {
-                    let Some(batch) = site.attempt(|| decode(changes, &output, updating, &schema)) else { return };
-                    site.cells.gives(batch.num_rows());
-                    let mut out = out.activate();
-                    out.session_with_builder(&capability).give_container(&mut Packet::Rows(batch));
-                }
+                let (capability, parts) = entry.remove();
+                say(&capability, &Sorted::of(parts).rest().collect::<Vec<_>>());
             }
         }
     });
     stream
 }
 
-fn decode(
-    changes: &[(Row, i64)],
-    output: &Output,
-    updating: bool,
-    schema: &arrow::datatypes::SchemaRef,
-) -> Result<Batch> {
-    let decoded = output.coder.decode(changes.iter().map(|(row, _)| row.as_ref()))?;
+/// Rows of a collection, many at a time.
+pub fn gathered<'scope>(rows: Collected<'scope, Epoch, Row>) -> Stream<'scope, Epoch, Encoded> {
+    rows.inner.unary::<EncodedBuilder, _, _, _>(Pipeline, "gather", |_, _| {
+        move |input, output| {
+            input.for_each(|capability, updates: &mut Vec<(Row, Epoch, i64)>| {
+                output.session_with_builder(&capability).give_iterator(updates.drain(..));
+            });
+        }
+    })
+}
+
+fn decode(changes: &[(&[u8], i64)], output: &Output, updating: bool, schema: &SchemaRef) -> Result<Batch> {
+    let decoded = output.coder.decode(changes.iter().map(|(row, _)| *row))?;
     let mut columns: Vec<ArrayRef> = output.places.iter().map(|place| Arc::clone(&decoded[*place])).collect();
     columns.push(Arc::new(changes.iter().map(|(_, weight)| *weight).collect::<Int64Array>()));
     let changes = single(batch_of(with_weight(schema), columns, changes.len())?)?;

@@ -7,16 +7,20 @@
 use super::super::steps::Site;
 use super::edge::Output;
 use super::layout::{Indexed, Lone, LoneBuilder, LoneSpine, Slice, by_self, refill, spread};
+use super::sorting::{Encoded, EncodedBuilder};
 use super::{Coder, Collected, Row, Split};
 use crate::batch::batch_of;
 use crate::error::Result;
 use crate::expr::Expr;
 use crate::plan::{JoinKind, Joining};
+use crate::time::Epoch;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::SchemaRef;
 use differential_dataflow::AsCollection;
 use differential_dataflow::lattice::Lattice;
+use differential_dataflow::operators::join::join_traces;
 use std::sync::Arc;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 use timely::progress::Timestamp;
@@ -94,6 +98,21 @@ fn unmarked(key: Slice<'_>) -> &[u8] {
 
 fn row(parts: &[&[u8]]) -> Row {
     parts.concat().into_boxed_slice()
+}
+
+/// The rows of a join that gives all pairs, which are those that [`join`] gives; `shape` as it was if it gives others.
+pub fn pairs<'scope>(
+    shape: Shape,
+    left: Indexed<'scope, Epoch>,
+    right: Indexed<'scope, Epoch>,
+) -> std::result::Result<Stream<'scope, Epoch, Encoded>, (Shape, [Indexed<'scope, Epoch>; 2])> {
+    if shape.kind != JoinKind::Inner || shape.condition.is_some() {
+        return Err((shape, [left, right]));
+    }
+    Ok(join_traces::<_, _, _, _, EncodedBuilder>(left, right, "pairs", |key, l, r, epoch, a, b, pairs| {
+        let key = unmarked(key);
+        pairs.push(&[key, &l, key, &r], epoch, a * b);
+    }))
 }
 
 /// The rows of a join. Rows of one key are on one worker.

@@ -2,14 +2,16 @@
 //!
 //! No row has memory of its own: a batch's rows lie one behind the other, and sorting moves numbers.
 
+use super::Row;
 use super::layout::{KeyedLayout, Slab, Slice};
+use crate::batch::BATCH_ROWS;
 use crate::time::Epoch;
 use differential_dataflow::batcher::{Batcher, Extract};
 use differential_dataflow::trace::Builder;
 use differential_dataflow::trace::implementations::ord_neu::{BuilderInput, OrdValBatch, OrdValBuilder};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use timely::Accountable;
-use timely::container::DrainContainer;
+use timely::container::{ContainerBuilder, DrainContainer, PushInto};
 use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 
@@ -59,6 +61,53 @@ impl Accountable for Encoded {
     }
 }
 
+/// Gathers rows of epochs.
+#[derive(Default)]
+pub struct EncodedBuilder {
+    open: Encoded,
+    ready: VecDeque<Encoded>,
+    given: Encoded,
+}
+
+impl EncodedBuilder {
+    /// Adds a row without a key, which has these parts.
+    pub fn push(&mut self, parts: &[&[u8]], epoch: Epoch, weight: i64) {
+        if self.open.epoch != epoch || self.open.weights.len() >= BATCH_ROWS {
+            self.close();
+            self.open.epoch = epoch;
+        }
+        self.open.keys.push(&[]);
+        self.open.rest.push(parts);
+        self.open.weights.push(weight);
+    }
+
+    fn close(&mut self) {
+        if !self.open.weights.is_empty() {
+            self.ready.push_back(std::mem::take(&mut self.open));
+        }
+    }
+}
+
+impl PushInto<(Row, Epoch, i64)> for EncodedBuilder {
+    fn push_into(&mut self, (row, epoch, weight): (Row, Epoch, i64)) {
+        self.push(&[&row], epoch, weight);
+    }
+}
+
+impl ContainerBuilder for EncodedBuilder {
+    type Container = Encoded;
+
+    fn extract(&mut self) -> Option<&mut Encoded> {
+        self.given = self.ready.pop_front()?;
+        Some(&mut self.given)
+    }
+
+    fn finish(&mut self) -> Option<&mut Encoded> {
+        self.close();
+        self.extract()
+    }
+}
+
 /// Makes a batch of what has come for the epochs that are complete.
 #[derive(Default)]
 pub struct EpochBatcher {
@@ -98,7 +147,7 @@ pub struct Sorted {
 /// Where a row is.
 #[derive(Clone, Copy)]
 struct Place {
-    /// The first bytes of its key, as a number.
+    /// Its first bytes, as a number.
     prefix: u128,
     part: u32,
     row: u32,
@@ -106,13 +155,16 @@ struct Place {
 }
 
 impl Sorted {
-    fn of(parts: Vec<Encoded>) -> Self {
+    /// The rows of `parts`, those that cancel out each other left out.
+    pub fn of(parts: Vec<Encoded>) -> Self {
         let mut order: Vec<Place> = Vec::with_capacity(parts.iter().map(|part| part.weights.len()).sum());
         for (number, part) in parts.iter().enumerate() {
             for (row, (key, weight)) in part.keys.iter().zip(&part.weights).enumerate() {
+                // rows without keys begin with what is beside them
+                let start = if key.is_empty() { part.rest.row(row) } else { key };
                 let mut first = [0; 16];
-                let known = key.len().min(16);
-                first[..known].copy_from_slice(&key[..known]);
+                let known = start.len().min(16);
+                first[..known].copy_from_slice(&start[..known]);
                 order.push(Place {
                     prefix: u128::from_be_bytes(first),
                     part: number as u32,
@@ -133,6 +185,11 @@ impl Sorted {
         order.retain(|place| place.weight != 0);
         sorted.order = order;
         sorted
+    }
+
+    /// What is beside the keys, and the weights.
+    pub fn rest(&self) -> impl ExactSizeIterator<Item = (&[u8], i64)> + Clone {
+        self.order.iter().map(|place| (self.parts[place.part as usize].rest.row(place.row as usize), place.weight))
     }
 
     /// Key, what is beside it, epoch.
