@@ -16,6 +16,9 @@ pub const QUERIES: &[&str] = &[
     "SELECT a.window_start, a.word, a.c, b.n FROM (SELECT window_start, window_end, word, count(*) AS c FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word) a JOIN (SELECT window_start, window_end, word, n FROM TUMBLE(t, ts, INTERVAL '10' SECOND)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.word = b.word",
     "SELECT a.word, a.n, b.c FROM t a LEFT JOIN (SELECT word, count(*) AS c FROM t WHERE n > 2 GROUP BY word) b ON a.word = b.word",
     "SELECT word, n, ts FROM t ORDER BY n DESC, ts LIMIT 5",
+    "SELECT word, n, ts FROM (SELECT *, row_number() OVER (PARTITION BY word ORDER BY n DESC, ts) AS r FROM t) WHERE r <= 2",
+    "SELECT word, c FROM (SELECT word, count(*) AS c FROM t GROUP BY word) ORDER BY c DESC, word LIMIT 3",
+    "SELECT word, count(DISTINCT n) AS c, sum(n) AS s FROM t GROUP BY word",
     "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
     "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
 ];
@@ -33,6 +36,9 @@ pub const COLUMNS: &[&str] = &[
     "window_start TIMESTAMP(6), word STRING, c BIGINT, n BIGINT",
     "word STRING, n BIGINT, c BIGINT",
     "word STRING, n BIGINT, ts TIMESTAMP(6)",
+    "word STRING, n BIGINT, ts TIMESTAMP(6)",
+    "word STRING, c BIGINT",
+    "word STRING, c BIGINT, s BIGINT",
     "n BIGINT",
     "c BIGINT, word STRING",
 ];
