@@ -2,7 +2,7 @@
 //!
 //! What a key has seen of `x` would be one state of the key, which each change has to carry as a whole. Instead each distinct row
 //! (key, x) is a key of its own, in a step that says when it comes and goes; its rows and those of the input, which are the same
-//! but for columns that are NULL in one of them, go into one aggregate without DISTINCT.
+//! but for their number and columns that are NULL in one of them, go into one aggregate without DISTINCT.
 
 use super::collect::Linear;
 use super::extremes::Extreme;
@@ -17,8 +17,8 @@ use datafusion_expr::logical_plan::{Aggregate, LogicalPlan, Union};
 use datafusion_expr::{Expr as Logical, LogicalPlanBuilder, lit};
 use std::sync::Arc;
 
-/// The column that is true in the rows of the input.
-const ROW: &str = "of a row";
+/// The column that says which set a row is of: 0 for the rows of the input.
+const SET: &str = "set";
 
 impl Planner<'_> {
     /// `aggregate` over `stream`, without windows, if some of its calls are over distinct values.
@@ -128,17 +128,17 @@ fn split(
         }
     }
     // each value with the condition that it counts under, once
-    let mut values: Vec<(Column, Option<Column>, Column)> = Vec::new();
+    let mut sets: Vec<Set> = Vec::new();
     for call in calls.iter().filter(|call| call.splits()) {
         let (value, filter) = call.distinct_where().expect("it splits");
         let (of, under) = (columns.place(value), filter.map(|filter| columns.place(filter)));
-        if !values.iter().any(|(known, condition, _)| (known, condition) == (&of, &under)) {
-            let name = match filter {
-                Some(filter) => format!("distinct {} where {}", text(value), text(filter)),
-                None => format!("distinct {}", text(value)),
-            };
-            values.push((of, under, Column::from_name(name)));
-        }
+        let known = sets.iter().position(|set| (&set.of, &set.under) == (&of, &under));
+        let number = known.unwrap_or_else(|| {
+            let summed = Column::from_name(format!("{} of set {}", of.name, sets.len() + 1));
+            sets.push(Set { of, under, summed, sums: false });
+            sets.len() - 1
+        });
+        sets[number].sums |= call.0.func.name() != "count";
     }
     let prepared = LogicalPlanBuilder::new_from_arc(Arc::clone(&aggregate.input)).project(columns.exprs())?.build()?;
 
@@ -148,43 +148,44 @@ fn split(
         Ok(Logical::Literal(ScalarValue::try_from(field.data_type())?, None))
     };
     let column = |column: &Column| Logical::Column(column.clone());
-    // the rows of the input, or the distinct rows of a value
-    let branch = |of: Option<usize>| -> Planned<Vec<Logical>> {
+    // the rows of the input, number 0, or those of a set
+    let branch = |number: usize| -> Planned<Vec<Logical>> {
         let mut exprs: Vec<Logical> = keys.iter().map(column).collect();
         for name in &read {
-            exprs.push(if of.is_none() { column(name) } else { null(name)?.alias(&name.name) });
+            exprs.push(if number == 0 { column(name) } else { null(name)?.alias(&name.name) });
         }
-        for (n, (value, _, name)) in values.iter().enumerate() {
-            exprs.push(if of == Some(n) { column(value) } else { null(value)? }.alias(&name.name));
+        for (n, set) in sets.iter().enumerate().filter(|(_, set)| set.sums) {
+            exprs.push(if number == n + 1 { column(&set.of) } else { null(&set.of)? }.alias(&set.summed.name));
         }
-        exprs.push(lit(of.is_none()).alias(ROW));
+        exprs.push(lit(number as i32).alias(SET));
         Ok(exprs)
     };
-    let mut branches = vec![Arc::new(LogicalPlanBuilder::from(prepared.clone()).project(branch(None)?)?.build()?)];
-    for (n, (value, filter, _)) in values.iter().enumerate() {
-        let nullable = schema.field_with_unqualified_name(&value.name)?.is_nullable();
-        let there = nullable.then(|| column(value).is_not_null());
+    let mut branches = vec![Arc::new(LogicalPlanBuilder::from(prepared.clone()).project(branch(0)?)?.build()?)];
+    for (n, set) in sets.iter().enumerate() {
+        let nullable = schema.field_with_unqualified_name(&set.of.name)?.is_nullable();
+        let there = nullable.then(|| column(&set.of).is_not_null());
         let mut rows = LogicalPlanBuilder::from(prepared.clone());
-        if let Some(filter) = filter.iter().map(column).chain(there).reduce(Logical::and) {
+        if let Some(filter) = set.under.iter().map(column).chain(there).reduce(Logical::and) {
             rows = rows.filter(filter)?;
         }
         // the value may be a key, which is not there twice
-        let own = (!keys.contains(value)).then_some(value);
+        let own = (!keys.contains(&set.of)).then_some(&set.of);
         let rows = rows.aggregate(keys.iter().chain(own).map(column), Vec::<Logical>::new())?;
-        branches.push(Arc::new(rows.project(branch(Some(n))?)?.build()?));
+        branches.push(Arc::new(rows.project(branch(n + 1)?)?.build()?));
     }
     let all = LogicalPlan::Union(Union::try_new_with_loose_types(branches)?);
 
+    let of_set = |number: usize| Logical::Column(Column::from_name(SET)).eq(lit(number as i32));
     let mut made = Vec::new();
     for call in calls {
         let mut of_all = call.0.clone();
         if let Some((value, filter)) = call.distinct_where().filter(|_| call.splits()) {
             let (of, under) = (columns.known(value), filter.map(|filter| columns.known(filter)));
-            let known = values.iter().find(|(value, condition, _)| (value, condition) == (&of, &under));
-            let (_, _, name) = known.expect("each value is known");
-            of_all.params.args = vec![column(name)];
+            let number = sets.iter().position(|set| (&set.of, &set.under) == (&of, &under)).expect("it is a set");
+            let counts = of_all.func.name() == "count";
+            of_all.params.args = vec![if counts { lit(1_i64) } else { column(&sets[number].summed) }];
+            of_all.params.filter = counts.then(|| Box::new(of_set(number + 1)));
             of_all.params.distinct = false;
-            of_all.params.filter = None;
         } else {
             let moved = Logical::AggregateFunction(of_all).transform(|part| match &part {
                 Logical::Column(_) => Ok(Transformed::yes(Logical::Column(columns.known(&part)))),
@@ -196,14 +197,22 @@ fn split(
             of_all = moved;
             if !Call(&of_all).passes_over_nulls() {
                 let filter = of_all.params.filter.take().map(|filter| *filter);
-                let row = Logical::Column(Column::from_name(ROW));
-                of_all.params.filter = Some(Box::new(filter.into_iter().fold(row, Logical::and)));
+                of_all.params.filter = Some(Box::new(filter.into_iter().fold(of_set(0), Logical::and)));
             }
         }
         made.push(Logical::AggregateFunction(of_all));
     }
     let plan = LogicalPlanBuilder::from(all).aggregate(keys.iter().map(column), made)?.build()?;
     Ok((prepared, plan))
+}
+
+/// The distinct values of an expression, of rows that meet a condition.
+struct Set {
+    of: Column,
+    under: Option<Column>,
+    /// The column of the values, if someone sums them.
+    summed: Column,
+    sums: bool,
 }
 
 /// Columns that are computed once, each with a name of its own.
@@ -219,7 +228,7 @@ impl Columns<'_> {
         let expr = unaliased(expr);
         if !self.known.iter().any(|(known, _)| known == expr) {
             let text = (self.text)(expr);
-            let taken = |name: &str| self.known.iter().any(|(_, known)| known == name);
+            let taken = |name: &str| name == SET || self.known.iter().any(|(_, known)| known == name);
             let mut numbered = (2..).map(|n| format!("{text} #{n}"));
             let name =
                 if taken(&text) { numbered.find(|name| !taken(name)).expect("numbers do not end") } else { text };
