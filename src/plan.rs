@@ -12,7 +12,7 @@ mod ranking;
 
 pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
 pub use explain::type_name;
-pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
+pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
 pub use ranking::{Ranking, SortColumn};
 
@@ -213,8 +213,13 @@ pub enum Action {
     /// An operator that the program brings along.
     Custom(Arc<dyn CustomOperator>),
     /// The changes that the newest rows of each key make: its input, a source, [`Gives::Upserts`](crate::connector::Gives::Upserts), which
-    /// come by these columns.
-    Upsert(Vec<usize>),
+    /// come by key.
+    Upsert {
+        /// The columns of the key.
+        key: Vec<usize>,
+        /// True if every row of a key in an epoch makes a change, not only the last.
+        every: bool,
+    },
     /// The changes of each epoch, as far as they do not cancel out each other, which come by key.
     Settle(Settling),
     /// The rows of all inputs.
@@ -633,7 +638,7 @@ pub fn grows(steps: &[Step], id: StepId) -> Option<StepId> {
     match &steps[id].action {
         Action::Source(source) => (!source.source.bounded()).then_some(id),
         Action::Aggregate(spec) if spec.grouping == Grouping::Updating => None,
-        Action::Upsert(_) => None,
+        Action::Upsert { .. } => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) | Reduction::First { limit: Some(_), .. } => None,
             _ => any(),

@@ -2,7 +2,7 @@
 
 use super::grows;
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
+    Action, AsOf, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
     Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };
@@ -135,7 +135,10 @@ impl Plan {
             }
             Action::Recurse { .. } => vec!["round by round until there are no new rows".into()],
             Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
-            Action::Upsert(key) => vec![format!("newest row of each {}", names(&step.schema, key))],
+            Action::Upsert { key, every } => {
+                let rows = if *every { "every new row" } else { "newest row" };
+                vec![format!("{rows} of each {}", names(&step.schema, key))]
+            }
             Action::Settle(Settling { key, says }) => {
                 let key = names(&step.schema, key);
                 vec![match says {
@@ -216,9 +219,16 @@ impl Plan {
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
-            Action::Upsert(_) => "by keys".into(),
+            Action::Upsert { .. } => "by keys".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Meeting::AsOf(_) => {
+                    let tables = self.watermark_tables(id).join(", ");
+                    match join.sides[1].keys.is_empty() {
+                        true => format!("by watermark of {tables}, and the newest row before it"),
+                        false => format!("by watermark of {tables}, and of each key the newest row before it"),
+                    }
+                }
                 Meeting::Always => self.index_text(id),
                 Meeting::WithTable { table } => {
                     let tables = self.sources_of(self.steps[id].inputs[table].from).into_iter();
@@ -408,7 +418,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Consolidate => "consolidate",
         Action::Round => "round",
         Action::Recurse { .. } => "recurse",
-        Action::Upsert(_) => "upsert",
+        Action::Upsert { .. } => "upsert",
         Action::Settle(_) => "settle",
         Action::Join(_) => "join",
         Action::LateRows { .. } => "late rows",
@@ -563,6 +573,10 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
             if left != right {
                 lines.push(format!("which are those of {right}"));
             }
+        }
+        Meeting::AsOf(AsOf { times: [left, right], before, .. }) => {
+            let relation = if before { "before" } else { "at" };
+            lines.push(format!("the newest row by {} {relation} {}", name(1, right), name(0, left)));
         }
         Meeting::WithTable { table } => {
             let which = if table == 0 { "first" } else { "second" };

@@ -26,7 +26,7 @@ impl Plan {
             | Action::Custom(_)
             | Action::Rank(_)
             | Action::Keep(_)
-            | Action::Upsert(_)
+            | Action::Upsert { .. }
             | Action::Standing => true,
             _ => false,
         };
@@ -122,7 +122,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
-        Action::Upsert(key) => writeln!(out, "  upsert {key:?}"),
+        Action::Upsert { key, every } => writeln!(out, "  upsert {key:?} every {every}"),
         Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::DeadLetters => writeln!(out, "  dead letters"),

@@ -1,4 +1,4 @@
-//! Joining the rows of two inputs: window by window, with a table that ends, or all that there are.
+//! Joining the rows of two inputs: window by window, with a table that ends, with the version at a time, or all that there are.
 
 use super::Route;
 use crate::expr::Expr;
@@ -29,8 +29,21 @@ pub enum Meeting {
         /// Which input the table is. Its rows that are in no pair do not leave.
         table: usize,
     },
+    /// Each row of the first input with the newest row of the second one, of those of its key, at its time.
+    AsOf(AsOf),
     /// All that there are at the end of each epoch: both inputs are collections.
     Always,
+}
+
+/// Which row of the second input is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// The event-time columns of both inputs.
+    pub times: [usize; 2],
+    /// True if it must be before the first input's row, not at its time.
+    pub before: bool,
+    /// True if the rows of the second input are taken back: a key may come to have none.
+    pub changes: bool,
 }
 
 /// Where an input's windows are: columns of its rows.
@@ -113,7 +126,7 @@ impl Joining {
     pub fn route(&self, side: usize) -> Route {
         match (self.sides[side].keys.as_slice(), &self.meeting) {
             ([], Meeting::InWindows(windows)) => Route::Key(vec![windows[side].start, windows[side].end]),
-            ([], Meeting::WithTable { .. } | Meeting::Always) => Route::Single,
+            ([], Meeting::WithTable { .. } | Meeting::AsOf(_) | Meeting::Always) => Route::Single,
             (keys, _) => Route::Key(keys.to_vec()),
         }
     }

@@ -15,6 +15,7 @@ use crate::operator::settle::Settle;
 use crate::operator::standing::Standing;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
+use crate::operator::as_of::VersionJoin;
 use crate::operator::upsert::Upsert;
 use crate::operator::{Confluence, OneInput, Operator};
 use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, Step, StepId};
@@ -75,6 +76,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let (spec, output, of_inputs) = (Arc::clone(spec), Arc::clone(&step.schema), inputs.clone());
             let operator: Box<dyn Confluence> = match spec.meeting {
                 Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, of_inputs, output)),
+                Meeting::AsOf(as_of) => Box::new(VersionJoin::new(spec, as_of, of_inputs, output)?),
                 Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, of_inputs, output)),
                 // a collection keeps nothing
                 Meeting::Always => return Ok(None),
@@ -88,9 +90,9 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
         Action::Standing => one(Box::new(Standing::new(&step.schema, routed_by(step))), input(0)),
-        Action::Upsert(key) => {
+        Action::Upsert { key, every } => {
             let schema = input(0);
-            one(Box::new(Upsert::new(key, Arc::clone(&schema), &step.schema)?), schema)
+            one(Box::new(Upsert::new(key, *every, Arc::clone(&schema), &step.schema)?), schema)
         }
         Action::Settle(spec) => one(Box::new(Settle::new(spec, &step.schema)?), input(0)),
         Action::Source(_)

@@ -252,7 +252,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Reduce(_)
             | Action::Round
             | Action::Standing
-            | Action::Upsert(_)
+            | Action::Upsert { .. }
             | Action::Settle(_) => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
                     .ok_or_else(|| Error::internal("a staged step has no operator"))?;

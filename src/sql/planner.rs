@@ -13,6 +13,7 @@ mod letters;
 mod ordered;
 mod over;
 mod rank;
+mod temporal;
 mod values;
 
 use late::{Asked, Branch};
@@ -618,6 +619,9 @@ impl<'a> Planner<'a> {
                 if let Some(stream) = self.first_rows(filter, last)? {
                     return Ok(stream);
                 }
+                if let Some(stream) = self.filtered_temporal(filter, last)? {
+                    return Ok(stream);
+                }
                 let mut stream = self.lower(&filter.input, last)?;
                 self.filter(&mut stream, &filter.predicate, filter.input.schema())?;
                 Ok(stream)
@@ -640,6 +644,9 @@ impl<'a> Planner<'a> {
                 self.union(streams, Arc::new(schema.as_arrow().clone()))
             }
             LogicalPlan::Extension(extension) => {
+                if let Some(join) = temporal::temporal(plan) {
+                    return self.temporal(join, None, last);
+                }
                 let node = extension.node.as_any();
                 match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
                     (Some(assign), _) => self.assign(assign, last),

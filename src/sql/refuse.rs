@@ -2,6 +2,7 @@
 
 use super::catalog::Catalog;
 use super::place::Text;
+use super::temporal;
 use crate::error::Error;
 use sqlparser::ast::{
     Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint, JoinOperator, Query, Select,
@@ -115,7 +116,11 @@ impl Visitor for Refusal<'_> {
     fn pre_visit_table_factor(&mut self, table: &TableFactor) -> Found {
         match table {
             TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
-            TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
+            table if temporal::system_time(table).is_some() => no(
+                table,
+                "this form of FOR SYSTEM_TIME AS OF is",
+                "it follows the second table of a JOIN or LEFT JOIN: a JOIN b FOR SYSTEM_TIME AS OF a.ts ON a.key = b.key",
+            ),
             TableFactor::Table { .. } => ControlFlow::Continue(()),
             TableFactor::TableFunction {
                 expr: Expr::Function(Function { name, args: FunctionArguments::List(_), .. }),
@@ -215,6 +220,9 @@ impl Refusal<'_> {
     }
 
     fn function(&self, function: &Function) -> Found {
+        if temporal::is_mark(&function.name) {
+            return ControlFlow::Continue(());
+        }
         let name = function.name.to_string().to_lowercase();
         if function.over.is_some() && self.catalog.has_window_function(&name) {
             return ControlFlow::Continue(());
