@@ -174,6 +174,20 @@ SELECT ts, auction * 2, CASE WHEN price > 10 THEN 1 ELSE 0 END FROM bids WHERE b
 }
 
 #[test]
+fn a_join_with_versions_keeps_one_of_each_key() {
+    check_plan(
+        "temporal",
+        "CREATE VIEW newest AS SELECT auction, price, ts FROM (
+  SELECT *, row_number() OVER (PARTITION BY auction ORDER BY ts DESC) AS n FROM bids) WHERE n = 1;
+INSERT INTO by_window
+SELECT b.ts, b.auction, CAST(n.price AS BIGINT) FROM bids AS b
+LEFT JOIN newest FOR SYSTEM_TIME AS OF b.ts AS n ON b.auction = n.auction AND n.price < b.price WHERE b.bidder <> 'me';
+INSERT INTO by_window
+SELECT b.ts, b.auction, c.auction FROM bids AS b ASOF JOIN bids AS c MATCH_CONDITION (b.ts > c.ts) ON b.bidder = c.bidder;",
+    );
+}
+
+#[test]
 fn tumbling_windows_are_merged_into_their_aggregate() {
     check_plan(
         "tumble",

@@ -5,7 +5,7 @@ use super::place::Text;
 use super::temporal;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint, JoinOperator, Query, Select,
+    Distinct, Expr, Function, FunctionArguments, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select,
     SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
@@ -81,6 +81,10 @@ impl Visitor for Refusal<'_> {
                 let help = "write ON a.key = b.key, and coalesce(a.key, b.key) for the column of both";
                 return no(&join.relation, "USING or NATURAL in a RIGHT or FULL JOIN is", help);
             }
+        }
+        let asof = |join: &&Join| matches!(join.join_operator, JoinOperator::AsOf { .. });
+        if let Some(join) = select.from.iter().flat_map(|table| &table.joins).find(asof) {
+            return no(&join.relation, "USING or NATURAL in an ASOF JOIN is", "write ON a.key = b.key");
         }
         let tables = select
             .from
