@@ -409,7 +409,9 @@ impl<'a> Session<'a> {
             options,
         };
         self.definitions.insert(name.clone(), Rc::new(definition));
-        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, primary_key: key, physical, time, at }));
+        self.catalog
+            .tables
+            .insert(name.clone(), Arc::new(TableDef { name, schema, columns, primary_key: key, physical, time, at }));
         Ok(())
     }
 

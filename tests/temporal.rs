@@ -69,7 +69,8 @@ fn operator(how: How) -> VersionJoin {
         nulls_equal: false,
     };
     let fields = [schema(false), schema(false)].iter().flat_map(|schema| schema.fields().to_vec()).collect::<Vec<_>>();
-    VersionJoin::new(Arc::new(spec), as_of, [schema(false), schema(how.changes)], Arc::new(Schema::new(fields))).unwrap()
+    VersionJoin::new(Arc::new(spec), as_of, [schema(false), schema(how.changes)], Arc::new(Schema::new(fields)))
+        .unwrap()
 }
 
 /// What `operators` say of an epoch, sorted. Where all rows have one key the version is told by its time alone: of those of one time the

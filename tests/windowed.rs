@@ -513,9 +513,9 @@ fn each_row_with_the_newest_row_of_its_key_at_its_time() {
         for (epoch, row) in left.iter().filter(|(epoch, row)| *epoch == 0 || row.ts >= marks[epoch - 1]) {
             let leaves = epoch_of(row, *epoch).expect("all rows leave at the end");
             let holds = |of: &Row| if before && !versions { of.ts < row.ts } else { of.ts <= row.ts };
-            let found = right.iter().filter(|(epoch, of)| {
-                *epoch <= leaves && of.word.is_some() && of.word == row.word && holds(of)
-            });
+            let found = right
+                .iter()
+                .filter(|(epoch, of)| *epoch <= leaves && of.word.is_some() && of.word == row.word && holds(of));
             match found.map(|(_, of)| (of.ts, of.n)).max() {
                 Some((ts, n)) => rows.push(row!(row.word, row.n, row.ts, n, ts)),
                 None if outer => rows.push(row!(row.word, row.n, row.ts, None::<i64>, None::<i64>)),

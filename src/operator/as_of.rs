@@ -408,7 +408,8 @@ impl Waiting {
             *run = Run { times: run.times.slice(gone, rows - gone), rows: run.rows.slice(gone, rows - gone), ..*run };
             // few rows do not keep the memory of many
             if rows - gone < run.made / 2 {
-                *run = Run::new(&[std::mem::replace(&mut run.rows, Batch::new_empty(Arc::new(Schema::empty())))], time)?;
+                *run =
+                    Run::new(&[std::mem::replace(&mut run.rows, Batch::new_empty(Arc::new(Schema::empty())))], time)?;
             }
         }
         self.runs.retain(|run| run.rows.num_rows() > 0);
@@ -462,9 +463,9 @@ impl KeyCoder {
 
     fn of(&self, rows: &Batch, columns: &[usize]) -> Result<Keys> {
         let columns: Vec<ArrayRef> = columns.iter().map(|column| Arc::clone(rows.column(*column))).collect();
-        let nulls = columns.iter().fold(None, |nulls, column| {
-            NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref())
-        });
+        let nulls = columns
+            .iter()
+            .fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref()));
         let rows = self.0.as_ref().map(|coder| coder.convert_columns(&columns).map_err(from_arrow));
         Ok(Keys { rows: rows.transpose()?, nulls })
     }
@@ -550,9 +551,9 @@ impl Versions {
         let columns = columns.iter().map(|column| take(column, &picks, None).map_err(from_arrow));
         let coded = self.values.convert_columns(&columns.collect::<Result<Vec<_>>>()?).map_err(from_arrow)?;
         let before = match there {
-            Some(number) => Some(
-                self.values.convert_columns(&self.rows.get([number as usize].into_iter())?).map_err(from_arrow)?,
-            ),
+            Some(number) => {
+                Some(self.values.convert_columns(&self.rows.get([number as usize].into_iter())?).map_err(from_arrow)?)
+            }
             None => None,
         };
         // each different row with what its weights come to, and one of it that was added

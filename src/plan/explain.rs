@@ -2,7 +2,7 @@
 
 use super::grows;
 use super::{
-    Action, AsOf, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
+    Action, Aggregation, AsOf, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
     Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };

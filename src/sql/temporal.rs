@@ -3,13 +3,14 @@
 //! In the syntax tree such a join becomes a plain one whose condition says in a function with an odd name what it is; in the plan that DataFusion
 //! makes of it the join becomes a [`TemporalJoin`] node, so that the optimiser moves nothing through it that chooses among versions.
 
+use super::late::with_own_views;
+use arrow::datatypes::DataType;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{DFSchemaRef, JoinType, Result, internal_err};
 use datafusion_expr::logical_plan::builder::build_join_schema;
 use datafusion_expr::logical_plan::{Extension, Join, LogicalPlan, UserDefinedLogicalNodeCore};
 use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-use arrow::datatypes::DataType;
 use sqlparser::ast::{
     self, BinaryOperator, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
     JoinConstraint, JoinOperator, ObjectName, Query, Select, Spanned, TableFactor, VisitMut, VisitorMut,
@@ -49,7 +50,13 @@ pub(super) enum Newest {
 }
 
 impl TemporalJoin {
-    fn new(left: LogicalPlan, right: LogicalPlan, outer: bool, newest: Newest, condition: Option<Expr>) -> Result<Self> {
+    fn new(
+        left: LogicalPlan,
+        right: LogicalPlan,
+        outer: bool,
+        newest: Newest,
+        condition: Option<Expr>,
+    ) -> Result<Self> {
         let kind = if outer { JoinType::Left } else { JoinType::Inner };
         let schema = Arc::new(build_join_schema(left.schema(), right.schema(), &kind)?);
         Ok(TemporalJoin { left: Arc::new(left), right: Arc::new(right), outer, newest, condition, schema })
@@ -149,6 +156,11 @@ fn temporal(join: &Join) -> Result<Option<TemporalJoin>> {
     }
     let Some(newest) = newest else { return Ok(None) };
     let (left, right) = (join.left.as_ref().clone(), join.right.as_ref().clone());
+    let right = match newest {
+        // what a view chooses is asked of a version, so the view is not made for others, too
+        Newest::At(_) => with_own_views(right)?,
+        Newest::Of(_) => right,
+    };
     let outer = join.join_type == JoinType::Left;
     TemporalJoin::new(left, right, outer, newest, conjunction(rest)).map(Some)
 }

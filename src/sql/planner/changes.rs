@@ -44,7 +44,13 @@ impl Planner<'_> {
         let loose = Arc::new(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()));
         let base = self.step(format!("source {name}"), action, Vec::new(), loose, emit);
         let input = Input { from: base, route: Route::Key(key.clone()) };
-        self.step(format!("newest rows of {name}"), Action::Upsert { key, every: false }, vec![input], Arc::clone(schema), emit);
+        self.step(
+            format!("newest rows of {name}"),
+            Action::Upsert { key, every: false },
+            vec![input],
+            Arc::clone(schema),
+            emit,
+        );
         Ok((base, emit))
     }
 

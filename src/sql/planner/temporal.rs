@@ -7,13 +7,14 @@ use super::join::condition;
 use super::rank::{bound, numbering, place_of};
 use super::{Bound, Emit, Place, Planner, ProjectBuilder, Role, Stream, assign_windows, bare};
 use crate::error::{Error, Result};
-use crate::expr::Expr;
+use crate::expr::{Expr, from_datafusion};
 use crate::plan::{Action, AsOf, JoinKind, JoinSide, Joining, Meeting, StepId};
-use crate::sql::catalog::{TableRead, ViewRead};
+use crate::sql::catalog::TableRead;
 use crate::sql::temporal::{Newest, TemporalJoin};
 use arrow::datatypes::{DataType, Field};
-use datafusion_common::ScalarValue;
-use datafusion_expr::logical_plan::{Filter, LogicalPlan, Window};
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Column, ScalarValue};
+use datafusion_expr::logical_plan::{Filter, LogicalPlan, LogicalPlanBuilder, Window};
 use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{BinaryExpr, Expr as Logical, Operator};
 use datafusion_physical_expr::expressions::lit;
@@ -49,12 +50,16 @@ impl Planner<'_> {
 
     /// The rows of the first input that meet `keep`, each with the newest row of the second.
     pub(super) fn temporal(&mut self, join: &TemporalJoin, keep: Option<Logical>, last: bool) -> Result<Stream> {
-        let plans: [&LogicalPlan; 2] = [&join.left, &join.right];
+        let (right, kept) = match join.newest {
+            Newest::At(_) => unfiltered(&join.right).map_err(from_datafusion)?,
+            Newest::Of(_) => (join.right.as_ref().clone(), Vec::new()),
+        };
+        let plans: [&LogicalPlan; 2] = [&join.left, &right];
         let mut left = self.lower(&join.left, last)?;
         if let Some(keep) = &keep {
             self.filter(&mut left, keep, join.left.schema())?;
         }
-        let mut streams = [left, self.versions(&join.right, last)?];
+        let mut streams = [left, self.versions(&right, last)?];
         streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
         let what = match join.newest {
             Newest::At(_) => "FOR SYSTEM_TIME AS OF",
@@ -85,6 +90,7 @@ impl Planner<'_> {
                 return Err(Error::internal(format!("a join of {left} with {right}")));
             }
         }
+        let rest = conjunction(rest.into_iter().chain(kept));
         let condition = rest.as_ref().map(|rest| condition(rest, &streams, &plans)).transpose()?;
         let times = [0, 1].map(|side| {
             time_of(&streams[side], (side == 0).then(|| left_time(join)).flatten().map(|time| (time, plans[0])))
@@ -105,10 +111,13 @@ impl Planner<'_> {
         let meeting = Meeting::AsOf(AsOf { times: [left, right], before, changes });
         let joining = Joining { kind, meeting, sides, condition, nulls_equal: false };
         // what waits for the watermark leaves when that has come to its own time, and no further
-        let mut stream = self.join_step(&streams, joining, None, |side, role| if side == 0 { role } else { Role::None });
+        let mut stream =
+            self.join_step(&streams, joining, None, |side, role| if side == 0 { role } else { Role::None });
         stream.late = std::mem::take(&mut streams[0].late);
         stream.place = place;
         stream.columns.retain(|column| Some(*column) != place.map(Place::Row));
+        // what the second input carries for the condition is no column of the query
+        stream.columns.truncate(plans[0].schema().fields().len() + join.right.schema().fields().len());
         self.blame = None;
         Ok(stream)
     }
@@ -117,13 +126,10 @@ impl Planner<'_> {
     fn check_times(&mut self, join: &TemporalJoin, streams: &[Stream; 2]) -> Result<bool> {
         let plans: [&LogicalPlan; 2] = [&join.left, &join.right];
         let table = named(&join.right);
-        let has_time = |side: usize, expr: &Logical| {
-            time_of(&streams[side], Some((expr, plans[side]))).is_some()
-        };
+        let has_time = |side: usize, expr: &Logical| time_of(&streams[side], Some((expr, plans[side]))).is_some();
         let unpromised = |what: &str, name: &str| {
-            Error::invalid(format!("{what} goes by event time, but column '{name}' has no watermark")).help(format!(
-                "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND"
-            ))
+            Error::invalid(format!("{what} goes by event time, but column '{name}' has no watermark"))
+                .help(format!("declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND"))
         };
         match &join.newest {
             Newest::At(time) => {
@@ -134,8 +140,11 @@ impl Planner<'_> {
                 if !has_time(0, time) {
                     return Err(match join.left.schema().maybe_index_of_column(column) {
                         Some(_) => unpromised("FOR SYSTEM_TIME AS OF", column.name()),
-                        None => Error::invalid(format!("FOR SYSTEM_TIME AS OF goes by a time of the rows before JOIN, but '{}' is not theirs", column.name()))
-                            .help("name the event-time column of the table before JOIN"),
+                        None => Error::invalid(format!(
+                            "FOR SYSTEM_TIME AS OF goes by a time of the rows before JOIN, but '{}' is not theirs",
+                            column.name()
+                        ))
+                        .help("name the event-time column of the table before JOIN"),
                     });
                 }
                 if time_of(&streams[1], None).is_none() {
@@ -158,13 +167,17 @@ impl Planner<'_> {
                     true => (left, right, Some(*op)),
                     false => (right, left, op.swap()),
                 };
-                let (Some(of_left), Some(of_right)) = (bare(uncast(later)), bare(uncast(earlier))) else { return wrong() };
+                let (Some(of_left), Some(of_right)) = (bare(uncast(later)), bare(uncast(earlier))) else {
+                    return wrong();
+                };
                 let before = match op {
                     Some(Operator::GtEq) => false,
                     Some(Operator::Gt) => true,
                     Some(Operator::LtEq | Operator::Lt) if is_left(later) => {
-                        return Err(Error::invalid("ASOF JOIN with the next row of the other table is not yet supported")
-                            .help("write MATCH_CONDITION (a.ts >= b.ts): the newest row of b at or before that of a"));
+                        return Err(Error::invalid(
+                            "ASOF JOIN with the next row of the other table is not yet supported",
+                        )
+                        .help("write MATCH_CONDITION (a.ts >= b.ts): the newest row of b at or before that of a"));
                     }
                     _ => return wrong(),
                 };
@@ -177,8 +190,10 @@ impl Planner<'_> {
                     }
                 }
                 if streams[1].emit == Emit::Updating {
-                    return Err(Error::invalid(format!("ASOF JOIN takes rows that stand, but {table} is a stream of changes"))
-                        .help("its versions are joined by FOR SYSTEM_TIME AS OF"));
+                    return Err(Error::invalid(format!(
+                        "ASOF JOIN takes rows that stand, but {table} is a stream of changes"
+                    ))
+                    .help("its versions are joined by FOR SYSTEM_TIME AS OF"));
                 }
                 Ok(before)
             }
@@ -186,7 +201,7 @@ impl Planner<'_> {
     }
 
     /// The pairs of expressions that the condition equates and by which rows find each other, and what else it asks.
-    fn equalities(&mut self, join: &TemporalJoin) -> Result<(Vec<[Logical; 2]>, Option<Logical>)> {
+    fn equalities(&mut self, join: &TemporalJoin) -> Result<(Vec<[Logical; 2]>, Vec<Logical>)> {
         let schemas = [join.left.schema(), join.right.schema()];
         let of = |side: usize, expr: &Logical| {
             let columns = expr.column_refs();
@@ -206,7 +221,7 @@ impl Planner<'_> {
             }
         }
         let Newest::At(_) = join.newest else {
-            return Ok((pairs.into_iter().map(|(pair, _)| pair).collect(), conjunction(rest)));
+            return Ok((pairs.into_iter().map(|(pair, _)| pair).collect(), rest));
         };
         let table = named(&join.right);
         let Some(key) = key_of(&join.right) else {
@@ -231,7 +246,7 @@ impl Planner<'_> {
         }
         // the version is chosen by key; whatever else is equal is asked of the one that is chosen
         rest.extend(pairs.into_iter().map(|(_, part)| part));
-        Ok((on, conjunction(rest)))
+        Ok((on, rest))
     }
 
     /// Lowers `plan`, but for a choice of the newest row of each key in it.
@@ -273,7 +288,8 @@ impl Planner<'_> {
                     builder.add(Expr::column(field.name(), row), Arc::clone(field), stream.roles[row]);
                 }
                 let first = Expr::new(lit(ScalarValue::UInt64(Some(1))));
-                let number = builder.add(first, Arc::new(Field::new("row_number", DataType::UInt64, false)), Role::None);
+                let number =
+                    builder.add(first, Arc::new(Field::new("row_number", DataType::UInt64, false)), Role::None);
                 builder.apply(&mut stream);
                 stream.columns.push(Place::Row(number));
                 Ok(stream)
@@ -300,6 +316,46 @@ pub(super) fn temporal(plan: &LogicalPlan) -> Option<&TemporalJoin> {
     match plan {
         LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref::<TemporalJoin>(),
         _ => None,
+    }
+}
+
+/// `plan` without its filters, and what they ask: a version that a view leaves out is the one that holds at its time all the same, and
+/// then the view has none. What they ask is computed in further columns, at the end, where those that they read are not chosen.
+fn unfiltered(plan: &LogicalPlan) -> datafusion_common::Result<(LogicalPlan, Vec<Logical>)> {
+    match plan {
+        LogicalPlan::Filter(filter) if newest_rows(plan).is_none() => {
+            let (input, mut kept) = unfiltered(&filter.input)?;
+            kept.extend(split_conjunction(&filter.predicate).into_iter().cloned());
+            Ok((input, kept))
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let (input, kept) = unfiltered(&alias.input)?;
+            let inner = Arc::clone(input.schema());
+            let plan = LogicalPlanBuilder::from(input).alias(alias.alias.clone())?.build()?;
+            let outside = |part: Logical| match &part {
+                Logical::Column(column) => {
+                    let place = inner.index_of_column(column)?;
+                    Ok(Transformed::yes(Logical::Column(Column::from(plan.schema().qualified_field(place)))))
+                }
+                _ => Ok(Transformed::no(part)),
+            };
+            let kept = kept.into_iter().map(|kept| kept.transform(outside).map(|kept| kept.data));
+            let kept = kept.collect::<datafusion_common::Result<Vec<_>>>()?;
+            Ok((plan, kept))
+        }
+        LogicalPlan::Projection(projection) => {
+            let (input, kept) = unfiltered(&projection.input)?;
+            if kept.is_empty() {
+                return Ok((plan.clone(), kept));
+            }
+            let name = |number: usize| format!("kept {number}");
+            let computed = kept.into_iter().enumerate().map(|(number, kept)| kept.alias(name(number)));
+            let exprs: Vec<Logical> = projection.expr.iter().cloned().chain(computed).collect();
+            let count = exprs.len() - projection.expr.len();
+            let plan = LogicalPlanBuilder::from(input).project(exprs)?.build()?;
+            Ok((plan, (0..count).map(|number| Logical::Column(Column::from_name(name(number)))).collect()))
+        }
+        _ => Ok((plan.clone(), Vec::new())),
     }
 }
 
@@ -354,18 +410,13 @@ fn named(plan: &LogicalPlan) -> String {
 fn key_of(plan: &LogicalPlan) -> Option<Vec<(String, Option<usize>)>> {
     match plan {
         LogicalPlan::TableScan(scan) => {
-            let key: Vec<(String, Option<usize>)> = match scan.source.downcast_ref::<TableRead>() {
-                Some(table) => {
-                    let names = table.0.primary_key.iter();
-                    names.map(|&place| (table.0.schema.field(place).name().clone(), Some(place))).collect()
-                }
-                None => key_of(&scan.source.downcast_ref::<ViewRead>()?.0.plan)?,
-            };
+            let table = &scan.source.downcast_ref::<TableRead>()?.0;
             let place = |place: usize| match &scan.projection {
                 Some(projection) => projection.iter().position(|column| *column == place),
                 None => Some(place),
             };
-            let key: Vec<_> = key.into_iter().map(|(name, at)| (name, at.and_then(place))).collect();
+            let key = table.primary_key.iter();
+            let key: Vec<_> = key.map(|&column| (table.schema.field(column).name().clone(), place(column))).collect();
             (!key.is_empty()).then_some(key)
         }
         LogicalPlan::SubqueryAlias(alias) => key_of(&alias.input),
@@ -421,9 +472,7 @@ fn partition(window: &Window) -> Option<Vec<(String, Option<usize>)>> {
     let [order] = call.params.order_by.as_slice() else { return None };
     let is_moment = |expr: &Logical| {
         let column = bare(expr).and_then(|column| window.input.schema().maybe_index_of_column(column));
-        column.is_some_and(|column| {
-            matches!(window.input.schema().field(column).data_type(), DataType::Timestamp(..))
-        })
+        column.is_some_and(|column| matches!(window.input.schema().field(column).data_type(), DataType::Timestamp(..)))
     };
     if order.asc || !is_moment(&order.expr) || call.params.partition_by.is_empty() {
         return None;
