@@ -12,7 +12,7 @@ mod ranking;
 
 pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
 pub use explain::type_name;
-pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
+pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
 pub use ranking::{Ranking, SortColumn};
 
@@ -185,6 +185,8 @@ pub enum Action {
     Rank(Arc<Ranking>),
     /// The rows of two inputs, which come by key.
     Join(Arc<Joining>),
+    /// The rows of its input, each beside what a table outside answers for its key.
+    Lookup(LookupStep),
     /// Rows that enter collections.
     Keep(Keeping),
     /// What is made of all rows of each key, which come by key.

@@ -843,6 +843,15 @@ impl<'a> Session<'a> {
             let Some(needed) = needs.get(&table.name) else { continue };
             let definition = &self.definitions[&table.name];
             let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
+            let connector = definition.options.text(&CONNECTOR);
+            let spec = connectors.specs().iter().find(|spec| Some(spec.name) == connector);
+            if spec.is_some_and(|spec| spec.answers && !spec.reads) {
+                if let Err(error) = planner.lookup_table(table, definition, needed) {
+                    wrong.push(self.within_table(error, table));
+                    broken.insert(table.name.clone());
+                }
+                continue;
+            }
             let read = planner.read_table(table, definition, needed, places).and_then(|read| {
                 let Some(Letters { from, into }) = read.filter(|letters| !self.broken.contains(&letters.into)) else {
                     return Ok(());

@@ -22,7 +22,16 @@ const CHANGES: OptionSpec =
 
 const fn spec(name: &'static str) -> ConnectorSpec {
     let options = &[&BOUNDED, &SINGLE, &CHANGES];
-    ConnectorSpec { name, about: "", reads: true, writes: true, metadata: METADATA, formats: &[], options }
+    ConnectorSpec {
+        name,
+        about: "",
+        reads: true,
+        writes: true,
+        answers: false,
+        metadata: METADATA,
+        formats: &[],
+        options,
+    }
 }
 
 struct StubSource {

@@ -2,11 +2,11 @@
 
 use super::grows;
 use super::{
-    Action, Aggregation, AsOf, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
-    Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
+    Action, Aggregation, AsOf, Emit, Grouping, Input, Joining, Keeping, Lateness, LookupStep, Meeting, Plan, Ranking,
+    Reducing, Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };
-use crate::connector::{Delivery, Gives};
+use crate::connector::{Asking, Delivery, Gives};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -151,6 +151,7 @@ impl Plan {
                     step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
                 joining_text(join, &schemas)
             }
+            Action::Lookup(lookup) => lookup_text(lookup, &self.steps[step.inputs[0].from].schema),
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
         }
     }
@@ -421,6 +422,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Upsert { .. } => "upsert",
         Action::Settle(_) => "settle",
         Action::Join(_) => "join",
+        Action::Lookup(_) => "lookup",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
         Action::DeadLetters => "dead letters",
@@ -583,6 +585,23 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
             lines.push(format!("after all rows of its {which} input"));
         }
     }
+    lines
+}
+
+fn lookup_text(step: &LookupStep, input: &Schema) -> Vec<String> {
+    let given = step.lookup.schema();
+    let key = |(key, own): (&usize, &usize)| format!("{} = {}", input.field(*own).name(), given.field(*key).name());
+    let keys: Vec<String> = step.lookup.key().iter().zip(&step.keys).map(key).collect();
+    let mut lines =
+        vec![format!("connector {}", step.connector), format!("{} on {}", step.kind.name(), keys.join(" AND "))];
+    lines.extend(step.condition.iter().map(|condition| format!("where {}", condition.holds)));
+    let Asking { parallelism, cache_rows, cache_ttl, .. } = step.lookup.asking();
+    let ttl = match cache_ttl {
+        Some(ttl) => format!(" for {}", humantime::format_duration(ttl)),
+        None => String::new(),
+    };
+    let cache = if cache_rows == 0 { "remembers nothing".into() } else { format!("remembers {cache_rows} keys{ttl}") };
+    lines.push(format!("asks {parallelism} at once, {cache}, on each worker"));
     lines
 }
 

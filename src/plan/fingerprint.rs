@@ -121,6 +121,18 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
+        Action::Lookup(step) => {
+            writeln!(
+                out,
+                "  look up in {:?} {:?} {:?} {:?} {:?}",
+                step.table, step.connector, step.kind, step.keys, step.output
+            )?;
+            writeln!(out, "  by {:?}", step.lookup.key())?;
+            fields(&step.lookup.schema(), out)?;
+            step.condition
+                .iter()
+                .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
+        }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
         Action::Upsert { key, every } => writeln!(out, "  upsert {key:?} every {every}"),
         Action::Settle(settling) => writeln!(out, "  {settling:?}"),

@@ -1,8 +1,10 @@
 //! Joining the rows of two inputs: window by window, with a table that ends, with the version at a time, or all that there are.
 
 use super::Route;
+use crate::connector::Lookup;
 use crate::expr::Expr;
 use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
 /// `a JOIN b ON …`: rows of the first input beside rows of the second.
 #[derive(Debug, Clone)]
@@ -53,6 +55,25 @@ pub struct WindowBounds {
     pub start: usize,
     /// The column with the end.
     pub end: usize,
+}
+
+/// `a JOIN b FOR SYSTEM_TIME AS OF PROCTIME() ON …`: each row beside the rows that a table outside has for its key when it is asked.
+#[derive(Clone)]
+pub struct LookupStep {
+    /// The table's name.
+    pub table: String,
+    /// What kind of connector it is, for people.
+    pub connector: String,
+    /// The checked definition.
+    pub lookup: Arc<dyn Lookup>,
+    /// Which rows leave: [`JoinKind::Inner`] or [`JoinKind::Left`].
+    pub kind: JoinKind,
+    /// The columns of the input by which it is asked, in the order of [`Lookup::key`] and of its types. A row with NULL in one has no partner.
+    pub keys: Vec<usize>,
+    /// The columns that leave: those of the input, then those of the table.
+    pub output: [Vec<usize>; 2],
+    /// What pairs must meet beyond equal keys.
+    pub condition: Option<JoinCondition>,
 }
 
 /// Which rows leave a join.

@@ -97,6 +97,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         Action::Settle(spec) => one(Box::new(Settle::new(spec, &step.schema)?), input(0)),
         Action::Source(_)
         | Action::DeadLetters
+        | Action::Lookup(_)
         | Action::Reduce(_)
         | Action::Round
         | Action::Recurse { .. }

@@ -10,6 +10,7 @@ mod interval;
 mod join;
 mod late;
 mod letters;
+mod lookup;
 mod ordered;
 mod over;
 mod rank;
@@ -132,6 +133,8 @@ pub(super) struct Planner<'a> {
     steps: Vec<Step>,
     /// For each table and shared view: what its reading side gives and, for each of its columns, where that is.
     readers: BTreeMap<(String, bool), Reader>,
+    /// Tables that are asked, not read.
+    outside: BTreeMap<String, lookup::Outside>,
     /// How many parts read each part of the queries.
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
@@ -273,6 +276,7 @@ impl<'a> Planner<'a> {
             connectors,
             steps: Vec::new(),
             readers: BTreeMap::new(),
+            outside: BTreeMap::new(),
             uses: HashMap::new(),
             lowered: HashMap::new(),
             keepers: HashMap::new(),
@@ -675,6 +679,7 @@ impl<'a> Planner<'a> {
         if scan.source.is::<WorkTable>() {
             return self.scan_round(&name, scan);
         }
+        self.refuse_outside(&name)?;
         let known = scan.source.is::<TableRead>() || scan.source.is::<ViewRead>();
         let reader = self.readers.get(&(name, last)).filter(|_| known);
         let reader = reader.ok_or_else(|| Error::internal(format!("table {} is not planned", scan.table_name)))?;

@@ -1,4 +1,4 @@
-//! `JOIN t FOR SYSTEM_TIME AS OF time ON …` and `ASOF JOIN t MATCH_CONDITION (…) ON …`, which DataFusion does not know.
+//! `JOIN t FOR SYSTEM_TIME AS OF time ON …`, where the time may be `PROCTIME()`, and `ASOF JOIN t MATCH_CONDITION (…) ON …`, which DataFusion does not know.
 //!
 //! In the syntax tree such a join becomes a plain one whose condition says in a function with an odd name what it is; in the plan that DataFusion
 //! makes of it the join becomes a [`TemporalJoin`] node, so that the optimiser moves nothing through it that chooses among versions.
@@ -26,6 +26,7 @@ pub(super) const ASOF_LEFT: &str = "ASOF LEFT";
 /// The functions that say what a join is.
 pub(super) const SYSTEM_TIME: &str = "FOR SYSTEM_TIME AS OF";
 const MATCH: &str = "MATCH_CONDITION";
+const NOW: &str = "FOR SYSTEM_TIME AS OF PROCTIME()";
 
 /// Rows of `left`, each with the newest row of `right` at its time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub(super) enum Newest {
     At(Expr),
     /// The newest one of those that meet this comparison of times.
     Of(Expr),
+    /// What a table outside says when it is asked.
+    Answer,
 }
 
 impl TemporalJoin {
@@ -84,8 +87,11 @@ impl UserDefinedLogicalNodeCore for TemporalJoin {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        let (Newest::At(newest) | Newest::Of(newest)) = &self.newest;
-        [newest].into_iter().chain(&self.condition).cloned().collect()
+        let newest = match &self.newest {
+            Newest::At(newest) | Newest::Of(newest) => Some(newest),
+            Newest::Answer => None,
+        };
+        newest.into_iter().chain(&self.condition).cloned().collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -95,13 +101,15 @@ impl UserDefinedLogicalNodeCore for TemporalJoin {
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
         // the optimiser names what it has simplified as it was before
         let (mut exprs, mut inputs) = (exprs.into_iter().map(Expr::unalias), inputs.into_iter());
-        let (Some(left), Some(right), Some(newest)) = (inputs.next(), inputs.next(), exprs.next()) else {
+        let (Some(left), Some(right)) = (inputs.next(), inputs.next()) else {
             return internal_err!("a join without its inputs");
         };
         let newest = match self.newest {
-            Newest::At(_) => Newest::At(newest),
-            Newest::Of(_) => Newest::Of(newest),
+            Newest::Answer => Some(Newest::Answer),
+            Newest::At(_) => exprs.next().map(Newest::At),
+            Newest::Of(_) => exprs.next().map(Newest::Of),
         };
+        let Some(newest) = newest else { return internal_err!("a join without its time") };
         TemporalJoin::new(left, right, self.outer, newest, exprs.next())
     }
 
@@ -109,10 +117,13 @@ impl UserDefinedLogicalNodeCore for TemporalJoin {
         let width = self.left.schema().fields().len();
         let (mut left, right): (Vec<usize>, Vec<usize>) = output_columns.iter().partition(|column| **column < width);
         let mut right: Vec<usize> = right.into_iter().map(|column| column - width).collect();
-        // one of them is its event time
+        // one of them is its event time, if it has one
+        let timed = !matches!(self.newest, Newest::Answer);
         let moments = self.right.schema().fields().iter().enumerate();
         right.extend(
-            moments.filter(|(_, field)| matches!(field.data_type(), DataType::Timestamp(..))).map(|(place, _)| place),
+            moments
+                .filter(|(_, field)| timed && matches!(field.data_type(), DataType::Timestamp(..)))
+                .map(|(place, _)| place),
         );
         for expr in self.expressions() {
             for column in expr.column_refs() {
@@ -151,6 +162,7 @@ fn temporal(join: &Join) -> Result<Option<TemporalJoin>> {
             Expr::ScalarFunction(call) if newest.is_none() && call.name() == MATCH => {
                 newest = call.args.first().cloned().map(Newest::Of);
             }
+            Expr::ScalarFunction(call) if newest.is_none() && call.name() == NOW => newest = Some(Newest::Answer),
             other => rest.push(other.clone()),
         }
     }
@@ -158,7 +170,7 @@ fn temporal(join: &Join) -> Result<Option<TemporalJoin>> {
     let (left, right) = (join.left.as_ref().clone(), join.right.as_ref().clone());
     let right = match newest {
         // what a view chooses is asked of a version, so the view is not made for others, too
-        Newest::At(_) => with_own_views(right)?,
+        Newest::At(_) | Newest::Answer => with_own_views(right)?,
         Newest::Of(_) => right,
     };
     let outer = join.join_type == JoinType::Left;
@@ -167,14 +179,14 @@ fn temporal(join: &Join) -> Result<Option<TemporalJoin>> {
 
 /// The function `name` that says what a join is, if it is one of those.
 pub(super) fn mark(name: &str) -> Option<Arc<ScalarUDF>> {
-    let name = [SYSTEM_TIME, MATCH].into_iter().find(|mark| *mark == name)?;
+    let name = [SYSTEM_TIME, MATCH, NOW].into_iter().find(|mark| *mark == name)?;
     Some(Arc::new(ScalarUDF::new_from_impl(Mark { name, signature: Signature::any(1, Volatility::Volatile) })))
 }
 
 /// True if `name` was written by [`rewrite`], not in the text.
 pub(super) fn is_mark(name: &ObjectName) -> bool {
     let [part] = name.0.as_slice() else { return false };
-    part.as_ident().is_some_and(|ident| [SYSTEM_TIME, MATCH].contains(&ident.value.as_str()))
+    part.as_ident().is_some_and(|ident| [SYSTEM_TIME, MATCH, NOW].contains(&ident.value.as_str()))
 }
 
 /// It is never called: [`joined`] takes it away.
@@ -223,7 +235,10 @@ impl VisitorMut for Joins {
                         && let TableFactor::Table { args, .. } = &mut join.relation
                     {
                         *args = None;
-                        *on = also(on.clone(), marked(SYSTEM_TIME, time));
+                        *on = also(
+                            on.clone(),
+                            if is_now(&time) { marked(NOW, true_at(&time)) } else { marked(SYSTEM_TIME, time) },
+                        );
                     }
                 }
                 JoinOperator::AsOf { match_condition, constraint } => {
@@ -260,6 +275,15 @@ pub(super) fn system_time(table: &TableFactor) -> Option<&ast::Expr> {
         [ast::Expr::Identifier(mark), time] if mark.value == SYSTEM_TIME => Some(time),
         _ => None,
     }
+}
+
+/// True for `PROCTIME()`.
+fn is_now(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Function(call) if call.name.to_string().eq_ignore_ascii_case("proctime"))
+}
+
+fn true_at(place: &ast::Expr) -> ast::Expr {
+    ast::Expr::Value(ast::Value::Boolean(true).with_span(place.span()))
 }
 
 fn is_asof_left(expr: &ast::Expr) -> bool {

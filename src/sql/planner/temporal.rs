@@ -50,9 +50,10 @@ impl Planner<'_> {
 
     /// The rows of the first input that meet `keep`, each with the newest row of the second.
     pub(super) fn temporal(&mut self, join: &TemporalJoin, keep: Option<Logical>, last: bool) -> Result<Stream> {
+        let (Newest::At(time) | Newest::Of(time)) = &join.newest else { return self.look_up(join, keep, last) };
         let (right, kept) = match join.newest {
             Newest::At(_) => unfiltered(&join.right).map_err(from_datafusion)?,
-            Newest::Of(_) => (join.right.as_ref().clone(), Vec::new()),
+            _ => (join.right.as_ref().clone(), Vec::new()),
         };
         let plans: [&LogicalPlan; 2] = [&join.left, &right];
         let mut left = self.lower(&join.left, last)?;
@@ -63,9 +64,8 @@ impl Planner<'_> {
         streams.iter_mut().try_for_each(|stream| assign_windows(self, stream))?;
         let what = match join.newest {
             Newest::At(_) => "FOR SYSTEM_TIME AS OF",
-            Newest::Of(_) => "ASOF JOIN",
+            _ => "ASOF JOIN",
         };
-        let (Newest::At(time) | Newest::Of(time)) = &join.newest;
         self.blame = place_of(time);
         if streams[0].emit == Emit::Updating {
             let changing = self.changing(streams[0].base);
@@ -197,29 +197,13 @@ impl Planner<'_> {
                 }
                 Ok(before)
             }
+            Newest::Answer => Err(Error::internal("what is asked for has no time")),
         }
     }
 
     /// The pairs of expressions that the condition equates and by which rows find each other, and what else it asks.
     fn equalities(&mut self, join: &TemporalJoin) -> Result<(Vec<[Logical; 2]>, Vec<Logical>)> {
-        let schemas = [join.left.schema(), join.right.schema()];
-        let of = |side: usize, expr: &Logical| {
-            let columns = expr.column_refs();
-            !columns.is_empty() && columns.iter().all(|column| schemas[side].maybe_index_of_column(column).is_some())
-        };
-        let mut pairs: Vec<([Logical; 2], Logical)> = Vec::new();
-        let mut rest: Vec<Logical> = Vec::new();
-        for part in join.condition.iter().flat_map(split_conjunction) {
-            match part {
-                Logical::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if of(0, left) && of(1, right) => {
-                    pairs.push(([left.as_ref().clone(), right.as_ref().clone()], part.clone()));
-                }
-                Logical::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if of(1, left) && of(0, right) => {
-                    pairs.push(([right.as_ref().clone(), left.as_ref().clone()], part.clone()));
-                }
-                other => rest.push(other.clone()),
-            }
-        }
+        let (mut pairs, mut rest) = equal(join);
         let Newest::At(_) = join.newest else {
             return Ok((pairs.into_iter().map(|(pair, _)| pair).collect(), rest));
         };
@@ -311,6 +295,28 @@ impl Planner<'_> {
     }
 }
 
+/// What the condition equates, the first input's expression first, each with the equality; and what else it asks.
+pub(super) fn equal(join: &TemporalJoin) -> (Vec<([Logical; 2], Logical)>, Vec<Logical>) {
+    let schemas = [join.left.schema(), join.right.schema()];
+    let of = |side: usize, expr: &Logical| {
+        let columns = expr.column_refs();
+        !columns.is_empty() && columns.iter().all(|column| schemas[side].maybe_index_of_column(column).is_some())
+    };
+    let (mut pairs, mut rest) = (Vec::new(), Vec::new());
+    for part in join.condition.iter().flat_map(split_conjunction) {
+        match part {
+            Logical::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if of(0, left) && of(1, right) => {
+                pairs.push(([left.as_ref().clone(), right.as_ref().clone()], part.clone()));
+            }
+            Logical::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if of(1, left) && of(0, right) => {
+                pairs.push(([right.as_ref().clone(), left.as_ref().clone()], part.clone()));
+            }
+            other => rest.push(other.clone()),
+        }
+    }
+    (pairs, rest)
+}
+
 /// The join that `plan` is, if it is one.
 pub(super) fn temporal(plan: &LogicalPlan) -> Option<&TemporalJoin> {
     match plan {
@@ -321,7 +327,7 @@ pub(super) fn temporal(plan: &LogicalPlan) -> Option<&TemporalJoin> {
 
 /// `plan` without its filters, and what they ask: a version that a view leaves out is the one that holds at its time all the same, and
 /// then the view has none. What they ask is computed in further columns, at the end, where those that they read are not chosen.
-fn unfiltered(plan: &LogicalPlan) -> datafusion_common::Result<(LogicalPlan, Vec<Logical>)> {
+pub(super) fn unfiltered(plan: &LogicalPlan) -> datafusion_common::Result<(LogicalPlan, Vec<Logical>)> {
     match plan {
         LogicalPlan::Filter(filter) if newest_rows(plan).is_none() => {
             let (input, mut kept) = unfiltered(&filter.input)?;
@@ -369,7 +375,7 @@ fn left_time(join: &TemporalJoin) -> Option<&Logical> {
             };
             [left.as_ref(), right.as_ref()].into_iter().find(of_left)
         }
-        Newest::Of(_) => None,
+        _ => None,
     }
 }
 
@@ -388,7 +394,7 @@ fn time_of(stream: &Stream, named: Option<(&Logical, &LogicalPlan)>) -> Option<u
     }
 }
 
-fn uncast(expr: &Logical) -> &Logical {
+pub(super) fn uncast(expr: &Logical) -> &Logical {
     match expr {
         Logical::Cast(cast) => uncast(&cast.expr),
         other => other,
@@ -396,7 +402,7 @@ fn uncast(expr: &Logical) -> &Logical {
 }
 
 /// What the text calls the rows of `plan`.
-fn named(plan: &LogicalPlan) -> String {
+pub(super) fn named(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::TableScan(scan) => format!("'{}'", scan.table_name.table()),
         _ => match plan.inputs().as_slice() {
