@@ -197,6 +197,28 @@ SELECT b.ts, b.auction, c.auction FROM bids AS b ASOF JOIN bids AS c MATCH_CONDI
 }
 
 #[test]
+fn a_service_is_asked_by_a_step_of_its_own() {
+    let sql = "CREATE TABLE sales (id BIGINT, customer STRING, sold TIMESTAMP(3), WATERMARK FOR sold AS sold) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+CREATE TABLE customers (name STRING, country STRING, since INT) WITH ('connector' = 'http', 'url' = 'http://127.0.0.1:8080/customers/{name}', 'format' = 'json');
+SELECT s.id, c.country FROM sales AS s LEFT JOIN customers FOR SYSTEM_TIME AS OF PROCTIME() AS c
+ON c.name = s.customer AND c.since < s.id WHERE s.id > 1;";
+    let plan = sql::plan(Text { name: "p.sql", sql }, &[], &highwater::connector::builtin::Builtin::default()).unwrap();
+    let found = plan.explain_text();
+    for part in [
+        "filter id > 1",
+        "by key customer: project, filter",
+        "look up customers by customer",
+        "connector http",
+        "left join on customer = name",
+        "where CAST(since AS Int64) < id",
+        "asks 8 at once, remembers 10000 keys for 1m, on each worker",
+        "emits append, watermark of sales, state none",
+    ] {
+        assert!(found.contains(part), "{part} is not in\n{found}");
+    }
+}
+
+#[test]
 fn tumbling_windows_are_merged_into_their_aggregate() {
     check_plan(
         "tumble",

@@ -82,6 +82,8 @@ pub enum Role {
     Source,
     /// Writes to the outside.
     Sink,
+    /// Asks the outside for the rows of keys.
+    Lookup,
     /// Anything between.
     Inner,
 }
@@ -231,6 +233,7 @@ impl Metrics {
             role: match step.action {
                 Action::Source(_) => Role::Source,
                 Action::Sink(_) => Role::Sink,
+                Action::Lookup(_) => Role::Lookup,
                 _ => Role::Inner,
             },
             workers: (0..workers).map(|_| OnceLock::new()).collect(),
