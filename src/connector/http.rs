@@ -104,6 +104,13 @@ struct Service {
     retries: u32,
 }
 
+/// A piece of an address as it is written.
+enum Piece {
+    Text(String),
+    /// The name in braces, and whether it stands before `?`.
+    Name(String, bool),
+}
+
 /// A piece of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -135,7 +142,8 @@ impl HttpLookup {
             pieces(&url).map_err(|reason| wrong(&reason).help("write {column}, and nothing else in braces"))?;
         let mut wanted: Vec<usize> = columns.to_vec();
         let mut named = Vec::new();
-        for (name, _) in pieces.iter().filter_map(|piece| piece.as_ref().err()) {
+        for piece in &pieces {
+            let Piece::Name(name, _) = piece else { continue };
             let Ok(column) = table.schema.index_of(name) else {
                 let names = table.schema.fields().iter().map(|field| field.name().as_str());
                 let error = wrong(&format!("the table has no column '{name}'"));
@@ -161,9 +169,9 @@ impl HttpLookup {
         let schema: SchemaRef = Arc::new(table.schema.project(&wanted).map_err(from_arrow)?);
         let place = |column: &usize| wanted.iter().position(|other| other == column).expect("it is wanted");
         let key: Vec<usize> = named.iter().map(place).collect();
-        let part = |piece: Result<String, (String, bool)>| match piece {
-            Ok(text) => Part::Text(text),
-            Err((name, in_path)) => {
+        let part = |piece: Piece| match piece {
+            Piece::Text(text) => Part::Text(text),
+            Piece::Name(name, in_path) => {
                 let known = "columns were found before";
                 let column = table.schema.index_of(&name).expect(known);
                 Part::Key { place: named.iter().position(|other| *other == column).expect(known), in_path }
@@ -403,7 +411,7 @@ fn encode(value: &str, url: &mut String) {
 }
 
 /// The texts of an address and, between them, the names in braces, each with whether it stands before `?`.
-fn pieces(url: &str) -> std::result::Result<Vec<std::result::Result<String, (String, bool)>>, String> {
+fn pieces(url: &str) -> std::result::Result<Vec<Piece>, String> {
     let (mut found, mut text, mut rest) = (Vec::new(), String::new(), url);
     let mut in_path = true;
     while let Some(at) = rest.find(['{', '}', '?']) {
@@ -424,18 +432,18 @@ fn pieces(url: &str) -> std::result::Result<Vec<std::result::Result<String, (Str
                     text.push_str(&format!("{{{name}}}"));
                     continue;
                 }
-                found.push(Ok(std::mem::take(&mut text)));
-                found.push(Err((name.to_owned(), in_path)));
+                found.push(Piece::Text(std::mem::take(&mut text)));
+                found.push(Piece::Name(name.to_owned(), in_path));
             }
         }
     }
     text.push_str(rest);
-    found.push(Ok(text));
-    let host = found
-        .first()
-        .and_then(|first| first.as_ref().ok())
-        .map_or("", |text| text.split_once("//").map_or("", |(_, host)| host));
-    if !host.contains('/') && found.len() > 1 {
+    found.push(Piece::Text(text));
+    let host = match found.first() {
+        Some(Piece::Text(text)) => text.split_once("//").map_or("", |(_, host)| host),
+        _ => "",
+    };
+    if !host.contains(['/', '?']) && found.len() > 1 {
         return Err("the service's own address depends on the key".into());
     }
     Ok(found)
@@ -452,9 +460,9 @@ mod tests {
             Ok(pieces) => pieces
                 .into_iter()
                 .map(|piece| match piece {
-                    Ok(text) => text,
-                    Err((name, true)) => format!("[{name}]"),
-                    Err((name, false)) => format!("<{name}>"),
+                    Piece::Text(text) => text,
+                    Piece::Name(name, true) => format!("[{name}]"),
+                    Piece::Name(name, false) => format!("<{name}>"),
                 })
                 .collect::<Vec<_>>()
                 .join("|"),
