@@ -14,7 +14,7 @@ pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
 pub use explain::type_name;
 pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
-pub use ranking::{Ranking, SortColumn};
+pub use ranking::{Ranking, SortColumn, Topping};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
 use crate::error::{Error, Result};
@@ -183,6 +183,8 @@ pub enum Action {
     Aggregate(Arc<Aggregation>),
     /// The first rows of each key in each window, which come by key.
     Rank(Arc<Ranking>),
+    /// The first rows of each key among all that have come, which come by key and are not taken back.
+    Top(Arc<Topping>),
     /// The rows of two inputs, which come by key.
     Join(Arc<Joining>),
     /// The rows of its input, each beside what a table outside answers for its key.
@@ -640,7 +642,7 @@ pub fn grows(steps: &[Step], id: StepId) -> Option<StepId> {
     match &steps[id].action {
         Action::Source(source) => (!source.source.bounded()).then_some(id),
         Action::Aggregate(spec) if spec.grouping == Grouping::Updating => None,
-        Action::Upsert { .. } => None,
+        Action::Upsert { .. } | Action::Top(_) => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) | Reduction::First { limit: Some(_), .. } => None,
             _ => any(),

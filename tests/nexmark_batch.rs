@@ -1,19 +1,18 @@
 //! The Nexmark pipelines whose results are taken back, against DataFusion: what their changes sum to is the batch answer over the same
 //! events, on 1 worker, 3 workers and 2 processes of 2 workers.
 
+#[path = "support/nexmark.rs"]
+mod nexmark;
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySink;
-use highwater::connector::{Connectors, Context, OptionText, Options, Polled, SplitStart, Table};
 use highwater::plan::WEIGHT;
-use highwater::time::SystemClock;
 use pipeline::{SHAPES, run_with};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,64 +20,6 @@ use std::sync::Arc;
 
 /// Few enough for a debug build.
 const EVENTS: usize = 12_000;
-
-/// The columns of the generator's tables.
-fn columns(kind: &str) -> Vec<Field> {
-    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
-    let field = |name: &str| {
-        let data_type = match name {
-            "id" | "initial_bid" | "reserve" | "seller" | "category" | "auction" | "bidder" | "price" => {
-                DataType::Int64
-            }
-            "date_time" | "expires" => time.clone(),
-            _ => DataType::Utf8,
-        };
-        Field::new(name, data_type, true)
-    };
-    let names: &[&str] = match kind {
-        "person" => &["id", "name", "email_address", "credit_card", "city", "state", "date_time", "extra"],
-        "auction" => &[
-            "id",
-            "item_name",
-            "description",
-            "initial_bid",
-            "reserve",
-            "date_time",
-            "expires",
-            "seller",
-            "category",
-            "extra",
-        ],
-        _ => &["auction", "bidder", "price", "channel", "url", "date_time", "extra"],
-    };
-    names.iter().map(|name| field(name)).collect()
-}
-
-/// All events of `kind`, in one split.
-fn events(kind: &str) -> RecordBatch {
-    let events = EVENTS.to_string();
-    let given = [("connector", "nexmark"), ("type", kind), ("events.num", &events), ("splits", "1")];
-    let given = given.iter().map(|(name, text)| ((*name).to_owned(), OptionText::from(*text)));
-    let table = Table {
-        name: kind.into(),
-        schema: Arc::new(Schema::new(columns(kind))),
-        metadata: Default::default(),
-        primary_key: Vec::new(),
-        key_trusted: true,
-        options: Options::new(given),
-    };
-    let all: Vec<usize> = (0..table.schema.fields().len()).collect();
-    let source = Builtin::default().source(&table, &all).expect("the options are right");
-    let context = Context { embedded_broker: None, clock: Arc::new(SystemClock::default()), workers: 1 };
-    let splits = source.splits(&context).expect("it names its splits");
-    let starts: Vec<SplitStart> = splits.into_iter().map(SplitStart::whole).collect();
-    let mut split = source.open(&starts, &context).expect("it opens").remove(0);
-    let mut batches = Vec::new();
-    while let Polled::Rows { rows, .. } = split.poll(8192).expect("it makes rows") {
-        batches.push(rows);
-    }
-    concat_batches(&source.schema(), &batches).expect("batches have one schema")
-}
 
 fn count(sum: &mut BTreeMap<String, i64>, batch: &RecordBatch) {
     let options = FormatOptions::default().with_null("NULL");
@@ -99,7 +40,8 @@ fn answer(query: &str) -> BTreeMap<String, i64> {
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let context = SessionContext::new_with_config(config);
     for kind in ["person", "auction", "bid"] {
-        context.register_batch(kind, events(kind)).unwrap();
+        let (schema, rows) = nexmark::events(kind, EVENTS);
+        context.register_batch(kind, concat_batches(&schema, &rows).unwrap()).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let found = runtime.block_on(async { context.sql(query).await.unwrap().collect().await.unwrap() });

@@ -242,7 +242,7 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
     for_seeds(6, |rng| {
         let (spec, step) = aggregate(
             "k BIGINT, c BIGINT, least STRING, d BIGINT, s DECIMAL(22, 2)",
-            "SELECT n % 300, count(*) / 2, min(word), count(DISTINCT word), sum(price) FROM t GROUP BY n % 300",
+            "SELECT n % 300, count(*) / 2, min(word), count(word), sum(price) FROM t GROUP BY n % 300",
         );
         let table = Table::random(rng);
         let (mode, owners) = if rng.random() { (Feed::Partials, rng.random_range(1..4)) } else { (Feed::Rows, 1) };
@@ -271,7 +271,7 @@ fn an_update_takes_back_what_it_said_and_says_nothing_twice() {
                     key,
                     all[&key].len() as i64,
                     words.first().map(|word| (*word).clone()),
-                    words.len() as i64,
+                    all[&key].iter().filter(|row| row.word.is_some()).count() as i64,
                     price
                 );
                 match shown.insert(key, now.clone()) {

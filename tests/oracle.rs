@@ -117,7 +117,11 @@ fn query(rng: &mut StdRng) -> String {
             let not = ["", "NOT "].choose(rng).unwrap();
             format!("SELECT k, {x} FROM {a} a WHERE {not}EXISTS (SELECT 1 FROM {b} b WHERE b.k = a.k)")
         }
-        6 => format!("SELECT k, count(*), count({x}), sum({x}), avg({x}) FROM {a} GROUP BY k"),
+        6 if rng.random() => format!("SELECT k, count(*), count({x}), sum({x}), avg({x}) FROM {a} GROUP BY k"),
+        6 => format!(
+            "SELECT k, count(DISTINCT {x}), sum({x}), sum(DISTINCT {x}) FILTER (WHERE {x} > 4), count(DISTINCT k), \
+             count(*) FILTER (WHERE {x} < 7), avg(DISTINCT {x}) FROM {a} GROUP BY k"
+        ),
         7 => format!("SELECT k, min({x}), max({x}), count(DISTINCT {x}), sum({x}) FILTER (WHERE {x} > 4) FROM {a} GROUP BY k"),
         8 => format!("SELECT {x}, count(*), max(k) FROM {a} GROUP BY {x} HAVING count(*) > 1"),
         9 => format!("SELECT DISTINCT {x} FROM {a}"),

@@ -698,7 +698,7 @@ JOIN tumble(bids, ts, INTERVAL '1' MINUTE) AS b ON a.bidder = b.bidder AND a.win
         "1:1",
         "a window function over rows without windows",
     );
-    joins("SELECT price FROM bids ORDER BY price LIMIT 3", "1:1", "ORDER BY … LIMIT");
+    joins("SELECT price FROM bids ORDER BY price OFFSET 3", "1:1", "ORDER BY … LIMIT");
     let equal = "a join needs a column of one side that equals one of the other";
     check_error("SELECT 1 FROM bids, latest", "1:1", equal, "ON a.key = b.key");
     check_error(

@@ -1,18 +1,17 @@
 //! What is made of all rows of one key: aggregates, the first rows, window functions.
 //!
-//! A function of the set of rows: the order in which they come does not matter, and where an order is asked for rows that are alike in it
-//! are told apart by all their columns. Nothing is remembered from one key to the next.
+//! A function of the set of rows of a key, which come in the order that is asked for; rows that are alike in it are told apart by all their
+//! columns. Many keys are worked out at once, and nothing is remembered.
 
 use super::aggregate::{Bounds, output_columns};
 use super::block::Drained;
 use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::error::Result;
 use crate::expr::{Accumulators, OverCall};
-use crate::plan::{Aggregation, Reducing, Reduction, SortColumn};
-use arrow::array::{ArrayRef, UInt64Array};
-use arrow::compute::SortOptions;
+use crate::plan::{Aggregation, Reducing, Reduction};
+use arrow::array::{Array, ArrayRef, UInt64Array};
+use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
-use arrow::row::{RowConverter, SortField};
 use std::sync::Arc;
 
 /// The function.
@@ -23,92 +22,84 @@ pub struct GroupFunction {
 
 enum What {
     Aggregate { spec: Arc<Aggregation>, accumulators: Accumulators },
-    First { order: Order, skip: usize, limit: usize, numbered: bool },
-    Over { order: Order, calls: Vec<OverCall> },
+    First { skip: usize, limit: usize, numbered: bool },
+    Over(Vec<OverCall>),
 }
 
 impl GroupFunction {
-    /// The function of `spec` over rows with the columns of `input`; what it gives has those of `output`.
-    pub fn new(spec: &Reducing, input: &SchemaRef, output: SchemaRef) -> Result<Self> {
+    /// The function of `spec`; what it gives has the columns of `output`.
+    pub fn new(spec: &Reducing, output: SchemaRef) -> Result<Self> {
         let what = match &spec.what {
             Reduction::Aggregate(spec) => {
                 What::Aggregate { spec: Arc::clone(spec), accumulators: Accumulators::new(&spec.calls)? }
             }
-            Reduction::First { order, skip, limit, numbered } => What::First {
-                order: Order::new(order, input)?,
-                skip: *skip,
-                limit: limit.unwrap_or(usize::MAX),
-                numbered: *numbered,
-            },
-            Reduction::Over { order, calls } => What::Over { order: Order::new(order, input)?, calls: calls.clone() },
+            Reduction::First { skip, limit, numbered, .. } => {
+                What::First { skip: *skip, limit: limit.unwrap_or(usize::MAX), numbered: *numbered }
+            }
+            Reduction::Over { calls, .. } => What::Over(calls.clone()),
         };
         Ok(GroupFunction { what, output })
     }
 
-    /// What is made of `rows`, all those of one key; there is at least one.
-    pub fn of(&mut self, rows: &Batch) -> Result<Batch> {
+    /// What is made of `rows`, those of some keys one after the other, each key's in [their order](Reducing::order): those of
+    /// the n-th end in front of `ends[n]`. With it where in the result what is made of each key ends.
+    pub fn of(&mut self, rows: &Batch, ends: &[usize]) -> Result<(Batch, Vec<usize>)> {
         let output = Arc::clone(&self.output);
+        if rows.num_rows() == 0 {
+            return Ok((Batch::new_empty(output), vec![0; ends.len()]));
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let keys = starts.zip(ends.iter().copied());
         match &mut self.what {
             What::Aggregate { spec, accumulators } => {
-                accumulators.update(rows, &vec![0; rows.num_rows()], 1)?;
-                let first = rows.slice(0, 1);
-                let keys = spec.keys.iter().map(|(key, _)| key.evaluate(&first)).collect::<Result<_>>()?;
-                let drained = Drained { rows: 1, keys, values: accumulators.results()? };
-                batch_of(output, output_columns(spec, Bounds::None, drained), 1)
+                // a key without rows has no result, and takes no part
+                let mut numbers = Vec::with_capacity(rows.num_rows());
+                let (mut firsts, mut made) = (Vec::new(), Vec::with_capacity(ends.len()));
+                for (start, end) in keys {
+                    if end > start {
+                        numbers.resize(end, firsts.len());
+                        firsts.push(start as u32);
+                    }
+                    made.push(firsts.len());
+                }
+                let count = firsts.len();
+                accumulators.update(rows, &numbers, count)?;
+                let firsts = take_rows(rows, firsts)?;
+                let keys = spec.keys.iter().map(|(key, _)| key.evaluate(&firsts)).collect::<Result<_>>()?;
+                let drained = Drained { rows: count, keys, values: accumulators.results()? };
+                Ok((batch_of(output, output_columns(spec, Bounds::None, drained), count)?, made))
             }
-            What::First { order, skip, limit, numbered } => {
-                let sorted = order.of(rows)?;
-                let chosen: Vec<u32> = sorted.into_iter().skip(*skip).take(*limit).collect();
+            What::First { skip, limit, numbered } => {
+                let (mut chosen, mut numbers, mut made) = (Vec::new(), Vec::new(), Vec::with_capacity(ends.len()));
+                for (start, end) in keys {
+                    for (number, row) in (start..end).enumerate().skip(*skip).take(*limit) {
+                        chosen.push(row as u32);
+                        numbers.push(number as u64 + 1);
+                    }
+                    made.push(chosen.len());
+                }
                 let count = chosen.len();
                 let mut columns = take_rows(rows, chosen)?.columns().to_vec();
                 if *numbered {
-                    let first = *skip as u64 + 1;
-                    columns.push(Arc::new(UInt64Array::from_iter_values(first..first + count as u64)));
+                    columns.push(Arc::new(UInt64Array::from(numbers)));
                 }
-                batch_of(output, columns, count)
+                Ok((batch_of(output, columns, count)?, made))
             }
-            What::Over { order, calls } => {
-                let sorted = take_rows(rows, order.of(rows)?)?;
-                let mut columns = sorted.columns().to_vec();
-                for call in calls {
-                    columns.push(call.evaluate(&sorted)?);
+            What::Over(calls) => {
+                let mut results: Vec<Vec<ArrayRef>> = vec![Vec::new(); calls.len()];
+                for (start, end) in keys.filter(|(start, end)| end > start) {
+                    let of_key = rows.slice(start, end - start);
+                    for (call, results) in calls.iter().zip(&mut results) {
+                        results.push(call.evaluate(&of_key)?);
+                    }
                 }
-                batch_of(output, columns, sorted.num_rows())
+                let mut columns = rows.columns().to_vec();
+                for results in results {
+                    let results: Vec<&dyn Array> = results.iter().map(AsRef::as_ref).collect();
+                    columns.push(concat(&results).map_err(from_arrow)?);
+                }
+                Ok((batch_of(output, columns, rows.num_rows())?, ends.to_vec()))
             }
         }
-    }
-}
-
-/// An order of rows in which no two different ones are alike.
-struct Order {
-    columns: Vec<usize>,
-    converter: RowConverter,
-}
-
-impl Order {
-    /// By the columns `asked`, and then by all others.
-    fn new(asked: &[SortColumn], input: &SchemaRef) -> Result<Self> {
-        let options = |sort: &SortColumn| SortOptions { descending: sort.descending, nulls_first: sort.nulls_first };
-        let others = (0..input.fields().len()).filter(|column| asked.iter().all(|sort| sort.column != *column));
-        let all: Vec<(usize, SortOptions)> = asked
-            .iter()
-            .map(|sort| (sort.column, options(sort)))
-            .chain(others.map(|column| (column, SortOptions::default())))
-            .collect();
-        let field = |(column, options): &(usize, SortOptions)| {
-            SortField::new_with_options(input.field(*column).data_type().clone(), *options)
-        };
-        let converter = RowConverter::new(all.iter().map(field).collect()).map_err(from_arrow)?;
-        Ok(Order { columns: all.into_iter().map(|(column, _)| column).collect(), converter })
-    }
-
-    fn of(&self, rows: &Batch) -> Result<Vec<u32>> {
-        let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(rows.column(*column))).collect();
-        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-        if order.len() > 1 && !columns.is_empty() {
-            let encoded = self.converter.convert_columns(&columns).map_err(from_arrow)?;
-            order.sort_unstable_by(|a, b| encoded.row(*a as usize).cmp(&encoded.row(*b as usize)));
-        }
-        Ok(order)
     }
 }

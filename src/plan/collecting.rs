@@ -35,6 +35,24 @@ pub struct Reducing {
     pub what: Reduction,
 }
 
+impl Reducing {
+    /// In what order it sees the rows of a key; those that are alike in it are told apart by all their columns.
+    pub fn order(&self) -> &[SortColumn] {
+        match &self.what {
+            Reduction::Aggregate(_) => &[],
+            Reduction::First { order, .. } | Reduction::Over { order, .. } => order,
+        }
+    }
+
+    /// How many rows of a key it needs, the first in its order. None: all.
+    pub fn needs(&self) -> Option<usize> {
+        match &self.what {
+            Reduction::First { skip, limit, .. } => limit.map(|limit| skip.saturating_add(limit)),
+            Reduction::Aggregate(_) | Reduction::Over { .. } => None,
+        }
+    }
+}
+
 /// See [`Reducing`].
 #[derive(Debug, Clone)]
 pub enum Reduction {

@@ -127,6 +127,7 @@ impl Plan {
             Action::LateRows { lateness, .. } => lateness_text(lateness, &self.steps[step.inputs[0].from].schema),
             Action::Aggregate(_) | Action::Union | Action::Custom(_) | Action::DeadLetters => Vec::new(),
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
+            Action::Top(top) => first_text(&top.keys, &top.order, top.skip, Some(top.limit), &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Standing | Action::Consolidate => Vec::new(),
             Action::Round => vec!["the rows of the round before".into()],
@@ -221,6 +222,12 @@ impl Plan {
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
             Action::Upsert { .. } => "by keys".into(),
+            Action::Top(top) => match (top.keys.is_empty(), top.kept()) {
+                (true, 1) => "1 row".into(),
+                (true, kept) => format!("{kept} rows"),
+                (false, 1) => "by keys, 1 row of each".into(),
+                (false, kept) => format!("by keys, {kept} rows of each"),
+            },
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
                 Meeting::AsOf(_) => {
@@ -413,6 +420,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Aggregate(_) => "aggregate",
         Action::Custom(_) => "operator",
         Action::Rank(_) => "rank",
+        Action::Top(_) => "top",
         Action::Keep(_) => "keep",
         Action::Reduce(_) => "reduce",
         Action::Standing => "settle",
@@ -512,36 +520,41 @@ fn keeping_text(keeping: &Keeping, schema: &Schema) -> Vec<String> {
 }
 
 fn reducing_text(reducing: &Reducing, schema: &Schema) -> Vec<String> {
-    let mut lines = Vec::new();
-    let keys: Vec<&str> = reducing.keys.iter().map(|key| schema.field(*key).name().as_str()).collect();
-    if !keys.is_empty() {
-        lines.push(format!("keys {}", keys.join(", ")));
-    }
+    let mut lines: Vec<String> = keys_text(&reducing.keys, schema).into_iter().collect();
     match &reducing.what {
         Reduction::Aggregate(spec) => {
             let calls: Vec<String> = spec.calls.iter().map(ToString::to_string).collect();
             lines.push(format!("calls {}, over all rows of a key", calls.join(", ")));
         }
         Reduction::First { order, skip, limit, .. } => {
-            lines.push(format!("order by {}", sorts_text(order, schema)));
-            let skip = if *skip > 0 { format!(" after {skip}") } else { String::new() };
-            lines.push(match limit {
-                Some(limit) => format!("first {limit} rows{skip}"),
-                None => format!("all rows{skip}, numbered"),
-            });
+            return first_text(&reducing.keys, order, *skip, *limit, schema);
         }
         Reduction::Over { calls, .. } => lines.extend(calls.iter().map(ToString::to_string)),
     }
     lines
 }
 
+fn keys_text(keys: &[usize], schema: &Schema) -> Option<String> {
+    let names: Vec<&str> = keys.iter().map(|key| schema.field(*key).name().as_str()).collect();
+    (!names.is_empty()).then(|| format!("keys {}", names.join(", ")))
+}
+
+fn first_text(keys: &[usize], order: &[SortColumn], skip: usize, limit: Option<usize>, schema: &Schema) -> Vec<String> {
+    let skip = if skip > 0 { format!(" after {skip}") } else { String::new() };
+    let many = match limit {
+        Some(1) => format!("first row{skip}"),
+        Some(limit) => format!("first {limit} rows{skip}"),
+        None => format!("all rows{skip}, numbered"),
+    };
+    let sorts = (!order.is_empty()).then(|| format!("order by {}", sorts_text(order, schema)));
+    keys_text(keys, schema).into_iter().chain(sorts).chain([many]).collect()
+}
+
 fn ranking_text(ranking: &Ranking, schema: &Schema) -> Vec<String> {
     let name = |column: usize| schema.field(column).name().as_str();
     let sorts = sorts_text(&ranking.order, schema);
     let mut lines = Vec::new();
-    if !ranking.keys.is_empty() {
-        lines.push(format!("keys {}", ranking.keys.iter().map(|key| name(*key)).collect::<Vec<_>>().join(", ")));
-    }
+    lines.extend(keys_text(&ranking.keys, schema));
     if !sorts.is_empty() {
         lines.push(format!("order by {sorts}"));
     }

@@ -25,6 +25,7 @@ impl Plan {
             | Action::LateRows { .. }
             | Action::Custom(_)
             | Action::Rank(_)
+            | Action::Top(_)
             | Action::Keep(_)
             | Action::Upsert { .. }
             | Action::Standing => true,
@@ -115,6 +116,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         }
         Action::Custom(operator) => writeln!(out, "  operator {:?}", operator.name()),
         Action::Rank(ranking) => writeln!(out, "  {ranking:?}"),
+        Action::Top(top) => writeln!(out, "  {top:?}"),
         Action::Join(join) => {
             writeln!(out, "  {:?} {:?} {:?} {}", join.kind, join.meeting, join.sides, join.nulls_equal)?;
             join.condition

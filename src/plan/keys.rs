@@ -49,8 +49,11 @@ fn unique_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) => Some((0..reducing.keys.len()).map(Some).collect()),
             Reduction::First { limit: Some(1), skip: 0, .. } => Some(reducing.keys.iter().copied().map(Some).collect()),
-            Reduction::First { .. } | Reduction::Over { .. } => of_input(),
+            Reduction::First { numbered, .. } => of_input().or_else(|| numbered_key(step, &reducing.keys, numbered)),
+            Reduction::Over { .. } => of_input(),
         },
+        Action::Top(top) if top.limit == 1 => Some(top.keys.iter().copied().map(Some).collect()),
+        Action::Top(top) => numbered_key(step, &top.keys, top.numbered).or_else(of_input),
         Action::Join(join) if join.meeting == Meeting::Always => joined_key(steps, step, join),
         Action::Transform(stages) => {
             let mut key = of_input()?;
@@ -69,6 +72,12 @@ fn unique_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
         }
         _ => None,
     }
+}
+
+/// The key of rows that are numbered in each key: it and the number, the last column.
+fn numbered_key(step: &Step, keys: &[usize], numbered: bool) -> Option<Vec<Option<usize>>> {
+    let number = step.schema.fields().len().checked_sub(1).filter(|_| numbered)?;
+    Some(keys.iter().copied().chain([number]).map(Some).collect())
 }
 
 /// The key of a join's rows: that of one side where the other has one row at most for each, else those of both.
@@ -116,6 +125,8 @@ fn drops_keys(steps: &[Step], id: StepId) -> Option<StepId> {
         Action::Source(_) | Action::Upsert { .. } | Action::Reduce(_) | Action::Join(_) | Action::Recurse { .. } => {
             Some(id)
         }
+        // of first rows each key, and each number in it, has one from its first row on
+        Action::Top(top) if top.limit > 1 && !top.numbered => Some(id),
         // a group that loses its last row has no result
         Action::Aggregate(spec) if spec.present.is_some() => Some(id),
         _ => None,

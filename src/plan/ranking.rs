@@ -1,4 +1,4 @@
-//! The first rows of each key in each window.
+//! The first rows of each key, in each window or of all.
 
 /// `ROW_NUMBER() OVER (PARTITION BY window_start, window_end, key, … ORDER BY …)`: the rows of each key in each window, numbered from 1.
 ///
@@ -18,8 +18,32 @@ pub struct Ranking {
     pub limit: Option<usize>,
 }
 
+/// The first rows of each key, of rows that are not taken back: what is not among them once never is.
+///
+/// The columns are places in the input, which the rows keep. Rows that are alike in `order` are told apart by all their columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topping {
+    /// The columns of the key. Without any all rows are of one key.
+    pub keys: Vec<usize>,
+    /// What comes first.
+    pub order: Vec<SortColumn>,
+    /// How many rows of a key are left out.
+    pub skip: usize,
+    /// How many leave.
+    pub limit: usize,
+    /// True if the rows get their number, from 1, as one column more.
+    pub numbered: bool,
+}
+
+impl Topping {
+    /// How many rows of a key are kept.
+    pub fn kept(&self) -> usize {
+        self.skip.saturating_add(self.limit)
+    }
+}
+
 /// A column of ORDER BY.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SortColumn {
     /// Its place.
     pub column: usize,

@@ -10,8 +10,10 @@
 
 pub mod edge;
 mod join;
+mod layout;
 mod reduce;
 pub mod rounds;
+mod sorting;
 
 use super::exchange::Router;
 use super::operators::carried;
@@ -19,13 +21,14 @@ use super::steps::{Rows, Site};
 use super::worker::{Local, router};
 use crate::batch::{Batch, from_arrow};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Joining, Reducing, Route, StepId};
+use crate::plan::{Action, Joining, Reducing, Route, SortColumn, StepId};
 use crate::time::Epoch;
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Schema};
+use arrow::compute::SortOptions;
+use arrow::datatypes::Schema;
 use arrow::row::{RowConverter, RowParser, SortField};
-use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::implementations::{ValBatcher, ValSpine};
+use layout::Indexed;
+use sorting::Packed;
 use std::collections::HashMap;
 use std::sync::Arc;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -35,15 +38,6 @@ pub type Row = Box<[u8]>;
 
 /// Rows with their weights.
 pub type Collected<'scope, T, D> = differential_dataflow::VecCollection<'scope, T, D, i64>;
-
-/// Rows by key: the key and the columns beside it.
-pub type Indexed<'scope, T> = Arranged<'scope, TraceAgent<ValSpine<Row, Row, T, i64>>>;
-
-/// What a reduction has changed of the values of `key`, as differential builds batches of it.
-fn refill<V, T>(updates: &mut Vec<((Row, V), T, i64)>, key: &Row, changes: &mut Vec<(V, T, i64)>) {
-    updates.clear();
-    updates.extend(changes.drain(..).map(|(value, time, weight)| ((key.clone(), value), time, weight)));
-}
 
 /// Encodes some columns of a batch as rows, and back.
 pub struct Coder {
@@ -55,13 +49,17 @@ pub struct Coder {
 impl Coder {
     /// For the `columns` of batches with the columns of `schema`.
     pub fn new(schema: &Schema, columns: Vec<usize>) -> Result<Self> {
-        let types = columns.iter().map(|column| schema.field(*column).data_type().clone());
-        let converter = Coder::converter(types)?;
-        Ok(Coder { columns, parser: converter.parser(), converter })
+        Coder::ordered(schema, columns.into_iter().map(|column| (column, SortOptions::default())).collect())
     }
 
-    fn converter(types: impl Iterator<Item = DataType>) -> Result<RowConverter> {
-        RowConverter::new(types.map(SortField::new).collect()).map_err(from_arrow)
+    /// The same, each column in an order of its own.
+    fn ordered(schema: &Schema, columns: Vec<(usize, SortOptions)>) -> Result<Self> {
+        let field = |(column, options): &(usize, SortOptions)| {
+            SortField::new_with_options(schema.field(*column).data_type().clone(), *options)
+        };
+        let converter = RowConverter::new(columns.iter().map(field).collect()).map_err(from_arrow)?;
+        let columns = columns.into_iter().map(|(column, _)| column).collect();
+        Ok(Coder { columns, parser: converter.parser(), converter })
     }
 
     /// The rows of `batch`.
@@ -72,6 +70,20 @@ impl Coder {
         let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
         let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
         Ok(rows.iter().map(|row| row.as_ref().into()).collect())
+    }
+
+    /// The same without memory of their own, each behind its mark if there are some.
+    fn pack(&self, batch: &Batch, marks: &[u8]) -> Result<Packed> {
+        let mut packed = Packed::default();
+        let mark = |row: usize| marks.get(row..row + 1).unwrap_or_default();
+        if self.columns.is_empty() {
+            (0..batch.num_rows()).for_each(|row| packed.push(&[mark(row)]));
+            return Ok(packed);
+        }
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
+        let rows = self.converter.convert_columns(&columns).map_err(from_arrow)?;
+        rows.iter().enumerate().for_each(|(n, row)| packed.push(&[mark(n), row.as_ref()]));
+        Ok(packed)
     }
 
     /// The columns of `rows`, in the order of the coder's columns.
@@ -113,8 +125,22 @@ pub struct Split {
 impl Split {
     /// Splits the columns of `schema` by `keys`.
     pub fn new(schema: &Schema, keys: &[usize]) -> Result<Self> {
-        let rest = (0..schema.fields().len()).filter(|column| !keys.contains(column)).collect();
-        Ok(Split { key: Coder::new(schema, keys.to_vec())?, rest: Coder::new(schema, rest)? })
+        Split::ordered(schema, keys, &[])
+    }
+
+    /// The same, where the others compare as `order` says and then as all of them.
+    pub fn ordered(schema: &Schema, keys: &[usize], order: &[SortColumn]) -> Result<Self> {
+        let mut rest: Vec<(usize, SortOptions)> = Vec::new();
+        let asked = order
+            .iter()
+            .map(|sort| (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first }));
+        let others = (0..schema.fields().len()).map(|column| (column, SortOptions::default()));
+        for (column, options) in asked.chain(others) {
+            if !keys.contains(&column) && rest.iter().all(|(there, _)| *there != column) {
+                rest.push((column, options));
+            }
+        }
+        Ok(Split { key: Coder::new(schema, keys.to_vec())?, rest: Coder::ordered(schema, rest)? })
     }
 
     /// Where each column of the rows is among those of the key and then the others.
@@ -129,7 +155,7 @@ impl Split {
 /// What the steps of one dataflow share.
 #[derive(Default)]
 pub struct Collections<'scope> {
-    arranged: HashMap<(StepId, Route, Nulls), Indexed<'scope, Epoch>>,
+    arranged: HashMap<(StepId, Route, Nulls, Vec<SortColumn>), Indexed<'scope, Epoch>>,
 }
 
 impl<'scope> Collections<'scope> {
@@ -142,12 +168,12 @@ impl<'scope> Collections<'scope> {
         }
     }
 
-    /// Input `n` of step `id` by key.
+    /// Input `n` of step `id` by key; what is beside the key compares as `order` says.
     fn indexed(
         &mut self,
         id: StepId,
         n: usize,
-        keys: &[usize],
+        (keys, order): (&[usize], &[SortColumn]),
         nulls: Nulls,
         rows: Rows<'scope>,
         local: &Local,
@@ -158,25 +184,20 @@ impl<'scope> Collections<'scope> {
         let nullable = keys.iter().any(|key| values.field(*key).is_nullable());
         let nulls = if nullable { nulls } else { Nulls::Equal };
         let by = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
-        let known = (input.from, by, nulls);
+        let known = (input.from, by, nulls, order.to_vec());
         if let Some(arranged) = self.arranged.get(&known) {
             return Ok(arranged.clone());
         }
         let site = Site { id, input: schema, cells: local.cells(id), local: local.clone() };
-        let split = Split::new(values, keys)?;
-        let collection = if rows.scope().peers() == 1 || input.route == Route::Forward {
+        let split = Split::ordered(values, keys, order)?;
+        let encoded = if rows.scope().peers() == 1 || input.route == Route::Forward {
             edge::enter(rows, Pipeline, site, split, nulls)
         } else {
             let router: Router = router(&input.route, &site.input, &site);
             edge::enter(rows, DistributorPact(|_| router), site, split, nulls)
         };
         let name = format!("arrange {}", local.plan.steps[input.from].name);
-        let arranged = differential_dataflow::operators::arrange::arrangement::arrange_core::<
-            _,
-            _,
-            ValBatcher<Row, Row, Epoch, i64>,
-            ValSpine<Row, Row, Epoch, i64>,
-        >(collection.inner, Pipeline, &name, ValBatcher::new);
+        let arranged = layout::of_epochs(encoded, &name);
         self.arranged.insert(known, arranged.clone());
         Ok(arranged)
     }
@@ -187,7 +208,7 @@ impl<'scope> Collections<'scope> {
         let mut indexed = Vec::new();
         for (side, rows) in inputs.into_iter().enumerate() {
             let nulls = if spec.nulls_equal { Nulls::Equal } else { Nulls::OfSide(side as u8 + 1) };
-            indexed.push(self.indexed(id, side, &spec.sides[side].keys, nulls, rows, local)?);
+            indexed.push(self.indexed(id, side, (&spec.sides[side].keys, &[]), nulls, rows, local)?);
         }
         let (Some(right), Some(left)) = (indexed.pop(), indexed.pop()) else {
             return Err(Error::internal("a join has two inputs"));
@@ -208,7 +229,7 @@ impl<'scope> Collections<'scope> {
     ) -> Result<Rows<'scope>> {
         let step = &local.plan.steps[id];
         let rows = inputs.into_iter().next().ok_or_else(|| Error::internal("a reduction has an input"))?;
-        let indexed = self.indexed(id, 0, &spec.keys, Nulls::Equal, rows, local)?;
+        let indexed = self.indexed(id, 0, (&spec.keys, spec.order()), Nulls::Equal, rows, local)?;
         let input = Arc::clone(&local.plan.steps[step.inputs[0].from].schema);
         let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
         let coder = Coder::new(&step.schema, (0..step.schema.fields().len()).collect())?;

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
 use crate::operator::as_of::VersionJoin;
 use crate::operator::consolidate::Consolidate;
+use crate::operator::distinct::DistinctKeys;
 use crate::operator::join::Join;
 use crate::operator::keep::Keep;
 use crate::operator::late::late_rows;
@@ -14,6 +15,7 @@ use crate::operator::rank::Rank;
 use crate::operator::session::SessionAggregate;
 use crate::operator::settle::Settle;
 use crate::operator::standing::Standing;
+use crate::operator::top::Top;
 use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::upsert::Upsert;
@@ -48,6 +50,9 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let schema = if direct { Arc::clone(&spec.input) } else { spec.partial_schema()? };
             let spec = Arc::clone(spec);
             let operator: Box<dyn Operator> = match spec.grouping {
+                Grouping::Updating if step.emit != Emit::Updating => {
+                    Box::new(DistinctKeys::new(spec, feed, Arc::clone(&step.schema))?)
+                }
                 Grouping::Updating => Box::new(UpdatingAggregate::new(spec, feed, &step.schema)?),
                 Grouping::Session { .. } => Box::new(SessionAggregate::new(spec, feed, Arc::clone(&step.schema))?),
                 _ => {
@@ -70,6 +75,10 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let schema = input(0);
             let rank = Rank::new(Arc::clone(spec), Arc::clone(&schema), Arc::clone(&step.schema))?;
             one(Box::new(rank), schema)
+        }
+        Action::Top(spec) => {
+            let schema = input(0);
+            one(Box::new(Top::new(Arc::clone(spec), Arc::clone(&schema), &step.schema)?), schema)
         }
         Action::Join(spec) => {
             let inputs = [input(0), input(1)];

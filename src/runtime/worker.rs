@@ -255,6 +255,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::LateRows { .. }
             | Action::Custom(_)
             | Action::Rank(_)
+            | Action::Top(_)
             | Action::Join(_)
             | Action::Keep(_)
             | Action::Consolidate

@@ -6,6 +6,8 @@
 
 mod changes;
 mod collect;
+mod distinct;
+mod extremes;
 mod interval;
 mod join;
 mod late;
@@ -883,6 +885,17 @@ impl<'a> Planner<'a> {
                     .help("GROUP BY window_start, window_end and the columns of PARTITION BY"));
             }
         }
+        let by_windows = by_window
+            || aggregate.group_expr.iter().any(|expr| match place(expr, &stream) {
+                Some(Place::Row(row)) => matches!(stream.roles[row], Role::Window(..)),
+                _ => false,
+            });
+        if !by_windows
+            && !last
+            && let Some(split) = self.over_distinct(&mut stream, aggregate)?
+        {
+            return Ok(split);
+        }
         let bound = stream.bind(schema)?;
 
         let mut keys = Vec::new();
@@ -955,6 +968,8 @@ impl<'a> Planner<'a> {
         });
         let emit = match grouping {
             Grouping::Final => Emit::Final,
+            // a key that is there stays there
+            Grouping::Updating if aggregation.calls.is_empty() => Emit::Append,
             Grouping::Updating => Emit::Updating,
             Grouping::Windowed { .. } | Grouping::Attached { .. } | Grouping::Session { .. } => Emit::Append,
         };

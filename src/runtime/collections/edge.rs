@@ -2,6 +2,7 @@
 
 use super::super::exchange::Packet;
 use super::super::steps::{Rows, Site};
+use super::sorting::{Encoded, Packed};
 use super::{Coder, Collected, Nulls, Row, Split};
 use crate::batch::changes::single;
 use crate::batch::{Batch, batch_of};
@@ -11,21 +12,20 @@ use crate::operator::transform::{insertions, with_weight};
 use crate::plan::Emit;
 use crate::time::Epoch;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, Schema};
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::container::NoopBuilder;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{Operator as _, OutputBuilder};
 
 /// One row with its key, when, and how often.
 type Update<D> = (D, Epoch, i64);
-
-type KeyedUpdates = CapacityContainerBuilder<Vec<Update<(Row, Row)>>>;
 
 /// What an open epoch has changed so far.
 type Open = (Capability<Epoch>, Vec<(Row, i64)>);
@@ -37,53 +37,64 @@ pub fn enter<'scope>(
     site: Site,
     split: Split,
     nulls: Nulls,
-) -> Collected<'scope, Epoch, (Row, Row)> {
+) -> Stream<'scope, Epoch, Encoded> {
     let mut builder = OperatorBuilder::new(format!("enter {}", site.name()), rows.scope());
     let mut batches = builder.new_input(rows, route);
     builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
     let (output, stream) = builder.new_output();
-    let mut output: OutputBuilder<Epoch, KeyedUpdates> = OutputBuilder::from(output);
+    let mut output: OutputBuilder<Epoch, NoopBuilder<Encoded>> = OutputBuilder::from(output);
     builder.build(move |_| {
         move |_| {
             let _busy = site.busy();
             batches.for_each(|capability, packet| {
                 let epoch = *capability.least().expect("a message that holds something has a time");
-                let updates = site.attempt(|| {
+                let encoded = site.attempt(|| {
                     let batch = packet.take(&site.input)?;
                     site.cells.takes(batch.num_rows());
-                    encode(&batch, &split, nulls)
+                    encode(&batch, epoch, &split, nulls)
                 });
-                let Some((keys, rest, weights)) = updates else { return };
-                let mut output = output.activate();
-                let mut session = output.session_with_builder(&capability);
-                for ((key, rest), weight) in keys.into_iter().zip(rest).zip(weights) {
-                    session.give(((key, rest), epoch, weight));
+                if let Some(mut encoded) = encoded {
+                    output.activate().session_with_builder(&capability).give_container(&mut encoded);
                 }
             });
         }
     });
-    stream.as_collection()
+    stream
 }
 
-fn encode(batch: &Batch, split: &Split, nulls: Nulls) -> Result<(Vec<Row>, Vec<Row>, Vec<i64>)> {
+/// The same without keys, row by row.
+pub fn enter_whole<'scope>(rows: Rows<'scope>, site: Site, columns: &Schema) -> Result<Collected<'scope, Epoch, Row>> {
+    let split = Split::new(columns, &[])?;
+    let stream = enter(rows, Pipeline, site, split, Nulls::Equal).unary(Pipeline, "rows", |_, _| {
+        move |input, output| {
+            input.for_each(|capability, encoded: &mut Encoded| {
+                let rows = encoded.rest.iter().zip(&encoded.weights);
+                let rows = rows.map(|(row, weight)| (Row::from(row), encoded.epoch, *weight));
+                output.session(&capability).give_iterator(rows);
+            });
+        }
+    });
+    Ok(stream.as_collection())
+}
+
+fn encode(batch: &Batch, epoch: Epoch, split: &Split, nulls: Nulls) -> Result<Encoded> {
     let width = split.key.columns.len() + split.rest.columns.len();
     let weights = match batch.columns().get(width) {
         Some(weights) => weights.as_primitive::<Int64Type>().values().to_vec(),
         None => vec![1; batch.num_rows()],
     };
-    Ok((keys_of(batch, split, nulls)?, split.rest.encode(batch)?, weights))
+    Ok(Encoded { epoch, keys: keys_of(batch, split, nulls)?, rest: split.rest.pack(batch, &[])?, weights })
 }
 
 /// The keys of a batch's rows.
-pub fn keys_of(batch: &Batch, split: &Split, nulls: Nulls) -> Result<Vec<Row>> {
+pub fn keys_of(batch: &Batch, split: &Split, nulls: Nulls) -> Result<Packed> {
     let mut marks = vec![0_u8; batch.num_rows()];
     if let Nulls::OfSide(mark) = nulls {
         for column in split.key.columns.iter().map(|column| batch.column(*column)).filter(|c| c.null_count() > 0) {
             (0..column.len()).filter(|row| column.is_null(*row)).for_each(|row| marks[row] = mark);
         }
     }
-    let marked = |(key, mark): (Row, u8)| std::iter::once(mark).chain(key.iter().copied()).collect();
-    Ok(split.key.encode(batch)?.into_iter().zip(marks).map(marked).collect())
+    split.key.pack(batch, &marks)
 }
 
 /// The rows' bytes, and where in them the columns of a step are.

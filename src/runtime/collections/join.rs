@@ -6,7 +6,8 @@
 
 use super::super::steps::Site;
 use super::edge::Output;
-use super::{Coder, Collected, Indexed, Row, Split, refill};
+use super::layout::{Indexed, Lone, LoneBuilder, LoneSpine, Slice, by_self, refill, spread};
+use super::{Coder, Collected, Row, Split};
 use crate::batch::batch_of;
 use crate::error::Result;
 use crate::expr::Expr;
@@ -15,8 +16,6 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::SchemaRef;
 use differential_dataflow::AsCollection;
 use differential_dataflow::lattice::Lattice;
-use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::implementations::{KeyBatcher, KeyBuilder, KeySpine};
 use std::sync::Arc;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
@@ -89,8 +88,8 @@ fn whole(schema: &SchemaRef, split: &Split) -> Result<Coder> {
 }
 
 /// A key as it stands in the arrangement begins with a mark, which no row has.
-fn unmarked(key: &Row) -> &[u8] {
-    &key[1..]
+fn unmarked(key: Slice<'_>) -> &[u8] {
+    &key.0[1..]
 }
 
 fn row(parts: &[&[u8]]) -> Row {
@@ -107,16 +106,16 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
     if kind == JoinKind::Inner && condition.is_none() {
         return left.join_core(right, |key, l, r| {
             let key = unmarked(key);
-            Some(row(&[key, l, key, r]))
+            Some(row(&[key, &l, key, &r]))
         });
     }
-    let whole = |indexed: &Indexed<'scope, T>| indexed.clone().as_collection(|key, rest| row(&[unmarked(key), rest]));
+    let whole = |indexed: &Indexed<'scope, T>| indexed.clone().as_collection(|key, rest| row(&[unmarked(key), &rest]));
     let conditional = condition.is_some();
     // none if nobody asks for them one by one
     let pairs = (kind.gives_pairs() || condition.is_some()).then(|| {
         let pairs = left.clone().join_core(right.clone(), |key, l, r| {
             let key = unmarked(key);
-            Some((row(&[key, l]), row(&[key, r])))
+            Some((row(&[key, &l]), row(&[key, &r])))
         });
         match condition {
             Some(condition) => filter(pairs, condition, site),
@@ -128,12 +127,12 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
         match &pairs {
             Some(pairs) if conditional => {
                 let rows = pairs.clone().map(move |(l, r)| if side == 0 { l } else { r });
-                let in_pairs = distinct(by_self(rows, "rows in pairs"));
-                by_self(whole(own), "rows").join_core(in_pairs, |row, _, _| Some(row.clone()))
+                let in_pairs = distinct(by_self(rows, Pipeline, "rows in pairs"));
+                by_self(whole(own), Pipeline, "rows").join_core(in_pairs, |row, _, _| Some(Row::from(row.0)))
             }
             _ => {
                 let keys = keys_of(other.clone());
-                own.clone().join_core(keys, |key, rest, _| Some(row(&[unmarked(key), rest])))
+                own.clone().join_core(keys, |key, rest, _| Some(row(&[unmarked(key), &rest])))
             }
         }
     };
@@ -159,22 +158,9 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
     }
 }
 
-type BySelf<'scope, T> = Arranged<'scope, TraceAgent<KeySpine<Row, T, i64>>>;
-
-/// Rows indexed by themselves. They stay on their worker.
-fn by_self<'scope, T: Timestamp + Lattice + Ord>(rows: Collected<'scope, T, Row>, name: &str) -> BySelf<'scope, T> {
-    let rows = rows.map(|row| (row, ()));
-    differential_dataflow::operators::arrange::arrangement::arrange_core::<
-        _,
-        _,
-        KeyBatcher<Row, T, i64>,
-        KeySpine<Row, T, i64>,
-    >(rows.inner, Pipeline, name, KeyBatcher::new)
-}
-
 /// Each row that there is, once.
-fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> BySelf<'scope, T> {
-    rows.reduce_abelian::<_, KeyBuilder<Row, T, i64>, KeySpine<Row, T, i64>, _, _>(
+fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: Lone<'scope, T>) -> Lone<'scope, T> {
+    rows.reduce_abelian::<_, LoneBuilder<T>, LoneSpine<T>, _, _>(
         "distinct",
         |_, input, output| {
             if input[0].1 > 0 {
@@ -189,12 +175,12 @@ fn distinct<'scope, T: Timestamp + Lattice + Ord>(rows: BySelf<'scope, T>) -> By
 pub fn distinct_everywhere<'scope, T: Timestamp + Lattice + Ord>(
     rows: Collected<'scope, T, Row>,
 ) -> Collected<'scope, T, Row> {
-    distinct(rows.arrange_by_self()).as_collection(|row, ()| row.clone())
+    distinct(by_self(rows, spread(), "rows")).as_collection(|row, ()| row.0.into())
 }
 
 /// Each key that there is, once.
-fn keys_of<'scope, T: Timestamp + Lattice + Ord>(rows: Indexed<'scope, T>) -> BySelf<'scope, T> {
-    rows.reduce_abelian::<_, KeyBuilder<Row, T, i64>, KeySpine<Row, T, i64>, _, _>(
+fn keys_of<'scope, T: Timestamp + Lattice + Ord>(rows: Indexed<'scope, T>) -> Lone<'scope, T> {
+    rows.reduce_abelian::<_, LoneBuilder<T>, LoneSpine<T>, _, _>(
         "keys",
         |_, input, output| {
             if input.iter().any(|(_, weight)| *weight > 0) {

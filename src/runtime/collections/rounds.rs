@@ -7,8 +7,9 @@ use super::super::steps::{Rows, Site};
 use super::super::worker::Local;
 use super::edge::{self, Output};
 use super::join::{Shape, distinct_everywhere, join};
-use super::reduce::reduce;
-use super::{Coder, Collected, Indexed, Nulls, Row, Split};
+use super::layout::{self, Indexed};
+use super::reduce::reduce_in_rounds;
+use super::{Coder, Collected, Nulls, Row, Split};
 use crate::batch::{Batch, batch_of};
 use crate::error::{Error, Result};
 use crate::operator::transform::{Transforms, with_weight};
@@ -46,7 +47,9 @@ pub fn recurse<'scope>(
     let site = |id: StepId, input: SchemaRef| Site { id, input, cells: local.cells(id), local: local.clone() };
     let mut entered = BTreeMap::new();
     for (from, rows) in outer {
-        entered.insert(from, whole_rows(rows, site(id, super::carried(&local.plan, from)), from, local)?);
+        let outside = site(id, super::carried(&local.plan, from));
+        // wherever they are
+        entered.insert(from, edge::enter_whole(rows, outside, &local.plan.steps[from].schema)?);
     }
     let rows = scope.scoped::<Round, _, _>(&step.name, |inner| {
         let summary = Product::new(Default::default(), 1);
@@ -65,17 +68,6 @@ pub fn recurse<'scope>(
     let output = Output { coder: Coder::new(&step.schema, (0..width).collect())?, places: (0..width).collect() };
     // rows are where their bytes are, not where their key is
     Ok(edge::leave(rows, output, site(id, Arc::clone(&step.schema))))
-}
-
-/// Whole rows of step `from` outside, wherever they are.
-fn whole_rows<'scope>(
-    rows: Rows<'scope>,
-    site: Site,
-    from: StepId,
-    local: &Local,
-) -> Result<Collected<'scope, Epoch, Row>> {
-    let split = Split::new(&local.plan.steps[from].schema, &[])?;
-    Ok(edge::enter(rows, Pipeline, site, split, Nulls::Equal).map(|(_, row)| row))
 }
 
 /// Ends the run if there are too many rounds.
@@ -109,7 +101,8 @@ fn build<'scope>(id: StepId, built: &mut BTreeMap<StepId, Whole<'scope>>, local:
         Action::Join(spec) if step.action.over_collections() => {
             let side = |side: usize| {
                 let nulls = if spec.nulls_equal { Nulls::Equal } else { Nulls::OfSide(side as u8 + 1) };
-                by_key(input(side), &schema(side), &spec.sides[side].keys, nulls, site())
+                let split = Split::new(&schema(side), &spec.sides[side].keys)?;
+                by_key(input(side), &schema(side), split, nulls, site())
             };
             let shape = Shape::new(spec, &[schema(0), schema(1)], site())?;
             let output = shape.output()?;
@@ -122,8 +115,9 @@ fn build<'scope>(id: StepId, built: &mut BTreeMap<StepId, Whole<'scope>>, local:
             })
         }
         Action::Reduce(spec) => {
-            let rows = by_key(input(0), &schema(0), &spec.keys, Nulls::Equal, site())?;
-            reduce(spec, &schema(0), &step.schema, rows, site())?
+            let split = Split::ordered(&schema(0), &spec.keys, spec.order())?;
+            let rows = by_key(input(0), &schema(0), split, Nulls::Equal, site())?;
+            reduce_in_rounds(spec, &schema(0), &step.schema, rows, site())?
         }
         _ => {
             let error = Error::invalid(format!("step \"{}\" cannot be part of a recursion", step.name));
@@ -144,17 +138,18 @@ fn decoded(coder: &Coder, schema: &SchemaRef, rows: &[Row]) -> Result<Batch> {
 fn by_key<'scope>(
     rows: Whole<'scope>,
     schema: &SchemaRef,
-    keys: &[usize],
+    split: Split,
     nulls: Nulls,
     site: Site,
 ) -> Result<Indexed<'scope, Round>> {
     let whole = Coder::new(schema, (0..schema.fields().len()).collect())?;
-    let (split, schema) = (Split::new(schema, keys)?, Arc::clone(schema));
+    let schema = Arc::clone(schema);
     let keyed = map(rows, site, move |rows| {
         let batch = decoded(&whole, &schema, rows)?;
-        Ok(edge::keys_of(&batch, &split, nulls)?.into_iter().zip(split.rest.encode(&batch)?).collect())
+        let keys = edge::keys_of(&batch, &split, nulls)?;
+        Ok(keys.iter().map(Row::from).zip(split.rest.encode(&batch)?).collect())
     });
-    Ok(keyed.arrange_by_key())
+    Ok(layout::by_key(keyed, layout::spread(), "rows by key"))
 }
 
 /// One row for each row, many at a time.

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Ttl, WEIGHT,
-    collected, inside,
+    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Topping,
+    Ttl, WEIGHT, collected, inside,
 };
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
@@ -188,15 +188,40 @@ impl Planner<'_> {
         what: &str,
         schema: &Arc<Schema>,
     ) -> Result<Stream> {
-        let input = self.entering(stream, &reducing.keys, what)?;
-        let action = Action::Reduce(Arc::new(reducing));
+        let (input, action) = match self.topping(stream, &reducing)? {
+            Some(top) => {
+                let route = if top.keys.is_empty() { Route::Single } else { Route::Key(top.keys.clone()) };
+                (Input { from: stream.base, route }, Action::Top(Arc::new(top)))
+            }
+            None => (self.entering(stream, &reducing.keys, what)?, Action::Reduce(Arc::new(reducing))),
+        };
         let base = self.step(name, action, vec![input], Arc::clone(schema), Emit::Updating);
         Ok(Stream::of_step(base, Arc::clone(schema), Emit::Updating))
     }
 
+    /// `reducing` as what keeps no more than the first rows of each key: where rows are never taken back, others are not needed again.
+    fn topping(&self, stream: &Stream, reducing: &Reducing) -> Result<Option<Topping>> {
+        let Reduction::First { order, skip, limit: Some(limit), numbered } = &reducing.what else { return Ok(None) };
+        let stand = stream.emit != Emit::Updating && self.ttl(stream)?.is_none() && !inside(&self.steps, stream.base);
+        let topping = || Topping {
+            keys: reducing.keys.clone(),
+            order: order.clone(),
+            skip: *skip,
+            limit: *limit,
+            numbered: *numbered,
+        };
+        Ok(stand.then(topping))
+    }
+
     /// An aggregate over rows that may be taken back.
-    pub(super) fn updating_aggregate(&mut self, stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
+    pub(super) fn updating_aggregate(&mut self, mut stream: Stream, aggregate: &Aggregate) -> Result<Stream> {
         let schema = aggregate.input.schema();
+        if let Some(split) = self.over_distinct(&mut stream, aggregate)? {
+            return Ok(split);
+        }
+        if let Some(split) = self.over_extremes(&mut stream, aggregate)? {
+            return Ok(split);
+        }
         let linear = aggregate.aggr_expr.iter().map(|call| Linear::of(call, schema));
         match linear.collect::<Result<Option<Vec<_>>>>()? {
             Some(linear) if !inside(&self.steps, stream.base) => self.linear_aggregate(stream, aggregate, linear),
@@ -333,7 +358,7 @@ fn weight() -> Logical {
 }
 
 /// A call whose result follows from sums over weights.
-enum Linear {
+pub(super) enum Linear {
     /// Rows for which this is true; all if there is none.
     Count(Option<Logical>),
     /// The sum of `value` over such rows; it is not NULL in them.
@@ -344,7 +369,7 @@ enum Linear {
 
 impl Linear {
     /// What `call` is, or None.
-    fn of(call: &Logical, schema: &DFSchema) -> Result<Option<Linear>> {
+    pub(super) fn of(call: &Logical, schema: &DFSchema) -> Result<Option<Linear>> {
         let mut call = call;
         while let Logical::Alias(alias) = call {
             call = &alias.expr;
