@@ -129,11 +129,12 @@ impl Oracle {
                 self.versions.entry(key(row)).or_default().push((row.time, row.value));
             }
         }
-        let (leaving, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|row| row.time < mark);
+        let (leaving, waiting): (Vec<At>, Vec<At>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|row| row.time < mark);
         self.waiting = waiting;
         let text = |row: &At| format!("{} {} {}", row.key.as_deref().unwrap_or("NULL"), row.time, row.value);
         let mut said = Vec::new();
-        for row in Vec::<At>::from(leaving) {
+        for row in leaving {
             let versions = key(&row).and_then(|key| self.versions.get(&Some(key)));
             let holds = |time: i64| if how.before { time < row.time } else { time <= row.time };
             match versions.into_iter().flatten().filter(|(time, _)| holds(*time)).max() {
