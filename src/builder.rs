@@ -290,12 +290,29 @@ pub struct Operation {
 enum Kind {
     Filter(String),
     Project(Vec<(String, String)>),
-    FlatMap { list: String, element: String },
+    FlatMap {
+        list: String,
+        element: String,
+    },
     KeyBy,
-    Window { function: &'static str, time: String, lengths: Vec<String> },
+    Window {
+        function: &'static str,
+        time: String,
+        lengths: Vec<String>,
+    },
     Aggregate(Vec<(String, String)>),
-    TopN { order: String, rows: usize, rank: Option<String> },
-    Join { kind: &'static str, on: String, columns: Vec<(String, String)> },
+    TopN {
+        order: String,
+        rows: usize,
+        rank: Option<String>,
+    },
+    Join {
+        kind: &'static str,
+        on: String,
+        as_of: Option<String>,
+        newest: Option<String>,
+        columns: Vec<(String, String)>,
+    },
     Operator(String),
     Union,
     Distinct,
@@ -382,7 +399,27 @@ pub fn join<const N: usize>(kind: JoinKind, on: &str, columns: [(&str, &str); N]
         JoinKind::Semi => "semi",
         JoinKind::Anti => "anti",
     };
-    Kind::Join { kind, on: on.to_owned(), columns: pairs(columns) }.into()
+    Kind::Join { kind, on: on.to_owned(), as_of: None, newest: None, columns: pairs(columns) }.into()
+}
+
+/// Each row of the first input with the version that the second one, a table with a key, had at its event time `time`, such as
+/// `orders.ordered`. With `proctime()` a table outside is asked. Kinds are [`JoinKind::Inner`] and [`JoinKind::Left`].
+pub fn join_as_of<const N: usize>(kind: JoinKind, time: &str, on: &str, columns: [(&str, &str); N]) -> Operation {
+    let mut operation = join(kind, on, columns);
+    if let Kind::Join { as_of, .. } = &mut operation.kind {
+        *as_of = Some(time.to_owned());
+    }
+    operation
+}
+
+/// Each row of the first input with the newest row of the second one for which `times` holds, such as `trades.ts >= quotes.ts`. Kinds are
+/// [`JoinKind::Inner`] and [`JoinKind::Left`].
+pub fn join_newest<const N: usize>(kind: JoinKind, times: &str, on: &str, columns: [(&str, &str); N]) -> Operation {
+    let mut operation = join(kind, on, columns);
+    if let Kind::Join { newest, .. } = &mut operation.kind {
+        *newest = Some(times.to_owned());
+    }
+    operation
 }
 
 /// Which rows of a join stay without a partner.
@@ -470,9 +507,11 @@ impl Operation {
                 rows: listing.phrase(caller, what, &rows.to_string()),
                 rank: rank.map(|rank| listing.phrase(caller, what, &rank)),
             },
-            Kind::Join { kind, on, columns } => Op::Join {
+            Kind::Join { kind, on, as_of, newest, columns } => Op::Join {
                 kind,
                 on: listing.phrase(caller, what, &on),
+                as_of: as_of.map(|time| listing.phrase(caller, what, &time)),
+                newest: newest.map(|times| listing.phrase(caller, what, &times)),
                 columns: listing.values(caller, what, &columns),
             },
             Kind::Operator(name) => Op::Operator { call: listing.phrase(caller, what, &name), key },

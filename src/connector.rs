@@ -7,6 +7,7 @@
 //! Source ── splits(), later discover() on worker 0 ──▶ names, dealt to workers ── open() ──▶ Split ── poll() ──▶ batches
 //! Sink   ── open() on each worker ─▶ Shard ── write() … flush() ──▶ epoch written
 //! ```
+//! A [`Lookup`] is neither: it is asked for the rows of keys, on threads of its own.
 //! No call blocks the worker for longer than a few milliseconds, but `splits`, `open` and `finish`.
 
 pub mod bad;
@@ -15,6 +16,7 @@ pub mod builtin;
 pub mod datagen;
 pub mod extensions;
 pub mod file;
+pub mod http;
 pub mod kafka;
 pub mod memory;
 pub mod nexmark;
@@ -312,6 +314,46 @@ pub trait Shard {
     }
 }
 
+/// A table that is not read, but asked for the rows of keys while a pipeline runs. What it answers may be another thing each time.
+///
+/// ```text
+/// keys of a batch ── those that the cache does not know ─▶ Asker::ask, on threads that may wait ─▶ rows, and into the cache
+/// ```
+pub trait Lookup: Send + Sync {
+    /// The columns of its rows.
+    fn schema(&self) -> SchemaRef;
+    /// Those of them by which it is asked, in order: a question has a value for each.
+    fn key(&self) -> &[usize];
+    /// How it is asked.
+    fn asking(&self) -> Asking;
+    /// What asks, for one of the threads that do.
+    fn open(&self, context: &Context) -> Result<Box<dyn Asker>>;
+}
+
+/// How a [`Lookup`] is asked, by each worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asking {
+    /// Questions that may be under way at once.
+    pub parallelism: usize,
+    /// Keys that one question may have.
+    pub keys_max: usize,
+    /// Keys whose rows are remembered, those without rows among them.
+    pub cache_rows: usize,
+    /// How long they are. None: until there is no room.
+    pub cache_ttl: Option<Duration>,
+}
+
+/// Asks for the rows of keys.
+pub trait Asker {
+    /// The rows of each of `keys`, a batch for each in their order; one without rows where there are none. Waits, and asks again where
+    /// that may help.
+    ///
+    /// # Errors
+    /// They end the run: [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) if nobody answers in the end,
+    /// [`ErrorKind::Data`](crate::error::ErrorKind::Data) if an answer cannot be read, with the key in both.
+    fn ask(&mut self, keys: &Batch) -> Result<Vec<Batch>>;
+}
+
 /// What a running process lends to its connectors.
 #[derive(Clone)]
 pub struct Context {
@@ -351,6 +393,8 @@ pub struct ConnectorSpec {
     pub reads: bool,
     /// True if its tables can be written.
     pub writes: bool,
+    /// True if its tables can be looked up in.
+    pub answers: bool,
     /// What its tables may have as METADATA columns.
     pub metadata: &'static [MetadataSpec],
     /// What may stand before `format` and the formats' own options; none for a connector without formats.
@@ -402,7 +446,16 @@ pub const TABLE_OPTIONS: &[&OptionSpec] =
 impl ConnectorSpec {
     /// A connector that can do nothing yet and has no options: for the rest of one with `..`.
     pub const fn new(name: &'static str, about: &'static str) -> Self {
-        ConnectorSpec { name, about, reads: false, writes: false, formats: &[], options: &[], metadata: &[] }
+        ConnectorSpec {
+            name,
+            about,
+            reads: false,
+            writes: false,
+            answers: false,
+            formats: &[],
+            options: &[],
+            metadata: &[],
+        }
     }
 
     /// Every option that a table of this connector may have: its own, its formats', and those of all tables.
@@ -442,6 +495,11 @@ pub trait Connectors {
     fn source(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Source>>;
     /// Checks `table` as one that is written and gives its writing side.
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>>;
+    /// Checks `table` as one that is looked up in. `columns` are those of `table.schema` that the pipeline needs, by index and in order;
+    /// what its [`Lookup::schema`] says, the columns of its key among them, is found again by name.
+    fn lookup(&self, table: &Table, _columns: &[usize]) -> Result<Arc<dyn Lookup>> {
+        Err(table.options.wrong(&CONNECTOR, "nothing can be looked up there"))
+    }
     /// What else a definition may name: functions of the program's own.
     fn functions(&self) -> &[ScalarFunction] {
         &[]
@@ -467,6 +525,10 @@ pub trait Connector: Send + Sync {
     /// Makes sense of a table that is read, as [`Connectors::source`] does. Asked only if the spec says that it reads.
     fn source(&self, table: &Table, _columns: &[usize]) -> Result<Arc<dyn Source>> {
         Err(Error::internal(format!("connector of table \"{}\" says that it reads, but does not", table.name)))
+    }
+    /// Makes sense of a table that is looked up in, as [`Connectors::lookup`] does. Asked only if the spec says that it answers.
+    fn lookup(&self, table: &Table, _columns: &[usize]) -> Result<Arc<dyn Lookup>> {
+        Err(Error::internal(format!("connector of table \"{}\" says that it answers, but does not", table.name)))
     }
     /// Makes sense of a table that is written. Asked only if the spec says that it writes.
     fn sink(&self, table: &Table, _input: &SinkInput) -> Result<Arc<dyn Sink>> {

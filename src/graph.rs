@@ -53,7 +53,7 @@ pub(crate) enum Op {
     Window { time: Phrase, windows: Windows },
     Aggregate { key: Option<Values>, calls: Values },
     TopN { key: Option<Values>, order: Phrase, rows: Phrase, rank: Option<Phrase> },
-    Join { kind: &'static str, on: Phrase, columns: Values },
+    Join { kind: &'static str, on: Phrase, as_of: Option<Phrase>, newest: Option<Phrase>, columns: Values },
     Operator { call: Phrase, key: Option<Values> },
     Union,
     Distinct,

@@ -5,6 +5,7 @@
 //! order of the rows in it.
 
 pub mod aggregate;
+pub mod as_of;
 pub mod block;
 pub mod consolidate;
 mod custom;

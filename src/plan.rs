@@ -12,7 +12,7 @@ mod ranking;
 
 pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
 pub use explain::type_name;
-pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
+pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
 pub use ranking::{Ranking, SortColumn, Topping};
 
@@ -187,6 +187,8 @@ pub enum Action {
     Top(Arc<Topping>),
     /// The rows of two inputs, which come by key.
     Join(Arc<Joining>),
+    /// The rows of its input, each beside what a table outside answers for its key.
+    Lookup(LookupStep),
     /// Rows that enter collections.
     Keep(Keeping),
     /// What is made of all rows of each key, which come by key.
@@ -215,8 +217,13 @@ pub enum Action {
     /// An operator that the program brings along.
     Custom(Arc<dyn CustomOperator>),
     /// The changes that the newest rows of each key make: its input, a source, [`Gives::Upserts`](crate::connector::Gives::Upserts), which
-    /// come by these columns.
-    Upsert(Vec<usize>),
+    /// come by key.
+    Upsert {
+        /// The columns of the key.
+        key: Vec<usize>,
+        /// True if every row of a key in an epoch makes a change, not only the last.
+        every: bool,
+    },
     /// The changes of each epoch, as far as they do not cancel out each other, which come by key.
     Settle(Settling),
     /// The rows of all inputs.
@@ -635,7 +642,7 @@ pub fn grows(steps: &[Step], id: StepId) -> Option<StepId> {
     match &steps[id].action {
         Action::Source(source) => (!source.source.bounded()).then_some(id),
         Action::Aggregate(spec) if spec.grouping == Grouping::Updating => None,
-        Action::Upsert(_) | Action::Top(_) => None,
+        Action::Upsert { .. } | Action::Top(_) => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) | Reduction::First { limit: Some(_), .. } => None,
             _ => any(),

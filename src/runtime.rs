@@ -8,6 +8,7 @@
 //! the bytes in epochs that the probe has not passed. A run ends in one of three ways, which [`fate::Fate`] tells apart: its
 //! input ended, someone asked it to stop, or something failed; the first failure ends all workers of all processes.
 
+mod asking;
 pub(crate) mod begin;
 mod collections;
 mod committer;

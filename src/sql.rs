@@ -26,6 +26,7 @@ pub mod scenario;
 mod sets;
 mod settings;
 mod statements;
+mod temporal;
 mod types;
 mod unnest;
 mod windows;
@@ -397,6 +398,8 @@ impl<'a> Session<'a> {
         let at = table.name.span.start;
         let schema_of_records = Arc::clone(&physical);
         let key_trusted = table.key_trusted;
+        let place = |key: &usize| columns.iter().position(|c| matches!(c, ColumnDef::Physical(of) if of == key));
+        let key = primary_key.iter().filter_map(place).collect();
         let definition = connector::Table {
             name: name.clone(),
             schema: schema_of_records,
@@ -406,7 +409,9 @@ impl<'a> Session<'a> {
             options,
         };
         self.definitions.insert(name.clone(), Rc::new(definition));
-        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, at }));
+        self.catalog
+            .tables
+            .insert(name.clone(), Arc::new(TableDef { name, schema, columns, primary_key: key, physical, time, at }));
         Ok(())
     }
 
@@ -604,7 +609,7 @@ impl<'a> Session<'a> {
             let error = self.text.error_over(error, span);
             return Err(Box::new(Mistake { error, place: Some(span), follows: false }));
         }
-        let plan = self.sql().sql_statement_to_plan(ast::Statement::Query(Box::new(query.clone())));
+        let plan = self.logical(query);
         // types are settled here, so that what is wrong with them is said of this query and not of one that reads it
         let plan = plan.and_then(|plan| self.optimise(plan.clone()).map(|_| plan));
         plan.map_err(|error| {
@@ -613,6 +618,12 @@ impl<'a> Session<'a> {
             let error = self.text.datafusion_error(error, place.unwrap_or(Span::new(start, start)));
             Box::new(Mistake { error, place, follows })
         })
+    }
+
+    /// What DataFusion makes of `query`, and of joins that it does not know.
+    fn logical(&self, query: &ast::Query) -> datafusion_common::Result<LogicalPlan> {
+        let plan = self.sql().sql_statement_to_plan(ast::Statement::Query(Box::new(query.clone())))?;
+        temporal::joined(plan)
     }
 
     /// What DataFusion says of `query`, at the place that it knows, else at the expression that is to blame, else at `start`.
@@ -624,8 +635,7 @@ impl<'a> Session<'a> {
     /// The place that DataFusion knows of an error in `query`, else that of the expression that is to blame.
     fn place_of(&self, error: &DataFusionError, query: &ast::Query) -> Option<Span> {
         let fails = |query: &ast::Query| {
-            let statement = ast::Statement::Query(Box::new(query.clone()));
-            let plan = self.sql().sql_statement_to_plan(statement).and_then(|plan| self.optimise(plan));
+            let plan = self.logical(query).and_then(|plan| self.optimise(plan));
             plan.is_err_and(|other| other.to_string() == error.to_string())
         };
         place::known_span(error).or_else(|| blame::culprit(query, fails))
@@ -833,6 +843,15 @@ impl<'a> Session<'a> {
             let Some(needed) = needs.get(&table.name) else { continue };
             let definition = &self.definitions[&table.name];
             let places = queries.iter().filter(|query| query.asks_places()).any(|query| query.reads(&table.name));
+            let connector = definition.options.text(&CONNECTOR);
+            let spec = connectors.specs().iter().find(|spec| Some(spec.name) == connector);
+            if spec.is_some_and(|spec| spec.answers && !spec.reads) {
+                if let Err(error) = planner.lookup_table(table, definition, needed) {
+                    wrong.push(self.within_table(error, table));
+                    broken.insert(table.name.clone());
+                }
+                continue;
+            }
             let read = planner.read_table(table, definition, needed, places).and_then(|read| {
                 let Some(Letters { from, into }) = read.filter(|letters| !self.broken.contains(&letters.into)) else {
                     return Ok(());
@@ -968,10 +987,11 @@ fn check_options(options: &Options, connectors: &dyn Connectors) -> Vec<Error> {
     }
 }
 
-/// `query` with its UNNESTs as DataFusion reads them.
+/// `query` with its UNNESTs, and its joins with versions, as DataFusion reads them.
 fn unnested(query: &ast::Query) -> Box<ast::Query> {
     let mut query = Box::new(query.clone());
     unnest::rewrite(&mut query);
+    temporal::rewrite(&mut query);
     query
 }
 
@@ -997,6 +1017,7 @@ fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> datafusion_common::Result<Log
 fn has_open_windows(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => false,
+        plan if temporal::is_temporal(plan) => false,
         LogicalPlan::Extension(_) | LogicalPlan::Window(_) => true,
         other => other.inputs().into_iter().any(has_open_windows),
     }

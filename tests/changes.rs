@@ -459,7 +459,7 @@ fn text(key: &(i64, String), value: &Option<String>) -> String {
 const KEY: [usize; 2] = [2, 0];
 
 fn upsert() -> Upsert {
-    let mut operator = Upsert::new(&KEY, batch(&[]).schema(), &schema()).unwrap();
+    let mut operator = Upsert::new(&KEY, false, batch(&[]).schema(), &schema()).unwrap();
     operator.track();
     operator
 }

@@ -175,6 +175,45 @@ sinks:
 }
 
 #[test]
+fn joins_with_versions_and_with_tables_outside() {
+    const TABLES: &str = "CREATE TABLE sales (id BIGINT, currency STRING, sold TIMESTAMP(3), WATERMARK FOR sold AS sold) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+        CREATE TABLE rates (currency STRING, rate BIGINT, updated TIMESTAMP(3), WATERMARK FOR updated AS updated, PRIMARY KEY (currency) NOT ENFORCED) WITH ('connector' = 'file', 'path' = 'rates.csv', 'format' = 'csv');
+        CREATE TABLE names (currency STRING, name STRING) WITH ('connector' = 'http', 'url' = 'http://127.0.0.1/{currency}', 'format' = 'json');
+        CREATE TABLE o (id BIGINT, rate BIGINT) WITH ('connector' = 'print');
+        CREATE TABLE p (id BIGINT, name STRING) WITH ('connector' = 'print');";
+    const SOURCES: &str = "
+sources:
+  - { name: sales, connector: file, options: { path: sales.csv, format: csv }, columns: { id: BIGINT, currency: STRING, sold: TIMESTAMP(3) }, watermark: { column: sold, as: sold } }
+  - { name: rates, connector: file, options: { path: rates.csv, format: csv }, columns: { currency: STRING, rate: BIGINT, updated: TIMESTAMP(3) }, watermark: { column: updated, as: updated }, primary_key: [currency] }
+  - { name: names, connector: http, options: { url: 'http://127.0.0.1/{currency}', format: json }, columns: { currency: STRING, name: STRING } }";
+    let on = "sales.currency = rates.currency";
+    for (join, field) in [
+        (format!("JOIN rates FOR SYSTEM_TIME AS OF sales.sold ON ({on})"), "kind: inner, as_of: sales.sold"),
+        (
+            format!("ASOF LEFT JOIN rates MATCH_CONDITION (sales.sold > rates.updated) ON ({on})"),
+            "kind: left, match: sales.sold > rates.updated",
+        ),
+    ] {
+        check_twins(
+            &format!(
+                "{TABLES} INSERT INTO o SELECT sales.id, rates.rate FROM sales {join};
+                 INSERT INTO p SELECT sales.id, names.name FROM sales LEFT JOIN names FOR SYSTEM_TIME AS OF PROCTIME() ON (names.currency = sales.currency);"
+            ),
+            &format!(
+                "{SOURCES}
+steps:
+  - {{ name: c, op: join, from: [sales, rates], {field}, on: {on}, columns: {{ id: sales.id, rate: rates.rate }} }}
+  - {{ name: d, op: join, from: [sales, names], kind: left, as_of: proctime(), on: names.currency = sales.currency, columns: {{ id: sales.id, name: names.name }} }}
+sinks:
+  - {{ name: o, from: c, connector: print, columns: {{ id: BIGINT, rate: BIGINT }} }}
+  - {{ name: p, from: d, connector: print, columns: {{ id: BIGINT, name: STRING }} }}
+"
+            ),
+        );
+    }
+}
+
+#[test]
 fn joins_in_windows_and_with_a_table() {
     let same_window = "a.window_start = b.window_start AND a.window_end = b.window_end";
     let over = "TABLE(TUMBLE(TABLE bids, DESCRIPTOR(ts), INTERVAL '1' HOUR))";

@@ -31,10 +31,11 @@ fn section(name: &str) -> Option<String> {
 fn overview() -> String {
     let mark = |yes| if yes { "✓" } else { "" };
     let row = |spec: &ConnectorSpec| {
-        let ConnectorSpec { name, about, reads, writes, .. } = spec;
-        format!("| [`{name}`](#{name}) | {} | {} | {about} |\n", mark(*reads), mark(*writes))
+        let ConnectorSpec { name, about, reads, writes, answers, .. } = spec;
+        format!("| [`{name}`](#{name}) | {} | {} | {} | {about} |\n", mark(*reads), mark(*writes), mark(*answers))
     };
-    "| connector | reads | writes | |\n|---|---|---|---|\n".to_owned() + &CONNECTORS.iter().map(row).collect::<String>()
+    "| connector | reads | writes | answers | |\n|---|---|---|---|---|\n".to_owned()
+        + &CONNECTORS.iter().map(row).collect::<String>()
 }
 
 fn metadata(spec: &ConnectorSpec) -> String {

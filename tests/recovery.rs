@@ -10,6 +10,8 @@ mod outside;
 mod pipeline;
 #[path = "support/queries.rs"]
 mod queries;
+#[path = "support/web.rs"]
+mod web;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
@@ -34,6 +36,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
+use web::Web;
 
 /// Runs the query in as many lives as it takes; each has its own number of workers and of steps.
 fn run_in_lives(
@@ -158,6 +161,39 @@ fn aggregates_of_a_program_and_of_guests_live_on_like_built_in_ones() {
         let (found, lives) = run_in_lives(rng, &table, &text(&own[kind]), &mut |rng| rng.random_range(1..4), &|_| {
             Arc::new(SystemClock::default())
         });
+        assert!(found == expected, "after {lives} lives {found:?}\ninstead of {expected:?}");
+    });
+}
+
+/// A service that says the same whenever it is asked.
+#[test]
+fn what_is_looked_up_over_many_lives_is_what_one_long_life_says() {
+    let web = Web::start(|path| match path.len() % 4 {
+        0 => (404, String::new()),
+        length => (200, format!("{{\"size\": {length}}}")),
+    });
+    for_seeds(4, |rng| {
+        let table = Table::random(rng);
+        let joined = "SELECT t.word, t.ts, s.size FROM t LEFT JOIN sizes FOR SYSTEM_TIME AS OF PROCTIME() AS s ON s.word = t.word";
+        let (columns, query) = match rng.random() {
+            true => ("word STRING, ts TIMESTAMP(6), size BIGINT", joined.to_owned()),
+            false => (
+                "starts TIMESTAMP(6), word STRING, n BIGINT, size BIGINT",
+                format!(
+                    "SELECT window_start, word, count(*), sum(size) FROM TUMBLE(({joined}), DESCRIPTOR(ts), INTERVAL '10' SECOND) \
+                     GROUP BY window_start, window_end, word"
+                ),
+            ),
+        };
+        let text = format!(
+            "{} CREATE TABLE sizes (word STRING, size BIGINT) WITH ('connector' = 'http', 'url' = '{}/{{word}}', 'format' = 'json');
+             CREATE TABLE out ({columns}) WITH ('connector' = 'memory'); INSERT INTO out {query};",
+            table.ddl(),
+            web.address
+        );
+        let (expected, _) = run(&text, &table, Shape::Threads(1));
+        let (found, lives) =
+            run_in_lives(rng, &table, &text, &mut |rng| rng.random_range(1..4), &|_| Arc::new(SystemClock::default()));
         assert!(found == expected, "after {lives} lives {found:?}\ninstead of {expected:?}");
     });
 }

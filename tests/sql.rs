@@ -22,7 +22,16 @@ const CHANGES: OptionSpec =
 
 const fn spec(name: &'static str) -> ConnectorSpec {
     let options = &[&BOUNDED, &SINGLE, &CHANGES];
-    ConnectorSpec { name, about: "", reads: true, writes: true, metadata: METADATA, formats: &[], options }
+    ConnectorSpec {
+        name,
+        about: "",
+        reads: true,
+        writes: true,
+        answers: false,
+        metadata: METADATA,
+        formats: &[],
+        options,
+    }
 }
 
 struct StubSource {
@@ -171,6 +180,42 @@ fn filters_and_projections_are_one_step() {
         "INSERT INTO by_window
 SELECT ts, auction * 2, CASE WHEN price > 10 THEN 1 ELSE 0 END FROM bids WHERE bidder LIKE 'a%' AND price IS NOT NULL;",
     );
+}
+
+#[test]
+fn a_join_with_versions_keeps_one_of_each_key() {
+    check_plan(
+        "temporal",
+        "CREATE VIEW newest AS SELECT auction, price, ts FROM (
+  SELECT *, row_number() OVER (PARTITION BY auction ORDER BY ts DESC) AS n FROM bids) WHERE n = 1;
+INSERT INTO by_window
+SELECT b.ts, b.auction, CAST(n.price AS BIGINT) FROM bids AS b
+LEFT JOIN newest FOR SYSTEM_TIME AS OF b.ts AS n ON b.auction = n.auction AND n.price < b.price WHERE b.bidder <> 'me';
+INSERT INTO by_window
+SELECT b.ts, b.auction, c.auction FROM bids AS b ASOF JOIN bids AS c MATCH_CONDITION (b.ts > c.ts) ON b.bidder = c.bidder;",
+    );
+}
+
+#[test]
+fn a_service_is_asked_by_a_step_of_its_own() {
+    let sql = "CREATE TABLE sales (id BIGINT, customer STRING, sold TIMESTAMP(3), WATERMARK FOR sold AS sold) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+CREATE TABLE customers (name STRING, country STRING, since INT) WITH ('connector' = 'http', 'url' = 'http://127.0.0.1:8080/customers/{name}', 'format' = 'json');
+SELECT s.id, c.country FROM sales AS s LEFT JOIN customers FOR SYSTEM_TIME AS OF PROCTIME() AS c
+ON c.name = s.customer AND c.since < s.id WHERE s.id > 1;";
+    let plan = sql::plan(Text { name: "p.sql", sql }, &[], &highwater::connector::builtin::Builtin::default()).unwrap();
+    let found = plan.explain_text();
+    for part in [
+        "filter id > 1",
+        "by key customer: project, filter",
+        "look up customers by customer",
+        "connector http",
+        "left join on customer = name",
+        "where CAST(since AS Int64) < id",
+        "asks 8 at once, remembers 10000 keys for 1m, on each worker",
+        "emits append, watermark of sales, state none",
+    ] {
+        assert!(found.contains(part), "{part} is not in\n{found}");
+    }
 }
 
 #[test]

@@ -497,3 +497,47 @@ fn late_rows_of_a_ranking_go_into_a_table() {
         check_late(rng, &[&table], &insert, rows, late);
     });
 }
+
+#[test]
+fn each_row_with_the_newest_row_of_its_key_at_its_time() {
+    for_seeds(6, |rng| {
+        let (t, u, marks) = two_tables(rng);
+        let (before, outer, versions) = (rng.random::<bool>(), rng.random::<bool>(), rng.random::<bool>());
+        let epoch_of = |row: &Row, came: usize| (came..marks.len()).find(|epoch| marks[*epoch] > row.ts);
+        let came = |table: &Table| -> Vec<(usize, Row)> {
+            (0..table.epochs()).flat_map(|epoch| table.epoch(epoch).map(move |row| (epoch, row.clone()))).collect()
+        };
+        let (left, right) = (came(&t), came(&u));
+        let late = left.iter().filter(|(epoch, row)| *epoch > 0 && row.ts < marks[epoch - 1]).count();
+        let mut rows = Vec::new();
+        for (epoch, row) in left.iter().filter(|(epoch, row)| *epoch == 0 || row.ts >= marks[epoch - 1]) {
+            let leaves = epoch_of(row, *epoch).expect("all rows leave at the end");
+            let holds = |of: &Row| if before && !versions { of.ts < row.ts } else { of.ts <= row.ts };
+            let found = right
+                .iter()
+                .filter(|(epoch, of)| *epoch <= leaves && of.word.is_some() && of.word == row.word && holds(of));
+            match found.map(|(_, of)| (of.ts, of.n)).max() {
+                Some((ts, n)) => rows.push(row!(row.word, row.n, row.ts, n, ts)),
+                None if outer => rows.push(row!(row.word, row.n, row.ts, None::<i64>, None::<i64>)),
+                None => {}
+            }
+        }
+        let columns = "word STRING, n BIGINT, ts TIMESTAMP(6), m BIGINT, since TIMESTAMP(6)";
+        let from = match versions {
+            true => format!(
+                "t {} JOIN v FOR SYSTEM_TIME AS OF t.ts AS v ON t.word = v.word",
+                if outer { "LEFT" } else { "INNER" }
+            ),
+            false => format!(
+                "t ASOF {} JOIN u AS v MATCH_CONDITION (t.ts {} v.ts) ON t.word = v.word",
+                if outer { "LEFT" } else { "" },
+                if before { ">" } else { ">=" }
+            ),
+        };
+        let insert = format!(
+            "WITH v AS (SELECT word, n, ts FROM u QUALIFY row_number() OVER (PARTITION BY word ORDER BY ts DESC) = 1) \
+             SELECT t.word, t.n, t.ts, v.n, v.ts FROM {from}"
+        );
+        check(rng, &[&t, &u], columns, &insert, rows, late);
+    });
+}

@@ -72,7 +72,9 @@ impl Progress {
 
     fn line(&self, elapsed: Duration, now: &Snapshot) -> String {
         let mut parts = vec![duration(elapsed)];
-        for (number, step) in now.steps.iter().enumerate().filter(|(_, step)| step.role != Role::Inner) {
+        for (number, step) in
+            now.steps.iter().enumerate().filter(|(_, step)| matches!(step.role, Role::Source | Role::Sink))
+        {
             let (since, rows) =
                 self.before.as_ref().map_or((Duration::ZERO, 0), |(then, before)| (*then, before.steps[number].rows));
             let rate = step.rows.saturating_sub(rows) as f64 / elapsed.saturating_sub(since).as_secs_f64().max(1e-3);

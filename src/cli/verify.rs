@@ -411,6 +411,10 @@ impl Connectors for Listening<'_> {
         self.inner.source(table, columns)
     }
 
+    fn lookup(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn crate::connector::Lookup>> {
+        self.inner.lookup(table, columns)
+    }
+
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn crate::connector::Sink>> {
         self.declared.0.borrow_mut().push(table.clone());
         self.inner.sink(table, input)

@@ -3,11 +3,12 @@
 use super::blackhole::Blackhole;
 use super::datagen::{self, Datagen};
 use super::file::{self, FileSink, FileSource};
+use super::http::{self, HttpLookup};
 use super::kafka::{self, KafkaSink, KafkaSource};
 use super::memory;
 use super::nexmark::{self, Nexmark};
 use super::print::{self, PrintSink};
-use super::{CONNECTOR, ConnectorSpec, Connectors, Sink, SinkInput, Source, Table, unknown_connector};
+use super::{CONNECTOR, ConnectorSpec, Connectors, Lookup, Sink, SinkInput, Source, Table, unknown_connector};
 use crate::error::{Error, Result, nearest};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "Topics of Apache Kafka, or of the development broker",
         reads: true,
         writes: true,
+        answers: false,
         metadata: kafka::METADATA,
         formats: &["", "value.", "key."],
         options: kafka::OPTIONS,
@@ -28,15 +30,27 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "Files, read once or written",
         reads: true,
         writes: true,
+        answers: false,
         metadata: file::METADATA,
         formats: &[""],
         options: file::OPTIONS,
+    },
+    ConnectorSpec {
+        name: "http",
+        about: "A service on the web that is asked for the row of a key",
+        reads: false,
+        writes: false,
+        answers: true,
+        metadata: &[],
+        formats: &[""],
+        options: http::OPTIONS,
     },
     ConnectorSpec {
         name: "datagen",
         about: "Rows from a seed: the same on each run, however many workers there are",
         reads: true,
         writes: false,
+        answers: false,
         metadata: &[],
         formats: &[],
         options: datagen::OPTIONS,
@@ -46,6 +60,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "The events of an auction house, as the Nexmark benchmark has them",
         reads: true,
         writes: false,
+        answers: false,
         metadata: &[],
         formats: &[],
         options: nexmark::OPTIONS,
@@ -55,6 +70,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "The terminal: rows on standard output",
         reads: false,
         writes: true,
+        answers: false,
         metadata: &[],
         formats: &[],
         options: print::OPTIONS,
@@ -64,6 +80,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "Counts rows and keeps nothing, to measure what comes before it",
         reads: false,
         writes: true,
+        answers: false,
         metadata: &[],
         formats: &[],
         options: &[],
@@ -73,6 +90,7 @@ pub const CONNECTORS: &[ConnectorSpec] = &[
         about: "Rows that a program hands in or takes out",
         reads: true,
         writes: true,
+        answers: false,
         metadata: &[],
         formats: &[],
         options: memory::OPTIONS,
@@ -113,6 +131,13 @@ impl Connectors for Builtin {
             "kafka" => Arc::new(KafkaSource::new(table, columns)?),
             "memory" => handed_in(table, &self.sources)?,
             name => return Err(unknown(table, name, "read", |spec| spec.reads)),
+        })
+    }
+
+    fn lookup(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Lookup>> {
+        Ok(match table.options.required(&CONNECTOR)? {
+            "http" => Arc::new(HttpLookup::new(table, columns)?),
+            name => return Err(unknown(table, name, "looked up in", |spec| spec.answers)),
         })
     }
 

@@ -2,7 +2,7 @@
 //! Highwater.
 
 use super::builtin::{Builtin, CONNECTORS};
-use super::{CONNECTOR, Connector, ConnectorSpec, Connectors, Sink, SinkInput, Source, Table};
+use super::{CONNECTOR, Connector, ConnectorSpec, Connectors, Lookup, Sink, SinkInput, Source, Table};
 use crate::error::{Error, Result};
 use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::operator::CustomOperator;
@@ -109,6 +109,14 @@ impl Connectors for Extensions {
             None => self.builtin.source(table, columns),
             Some((connector, spec)) if spec.reads => connector.source(table, columns),
             Some((_, spec)) => Err(unfit(table, spec, "read")),
+        }
+    }
+
+    fn lookup(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn Lookup>> {
+        match self.own(table)? {
+            None => self.builtin.lookup(table, columns),
+            Some((connector, spec)) if spec.answers => connector.lookup(table, columns),
+            Some((_, spec)) => Err(unfit(table, spec, "looked up in")),
         }
     }
 

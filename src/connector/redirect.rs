@@ -114,6 +114,10 @@ impl Connectors for Redirected<'_> {
         })
     }
 
+    fn lookup(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn super::Lookup>> {
+        self.inner.lookup(table, columns)
+    }
+
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         // the options are those of another connector: what it makes of them is found by the pipeline's own run
         self.inner.sink(table, input)?;

@@ -225,7 +225,7 @@ impl Client {
 }
 
 /// What went wrong, with its causes: the library says only that something did.
-fn told(error: &reqwest::Error) -> String {
+pub(super) fn told(error: &reqwest::Error) -> String {
     let mut text = match (error.is_timeout(), error.is_connect()) {
         (true, _) => "no answer in time".to_owned(),
         (_, true) => "cannot connect".to_owned(),

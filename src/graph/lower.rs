@@ -73,6 +73,15 @@ impl Graph {
     }
 }
 
+/// Which row of a join's second input one of the first meets.
+#[derive(Clone, Copy)]
+enum Newest<'p> {
+    /// The version at this time.
+    AsOf(&'p Phrase),
+    /// The newest one for which these times compare so.
+    Match(&'p Phrase),
+}
+
 struct Lower<'a> {
     graph: &'a Graph,
     text: Text<'a>,
@@ -284,7 +293,18 @@ impl<'a> Lower<'a> {
                 }
                 self.top_n(step, &key, order, rows, rank.as_ref())
             }
-            Op::Join { kind, on, columns } => self.join(step, kind, on, columns)?,
+            Op::Join { kind, on, as_of, newest, columns } => {
+                let time = match (as_of, newest) {
+                    (Some(_), Some(newest)) => {
+                        let error = Error::invalid("a join goes by as_of or by match, not by both");
+                        return Err(self.text.wrong(error, newest));
+                    }
+                    (None, None) => None,
+                    (Some(time), _) => Some(Newest::AsOf(time)),
+                    (_, Some(times)) => Some(Newest::Match(times)),
+                };
+                self.join(step, kind, on, time, columns)?
+            }
             Op::Operator { call, key } => {
                 let key = self.plain_key(step, key.as_ref())?;
                 self.relations.operator(call)?;
@@ -386,7 +406,18 @@ impl<'a> Lower<'a> {
 
     /// Pairs are of one window where both inputs have windows: nobody has to say so. The window of a pair is that of the side whose rows
     /// all stay, or of the only side that has one.
-    fn join(&self, step: &Step, kind: &str, on: &Phrase, columns: &Values) -> Result<Sentence<'a>> {
+    fn join(
+        &self,
+        step: &Step,
+        kind: &str,
+        on: &Phrase,
+        newest: Option<Newest>,
+        columns: &Values,
+    ) -> Result<Sentence<'a>> {
+        if let (Some(Newest::AsOf(time) | Newest::Match(time)), false) = (newest, matches!(kind, "inner" | "left")) {
+            let error = Error::invalid(format!("a join as of a time is of kind 'inner' or 'left', not '{kind}'"));
+            return Err(self.text.wrong(error, time));
+        }
         let at = step.name.start();
         let [left, right] = step.from.as_slice() else { return Err(Error::internal("a join reads two inputs")) };
         let has_windows = |side: &Phrase| {
@@ -395,7 +426,7 @@ impl<'a> Lower<'a> {
         };
         let windows = [has_windows(left), has_windows(right)];
         let equated = match windows {
-            [true, true] => &WINDOW_COLUMNS[..2],
+            [true, true] if newest.is_none() => &WINDOW_COLUMNS[..2],
             _ => &[],
         };
         let same_window = |sentence: Sentence<'a>| {
@@ -444,7 +475,18 @@ impl<'a> Lower<'a> {
                 same_window(sentence).say("(").expression(on).say("))")
             }
             None => {
-                let sentence = sentence.say(&format!("{kind} JOIN")).name(right).say("ON");
+                let sentence = match newest {
+                    None => sentence.say(&format!("{kind} JOIN")).name(right),
+                    Some(Newest::AsOf(time)) => {
+                        let sentence = sentence.say(&format!("{kind} JOIN")).name(right);
+                        sentence.say("FOR SYSTEM_TIME AS OF").expression(time)
+                    }
+                    Some(Newest::Match(times)) => {
+                        let kind = if kind == "left" { "ASOF LEFT JOIN" } else { "ASOF JOIN" };
+                        sentence.say(kind).name(right).say("MATCH_CONDITION (").expression(times).say(")")
+                    }
+                };
+                let sentence = sentence.say("ON");
                 same_window(sentence).say("(").expression(on).say(")")
             }
         })

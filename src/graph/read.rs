@@ -179,6 +179,8 @@ fn step(fields: Fields) -> Step {
                 .and_then(|kind| JOINS.into_iter().find(|known| *known == kind.text()))
                 .unwrap_or(JOINS[0]),
             on: fields.must("on"),
+            as_of: fields.phrase("as_of"),
+            newest: fields.phrase("match"),
             columns: fields.values("columns").unwrap_or_default(),
         },
         "operator" => Op::Operator { call: fields.must("call"), key: fields.values("key") },

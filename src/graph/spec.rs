@@ -212,6 +212,18 @@ pub(super) const STEPS: &[Object] = &[
             ),
             must("on", Shape::Expression, "what is true of a pair, such as `orders.id = payments.order_id`"),
             may(
+                "as_of",
+                Shape::Expression,
+                "the event time of the first input, such as `orders.ordered`: its rows meet the version that the second one, a table with a key, had then; \
+                 with `proctime()` a table outside is asked; for `inner` and `left`",
+            ),
+            may(
+                "match",
+                Shape::Expression,
+                "event times to compare, such as `trades.ts >= quotes.ts`: a row meets the newest row of the second input for which that holds; for \
+                 `inner` and `left`",
+            ),
+            may(
                 "columns",
                 Shape::Map(&Shape::Expression),
                 "the columns, beside window_start and window_end; `semi` and `anti` may leave them out and give those of the first input",

@@ -14,6 +14,7 @@ use crate::expr::{Accumulators, Groups};
 use crate::plan::Aggregation;
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, interleave, take};
+use arrow::datatypes::Schema;
 use std::sync::Arc;
 
 /// The place of a key that has not changed.
@@ -139,7 +140,7 @@ impl Layers {
     pub fn freeze(&mut self) -> Result<Option<Drained>> {
         match &mut self.held {
             Held::Plain(_) => Ok(None),
-            Held::Tracked(tracked) => tracked.freeze(),
+            Held::Tracked(tracked) => tracked.freeze(&self.spec.input),
         }
     }
 
@@ -293,7 +294,8 @@ impl Tracked {
         Ok(states)
     }
 
-    fn freeze(&mut self) -> Result<Option<Drained>> {
+    /// `input` are the columns of input rows.
+    fn freeze(&mut self, input: &Schema) -> Result<Option<Drained>> {
         let in_order = self.fresh;
         let values = self.sink()?;
         if self.changed.is_empty() {
@@ -318,6 +320,10 @@ impl Tracked {
             self.changed.drain(..).for_each(|group| self.places[group] = UNCHANGED);
         }
         self.dense = dense;
+        if dense {
+            // else an accumulator takes it, until it meets a NULL, that every group has had a value
+            self.upper.update_with_nothing(input)?;
+        }
         Ok(Some(Drained { rows, keys, values }))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Of the rows of a key in an epoch the last one counts, in the order in which they come: they are records of one split, and no edge
 //! overtakes itself, so that is the order of their records whatever else is in the epoch. A row of weight -1 says that its key has none any
-//! more; a row that is what the key had before says nothing.
+//! more; a row that is what the key had before says nothing. Where every row counts, those before the last one are added and taken back.
 //! State: the row of each key. A delta is the keys that have lost their row since the one before, and the new rows of the others that have changed.
 
 use super::aggregate::push_sliced;
@@ -30,6 +30,7 @@ type Key = Box<[u8]>;
 /// The operator.
 pub struct Upsert {
     key: Vec<usize>,
+    every: bool,
     /// The columns of the input, the weight included; values may be missing there.
     input: SchemaRef,
     /// The row's columns.
@@ -51,14 +52,16 @@ struct Change {
     key: Key,
     /// Where the row that it had is among the old ones.
     before: Option<u32>,
+    /// Rows of the epoch that it had for a while, if they count.
+    between: Vec<u32>,
     /// Its new row in the epoch's.
     after: Option<u32>,
 }
 
 impl Upsert {
-    /// The operator for rows of `input`, the weight included, told apart by the columns `key`; what it gives has the columns of `schema`,
-    /// and then the weight.
-    pub fn new(key: &[usize], input: SchemaRef, schema: &SchemaRef) -> Result<Self> {
+    /// The operator for rows of `input`, the weight included, told apart by the columns `key`, of which `every` one counts or the last of
+    /// an epoch; what it gives has the columns of `schema`, and then the weight.
+    pub fn new(key: &[usize], every: bool, input: SchemaRef, schema: &SchemaRef) -> Result<Self> {
         let converter = |columns: &mut dyn Iterator<Item = usize>| {
             let field = |column: usize| SortField::new(schema.field(column).data_type().clone());
             RowConverter::new(columns.map(field).collect()).map_err(from_arrow)
@@ -67,6 +70,7 @@ impl Upsert {
             keys: converter(&mut key.iter().copied())?,
             values: converter(&mut (0..schema.fields().len()))?,
             key: key.to_vec(),
+            every,
             input,
             schema: Arc::clone(schema),
             numbers: HashMap::new(),
@@ -127,8 +131,14 @@ impl Upsert {
         let weights = rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>();
         let keys = self.keys_of(rows)?;
         let mut last: HashMap<&[u8], u32> = HashMap::with_capacity(rows.num_rows());
+        let mut between: HashMap<u32, Vec<u32>> = HashMap::new();
         for row in 0..rows.num_rows() {
-            last.insert(keys.row(row).data(), row as u32);
+            let replaced = last.insert(keys.row(row).data(), row as u32);
+            if let Some(replaced) = replaced.filter(|_| self.every) {
+                let mut rows = between.remove(&replaced).unwrap_or_default();
+                rows.extend((weights.value(replaced as usize) > 0).then_some(replaced));
+                between.insert(row as u32, rows);
+            }
         }
         let mut newest: Vec<u32> = last.into_values().collect();
         newest.sort_unstable();
@@ -150,9 +160,10 @@ impl Upsert {
                 (Some(had), Some(before)) => stays && had.row(before as usize) == has.row(at),
                 _ => !stays,
             };
-            if !same {
+            let between = between.remove(&row).unwrap_or_default();
+            if !same || !between.is_empty() {
                 let key = keys.row(row as usize).data().into();
-                changes.push(Change { key, before, after: stays.then_some(row) });
+                changes.push(Change { key, before, between, after: stays.then_some(row) });
             }
         }
         Ok((changes, before))
@@ -163,10 +174,14 @@ impl Upsert {
         let olds = before.first().map_or(0, |column| column.len()) as u32;
         let (mut picks, mut weights) = (Vec::new(), Vec::new());
         for change in changes {
-            for (row, weight) in [(change.before, -1), (change.after.map(|row| olds + row), 1)] {
-                picks.extend(row);
-                weights.extend(row.map(|_| weight));
+            picks.extend(change.before);
+            weights.extend(change.before.map(|_| -1));
+            for row in &change.between {
+                picks.extend([olds + row; 2]);
+                weights.extend([1, -1]);
             }
+            picks.extend(change.after.map(|row| olds + row));
+            weights.extend(change.after.map(|_| 1));
         }
         let (count, picks) = (picks.len(), UInt32Array::from(picks));
         let column = |(n, now): (usize, &ArrayRef)| match before.get(n) {

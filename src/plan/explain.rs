@@ -2,11 +2,11 @@
 
 use super::grows;
 use super::{
-    Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
-    Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
+    Action, Aggregation, AsOf, Emit, Grouping, Input, Joining, Keeping, Lateness, LookupStep, Meeting, Plan, Ranking,
+    Reducing, Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };
-use crate::connector::{Delivery, Gives};
+use crate::connector::{Asking, Delivery, Gives};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -136,7 +136,10 @@ impl Plan {
             }
             Action::Recurse { .. } => vec!["round by round until there are no new rows".into()],
             Action::Reduce(reducing) => reducing_text(reducing, &self.steps[step.inputs[0].from].schema),
-            Action::Upsert(key) => vec![format!("newest row of each {}", names(&step.schema, key))],
+            Action::Upsert { key, every } => {
+                let rows = if *every { "every new row" } else { "newest row" };
+                vec![format!("{rows} of each {}", names(&step.schema, key))]
+            }
             Action::Settle(Settling { key, says }) => {
                 let key = names(&step.schema, key);
                 vec![match says {
@@ -149,6 +152,7 @@ impl Plan {
                     step.inputs.iter().map(|input| self.steps[input.from].schema.as_ref()).collect();
                 joining_text(join, &schemas)
             }
+            Action::Lookup(lookup) => lookup_text(lookup, &self.steps[step.inputs[0].from].schema),
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
         }
     }
@@ -217,7 +221,7 @@ impl Plan {
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
-            Action::Upsert(_) => "by keys".into(),
+            Action::Upsert { .. } => "by keys".into(),
             Action::Top(top) => match (top.keys.is_empty(), top.kept()) {
                 (true, 1) => "1 row".into(),
                 (true, kept) => format!("{kept} rows"),
@@ -226,6 +230,13 @@ impl Plan {
             },
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
+                Meeting::AsOf(_) => {
+                    let tables = self.watermark_tables(id).join(", ");
+                    match join.sides[1].keys.is_empty() {
+                        true => format!("by watermark of {tables}, and the newest row before it"),
+                        false => format!("by watermark of {tables}, and of each key the newest row before it"),
+                    }
+                }
                 Meeting::Always => self.index_text(id),
                 Meeting::WithTable { table } => {
                     let tables = self.sources_of(self.steps[id].inputs[table].from).into_iter();
@@ -416,9 +427,10 @@ fn kind(action: &Action) -> &'static str {
         Action::Consolidate => "consolidate",
         Action::Round => "round",
         Action::Recurse { .. } => "recurse",
-        Action::Upsert(_) => "upsert",
+        Action::Upsert { .. } => "upsert",
         Action::Settle(_) => "settle",
         Action::Join(_) => "join",
+        Action::Lookup(_) => "lookup",
         Action::LateRows { .. } => "late rows",
         Action::Union => "union",
         Action::DeadLetters => "dead letters",
@@ -577,11 +589,32 @@ fn joining_text(join: &Joining, schemas: &[&Schema]) -> Vec<String> {
                 lines.push(format!("which are those of {right}"));
             }
         }
+        Meeting::AsOf(AsOf { times: [left, right], before, .. }) => {
+            let relation = if before { "before" } else { "at" };
+            lines.push(format!("the newest row by {} {relation} {}", name(1, right), name(0, left)));
+        }
         Meeting::WithTable { table } => {
             let which = if table == 0 { "first" } else { "second" };
             lines.push(format!("after all rows of its {which} input"));
         }
     }
+    lines
+}
+
+fn lookup_text(step: &LookupStep, input: &Schema) -> Vec<String> {
+    let given = step.lookup.schema();
+    let key = |(key, own): (&usize, &usize)| format!("{} = {}", input.field(*own).name(), given.field(*key).name());
+    let keys: Vec<String> = step.lookup.key().iter().zip(&step.keys).map(key).collect();
+    let mut lines =
+        vec![format!("connector {}", step.connector), format!("{} on {}", step.kind.name(), keys.join(" AND "))];
+    lines.extend(step.condition.iter().map(|condition| format!("where {}", condition.holds)));
+    let Asking { parallelism, cache_rows, cache_ttl, .. } = step.lookup.asking();
+    let ttl = match cache_ttl {
+        Some(ttl) => format!(" for {}", humantime::format_duration(ttl)),
+        None => String::new(),
+    };
+    let cache = if cache_rows == 0 { "remembers nothing".into() } else { format!("remembers {cache_rows} keys{ttl}") };
+    lines.push(format!("asks {parallelism} at once, {cache}, on each worker"));
     lines
 }
 

@@ -27,7 +27,7 @@ impl Plan {
             | Action::Rank(_)
             | Action::Top(_)
             | Action::Keep(_)
-            | Action::Upsert(_)
+            | Action::Upsert { .. }
             | Action::Standing => true,
             _ => false,
         };
@@ -123,8 +123,20 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
                 .iter()
                 .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
         }
+        Action::Lookup(step) => {
+            writeln!(
+                out,
+                "  look up in {:?} {:?} {:?} {:?} {:?}",
+                step.table, step.connector, step.kind, step.keys, step.output
+            )?;
+            writeln!(out, "  by {:?}", step.lookup.key())?;
+            fields(&step.lookup.schema(), out)?;
+            step.condition
+                .iter()
+                .try_for_each(|condition| writeln!(out, "  on {:?} {:#}", condition.reads, condition.holds))
+        }
         Action::LateRows { lateness, sources } => writeln!(out, "  late rows {lateness:?} of {sources:?}"),
-        Action::Upsert(key) => writeln!(out, "  upsert {key:?}"),
+        Action::Upsert { key, every } => writeln!(out, "  upsert {key:?} every {every}"),
         Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
         Action::DeadLetters => writeln!(out, "  dead letters"),

@@ -1,8 +1,10 @@
-//! Joining the rows of two inputs: window by window, with a table that ends, or all that there are.
+//! Joining the rows of two inputs: window by window, with a table that ends, with the version at a time, or all that there are.
 
 use super::Route;
+use crate::connector::Lookup;
 use crate::expr::Expr;
 use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
 /// `a JOIN b ON …`: rows of the first input beside rows of the second.
 #[derive(Debug, Clone)]
@@ -29,8 +31,21 @@ pub enum Meeting {
         /// Which input the table is. Its rows that are in no pair do not leave.
         table: usize,
     },
+    /// Each row of the first input with the newest row of the second one, of those of its key, at its time.
+    AsOf(AsOf),
     /// All that there are at the end of each epoch: both inputs are collections.
     Always,
+}
+
+/// Which row of the second input is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// The event-time columns of both inputs.
+    pub times: [usize; 2],
+    /// True if it must be before the first input's row, not at its time.
+    pub before: bool,
+    /// True if the rows of the second input are taken back: a key may come to have none.
+    pub changes: bool,
 }
 
 /// Where an input's windows are: columns of its rows.
@@ -40,6 +55,25 @@ pub struct WindowBounds {
     pub start: usize,
     /// The column with the end.
     pub end: usize,
+}
+
+/// `a JOIN b FOR SYSTEM_TIME AS OF PROCTIME() ON …`: each row beside the rows that a table outside has for its key when it is asked.
+#[derive(Clone)]
+pub struct LookupStep {
+    /// The table's name.
+    pub table: String,
+    /// What kind of connector it is, for people.
+    pub connector: String,
+    /// The checked definition.
+    pub lookup: Arc<dyn Lookup>,
+    /// Which rows leave: [`JoinKind::Inner`] or [`JoinKind::Left`].
+    pub kind: JoinKind,
+    /// The columns of the input by which it is asked, in the order of [`Lookup::key`] and of its types. A row with NULL in one has no partner.
+    pub keys: Vec<usize>,
+    /// The columns that leave: those of the input, then those of the table.
+    pub output: [Vec<usize>; 2],
+    /// What pairs must meet beyond equal keys.
+    pub condition: Option<JoinCondition>,
 }
 
 /// Which rows leave a join.
@@ -113,7 +147,7 @@ impl Joining {
     pub fn route(&self, side: usize) -> Route {
         match (self.sides[side].keys.as_slice(), &self.meeting) {
             ([], Meeting::InWindows(windows)) => Route::Key(vec![windows[side].start, windows[side].end]),
-            ([], Meeting::WithTable { .. } | Meeting::Always) => Route::Single,
+            ([], Meeting::WithTable { .. } | Meeting::AsOf(_) | Meeting::Always) => Route::Single,
             (keys, _) => Route::Key(keys.to_vec()),
         }
     }

@@ -44,7 +44,7 @@ fn unique_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
         Action::Source(source) if step.emit == Emit::Updating && !source.key.is_empty() => {
             Some(source.key.iter().copied().map(Some).collect())
         }
-        Action::Upsert(key) => Some(key.iter().copied().map(Some).collect()),
+        Action::Upsert { key, .. } => Some(key.iter().copied().map(Some).collect()),
         Action::Settle(_) | Action::Keep(_) | Action::Consolidate | Action::Standing => of_input(),
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) => Some((0..reducing.keys.len()).map(Some).collect()),
@@ -122,7 +122,7 @@ fn drops_keys(steps: &[Step], id: StepId) -> Option<StepId> {
         Action::Transform(_) | Action::Union | Action::Settle(_) | Action::Consolidate => {
             inputs.iter().find_map(|input| drops_keys(steps, input.from))
         }
-        Action::Source(_) | Action::Upsert(_) | Action::Reduce(_) | Action::Join(_) | Action::Recurse { .. } => {
+        Action::Source(_) | Action::Upsert { .. } | Action::Reduce(_) | Action::Join(_) | Action::Recurse { .. } => {
             Some(id)
         }
         // of first rows each key, and each number in it, has one from its first row on
@@ -210,7 +210,7 @@ impl Plan {
             Action::Transform(_)
             | Action::Union
             | Action::Settle(_)
-            | Action::Upsert(_)
+            | Action::Upsert { .. }
             | Action::Consolidate
             | Action::Keep(_) => {
                 let input = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating);

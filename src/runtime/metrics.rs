@@ -63,6 +63,13 @@ pub struct StepCells {
     /// [`UNKNOWN`] where the outside does not say.
     lag_rows: AtomicU64,
     busy_nanos: AtomicU64,
+    /// Of a step that looks keys up: those that it knew and those that it did not; answers, and the time that they took; and how many it
+    /// remembers, [`UNKNOWN`] for any other step.
+    lookup_hits: AtomicU64,
+    lookup_misses: AtomicU64,
+    lookup_answers: AtomicU64,
+    lookup_nanos: AtomicU64,
+    lookup_keys: AtomicU64,
 }
 
 /// A lag that nobody knows.
@@ -75,6 +82,8 @@ pub enum Role {
     Source,
     /// Writes to the outside.
     Sink,
+    /// Asks the outside for the rows of keys.
+    Lookup,
     /// Anything between.
     Inner,
 }
@@ -102,6 +111,11 @@ impl StepCells {
             watermark: AtomicI64::new(Micros::MIN),
             lag_rows: AtomicU64::new(UNKNOWN),
             busy_nanos: zero(),
+            lookup_hits: zero(),
+            lookup_misses: zero(),
+            lookup_answers: zero(),
+            lookup_nanos: zero(),
+            lookup_keys: AtomicU64::new(UNKNOWN),
         }
     }
 
@@ -154,9 +168,30 @@ impl StepCells {
         self.lag_rows.store(rows.unwrap_or(UNKNOWN), Relaxed);
     }
 
+    /// So many keys were known, and so many not.
+    pub(super) fn looked_up(&self, hits: u64, misses: u64) {
+        self.lookup_hits.fetch_add(hits, Relaxed);
+        self.lookup_misses.fetch_add(misses, Relaxed);
+    }
+
+    /// A question was answered after `took`.
+    pub(super) fn asked(&self, took: Duration) {
+        self.lookup_answers.fetch_add(1, Relaxed);
+        self.lookup_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// So many keys are remembered.
+    pub(super) fn remembers(&self, keys: usize) {
+        self.lookup_keys.store(keys as u64, Relaxed);
+    }
+
     /// Counts the time until what it gives is dropped as time in the step.
     pub(super) fn busy<'a>(&'a self, clock: &'a dyn Clock) -> Busy<'a> {
         Busy { cells: self, clock, since: clock.monotonic() }
+    }
+
+    fn remembered(&self) -> Option<u64> {
+        Some(self.lookup_keys.load(Relaxed)).filter(|keys| *keys != UNKNOWN)
     }
 
     fn lag(&self) -> Option<u64> {
@@ -198,6 +233,7 @@ impl Metrics {
             role: match step.action {
                 Action::Source(_) => Role::Source,
                 Action::Sink(_) => Role::Sink,
+                Action::Lookup(_) => Role::Lookup,
                 _ => Role::Inner,
             },
             workers: (0..workers).map(|_| OnceLock::new()).collect(),

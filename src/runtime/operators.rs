@@ -4,6 +4,7 @@ use super::begin::{Checkpoints, parts_of};
 use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
+use crate::operator::as_of::VersionJoin;
 use crate::operator::consolidate::Consolidate;
 use crate::operator::distinct::DistinctKeys;
 use crate::operator::join::Join;
@@ -84,6 +85,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             let (spec, output, of_inputs) = (Arc::clone(spec), Arc::clone(&step.schema), inputs.clone());
             let operator: Box<dyn Confluence> = match spec.meeting {
                 Meeting::InWindows(windows) => Box::new(Join::new(spec, windows, of_inputs, output)),
+                Meeting::AsOf(as_of) => Box::new(VersionJoin::new(spec, as_of, of_inputs, output)?),
                 Meeting::WithTable { table } => Box::new(Lookup::new(spec, table, of_inputs, output)),
                 // a collection keeps nothing
                 Meeting::Always => return Ok(None),
@@ -97,13 +99,14 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
         Action::Standing => one(Box::new(Standing::new(&step.schema, routed_by(step))), input(0)),
-        Action::Upsert(key) => {
+        Action::Upsert { key, every } => {
             let schema = input(0);
-            one(Box::new(Upsert::new(key, Arc::clone(&schema), &step.schema)?), schema)
+            one(Box::new(Upsert::new(key, *every, Arc::clone(&schema), &step.schema)?), schema)
         }
         Action::Settle(spec) => one(Box::new(Settle::new(spec, &step.schema)?), input(0)),
         Action::Source(_)
         | Action::DeadLetters
+        | Action::Lookup(_)
         | Action::Reduce(_)
         | Action::Round
         | Action::Recurse { .. }

@@ -1,5 +1,6 @@
 //! One worker: the same dataflow on each, built from the plan, stepped until it ends.
 
+use super::asking::asking;
 use super::begin::{Checkpoints, Upkeep, Wishes, agree, holds_output, note_end, shard_name};
 use super::collections::Collections;
 use super::collections::edge::fresh;
@@ -238,6 +239,14 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                     _ => of_an_epoch(input(0), site, move || PreAggregate::new(Arc::clone(&spec))),
                 })
             }
+            Action::Lookup(definition) => {
+                let from = site(carried(&local.plan, step.inputs[0].from));
+                let rows = routed(input(0), &step.inputs[0].route, from, |input, pact, site| match pact {
+                    Pact::Stay => asking(input, Pipeline, definition, &step.schema, site),
+                    Pact::Move(router) => asking(input, DistributorPact(|_| *router), definition, &step.schema, site),
+                });
+                Some(rows?)
+            }
             action if action.over_collections() => {
                 let inputs = (0..step.inputs.len()).map(input).collect();
                 Some(collections.step(id, inputs, local)?)
@@ -253,7 +262,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Reduce(_)
             | Action::Round
             | Action::Standing
-            | Action::Upsert(_)
+            | Action::Upsert { .. }
             | Action::Settle(_) => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?
                     .ok_or_else(|| Error::internal("a staged step has no operator"))?;

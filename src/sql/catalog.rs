@@ -3,6 +3,7 @@
 use super::custom::CustomFunctions;
 use super::functions;
 use super::place::through;
+use super::temporal;
 use super::types::Types;
 use super::windows::WindowFunctions;
 use crate::error::{Error, nearest};
@@ -43,6 +44,8 @@ pub(super) struct TableDef {
     pub schema: SchemaRef,
     /// For each column: where it comes from.
     pub columns: Vec<ColumnDef>,
+    /// Those of the PRIMARY KEY, by index into `schema`.
+    pub primary_key: Vec<usize>,
     /// The columns that come from outside, in order.
     pub physical: SchemaRef,
     /// The event-time column, by index into `schema`, and the watermark that a row stands for, over `schema`.
@@ -292,7 +295,7 @@ impl ContextProvider for Catalog {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.scalars.get(name).cloned()
+        self.scalars.get(name).cloned().or_else(|| temporal::mark(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

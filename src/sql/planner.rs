@@ -12,9 +12,11 @@ mod interval;
 mod join;
 mod late;
 mod letters;
+mod lookup;
 mod ordered;
 mod over;
 mod rank;
+mod temporal;
 mod values;
 
 use late::{Asked, Branch};
@@ -133,6 +135,8 @@ pub(super) struct Planner<'a> {
     steps: Vec<Step>,
     /// For each table and shared view: what its reading side gives and, for each of its columns, where that is.
     readers: BTreeMap<(String, bool), Reader>,
+    /// Tables that are asked, not read.
+    outside: BTreeMap<String, lookup::Outside>,
     /// How many parts read each part of the queries.
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
@@ -274,6 +278,7 @@ impl<'a> Planner<'a> {
             connectors,
             steps: Vec::new(),
             readers: BTreeMap::new(),
+            outside: BTreeMap::new(),
             uses: HashMap::new(),
             lowered: HashMap::new(),
             keepers: HashMap::new(),
@@ -620,6 +625,9 @@ impl<'a> Planner<'a> {
                 if let Some(stream) = self.first_rows(filter, last)? {
                     return Ok(stream);
                 }
+                if let Some(stream) = self.filtered_temporal(filter, last)? {
+                    return Ok(stream);
+                }
                 let mut stream = self.lower(&filter.input, last)?;
                 self.filter(&mut stream, &filter.predicate, filter.input.schema())?;
                 Ok(stream)
@@ -642,6 +650,9 @@ impl<'a> Planner<'a> {
                 self.union(streams, Arc::new(schema.as_arrow().clone()))
             }
             LogicalPlan::Extension(extension) => {
+                if let Some(join) = temporal::temporal(plan) {
+                    return self.temporal(join, None, last);
+                }
                 let node = extension.node.as_any();
                 match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
                     (Some(assign), _) => self.assign(assign, last),
@@ -670,6 +681,7 @@ impl<'a> Planner<'a> {
         if scan.source.is::<WorkTable>() {
             return self.scan_round(&name, scan);
         }
+        self.refuse_outside(&name)?;
         let known = scan.source.is::<TableRead>() || scan.source.is::<ViewRead>();
         let reader = self.readers.get(&(name, last)).filter(|_| known);
         let reader = reader.ok_or_else(|| Error::internal(format!("table {} is not planned", scan.table_name)))?;

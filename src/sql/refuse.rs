@@ -2,9 +2,10 @@
 
 use super::catalog::Catalog;
 use super::place::Text;
+use super::temporal;
 use crate::error::Error;
 use sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArguments, GroupByExpr, JoinConstraint, JoinOperator, Query, Select,
+    Distinct, Expr, Function, FunctionArguments, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select,
     SelectFlavor, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use sqlparser::tokenizer::{Location, Span};
@@ -81,6 +82,10 @@ impl Visitor for Refusal<'_> {
                 return no(&join.relation, "USING or NATURAL in a RIGHT or FULL JOIN is", help);
             }
         }
+        let asof = |join: &&Join| matches!(join.join_operator, JoinOperator::AsOf { .. });
+        if let Some(join) = select.from.iter().flat_map(|table| &table.joins).find(asof) {
+            return no(&join.relation, "USING or NATURAL in an ASOF JOIN is", "write ON a.key = b.key");
+        }
         let tables = select
             .from
             .iter()
@@ -115,7 +120,11 @@ impl Visitor for Refusal<'_> {
     fn pre_visit_table_factor(&mut self, table: &TableFactor) -> Found {
         match table {
             TableFactor::Table { sample: Some(_), .. } => no(table, "TABLESAMPLE is", ""),
-            TableFactor::Table { version: Some(_), .. } => no(table, "FOR SYSTEM_TIME AS OF is", ""),
+            table if temporal::system_time(table).is_some() => no(
+                table,
+                "this form of FOR SYSTEM_TIME AS OF is",
+                "it follows the second table of a JOIN or LEFT JOIN: a JOIN b FOR SYSTEM_TIME AS OF a.ts ON a.key = b.key",
+            ),
             TableFactor::Table { .. } => ControlFlow::Continue(()),
             TableFactor::TableFunction {
                 expr: Expr::Function(Function { name, args: FunctionArguments::List(_), .. }),
@@ -215,6 +224,9 @@ impl Refusal<'_> {
     }
 
     fn function(&self, function: &Function) -> Found {
+        if temporal::is_mark(&function.name) {
+            return ControlFlow::Continue(());
+        }
         let name = function.name.to_string().to_lowercase();
         if function.over.is_some() && self.catalog.has_window_function(&name) {
             return ControlFlow::Continue(());

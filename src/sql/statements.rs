@@ -7,6 +7,7 @@
 use super::ddl::{CreateTable, parse_create_table};
 use super::guest::{CreateFunction, called, parse_create_function};
 use super::place::Text;
+use super::temporal::{ASOF_LEFT, SYSTEM_TIME};
 use crate::connector::OptionText;
 use crate::error::{Error, Result, nearest};
 use crate::time::Micros;
@@ -551,7 +552,19 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     // For each open angle bracket of a type: the token that closes it in sqlparser's spelling.
     let mut angles: Vec<Token> = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
+    let mut asof_left = false;
+    // How many parentheses are open in the condition of an ASOF LEFT JOIN.
+    let mut closing: Option<usize> = None;
     while let Some(mut token) = tokens.next() {
+        closing = match (&token.token, closing) {
+            (Token::LParen, Some(open)) => Some(open + 1),
+            (Token::RParen, Some(0)) => {
+                out.push(TokenWithSpan::new(Token::RParen, token.span));
+                None
+            }
+            (Token::RParen, Some(open)) => Some(open - 1),
+            (_, open) => open,
+        };
         let next = tokens.peek().map(|next| next.token.clone());
         let in_arguments = matches!(out.last().map(|t| &t.token), Some(Token::LParen | Token::Comma | Token::RArrow));
         match &token.token {
@@ -568,6 +581,41 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 tokens.next();
                 let mark = Token::make_word(PARTITION_BY, Some('"'));
                 out.extend([Token::Comma, mark, Token::Comma].map(|part| TokenWithSpan::new(part, token.span)));
+                continue;
+            }
+            // sqlparser knows no versions in this dialect: `t FOR SYSTEM_TIME AS OF time` becomes `t ("FOR SYSTEM_TIME AS OF", time)`
+            Token::Word(word) if word.keyword == Keyword::FOR && is_system_time(&next) => {
+                for _ in 0..3 {
+                    tokens.next_if(|next| matches!(&next.token, Token::Word(_)));
+                }
+                let mark = [Token::LParen, Token::make_word(SYSTEM_TIME, Some('"')), Token::Comma];
+                out.extend(mark.map(|part| TokenWithSpan::new(part, token.span)));
+                let (mut depth, mut operand) = (0, false);
+                while let Some(part) = tokens.next_if(|next| depth > 0 || !ends_time(&next.token, operand)) {
+                    match part.token {
+                        Token::LParen => depth += 1,
+                        Token::RParen => depth -= 1,
+                        _ => {}
+                    }
+                    operand = matches!(part.token, Token::Word(_) | Token::RParen);
+                    out.push(part);
+                }
+                out.push(TokenWithSpan::new(Token::RParen, token.span));
+                continue;
+            }
+            // nor ASOF LEFT JOIN: what it is called stands in its condition
+            Token::Word(word) if word.keyword == Keyword::LEFT && follows(&out, Keyword::ASOF) => {
+                tokens.next_if(|next| matches!(&next.token, Token::Word(word) if word.keyword == Keyword::OUTER));
+                asof_left = true;
+                continue;
+            }
+            Token::LParen if asof_left && follows(&out, Keyword::MATCH_CONDITION) => {
+                asof_left = false;
+                let mark = [Token::make_word(ASOF_LEFT, Some('"')), Token::make_keyword("AND"), Token::LParen];
+                let span = token.span;
+                out.push(token);
+                out.extend(mark.map(|part| TokenWithSpan::new(part, span)));
+                closing = Some(0);
                 continue;
             }
             Token::Word(word) if next == Some(Token::Lt) && is_type_word(word) => {
@@ -597,6 +645,23 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         out.push(token);
     }
     out
+}
+
+fn follows(tokens: &[TokenWithSpan], keyword: Keyword) -> bool {
+    matches!(tokens.last().map(|last| &last.token), Some(Token::Word(word)) if word.keyword == keyword)
+}
+
+fn is_system_time(token: &Option<Token>) -> bool {
+    matches!(token, Some(Token::Word(word)) if word.keyword == Keyword::SYSTEM_TIME)
+}
+
+/// True if `token` does not go on with the time of FOR SYSTEM_TIME AS OF, which has come to an `operand` or not.
+fn ends_time(token: &Token, operand: bool) -> bool {
+    match token {
+        Token::Word(word) => operand || matches!(word.keyword, Keyword::AS | Keyword::ON | Keyword::USING),
+        Token::Comma | Token::RParen => true,
+        _ => false,
+    }
 }
 
 fn is_type_word(word: &Word) -> bool {

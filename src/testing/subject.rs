@@ -234,6 +234,14 @@ impl Connectors for Watched<'_> {
         }
     }
 
+    fn lookup(&self, table: &Table, _: &[usize]) -> Result<Arc<dyn crate::connector::Lookup>> {
+        let error = "a test asks no service, and what a table that is looked up answers cannot be given to it yet";
+        Err(table
+            .options
+            .misvalued(&CONNECTOR, Error::invalid(error))
+            .help("leave the INSERT that looks it up out of the tested definition"))
+    }
+
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         self.written.borrow_mut().insert(table.name.clone(), table.clone());
         let sink = match self.inner.sink(table, input) {

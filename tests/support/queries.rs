@@ -21,6 +21,9 @@ pub const QUERIES: &[&str] = &[
     "SELECT word, count(DISTINCT n) AS c, sum(n) AS s FROM t GROUP BY word",
     "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
     "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
+    "SELECT a.word, a.n, a.ts, b.n AS m FROM t AS a ASOF LEFT JOIN t AS b MATCH_CONDITION (a.ts > b.ts) ON a.word = b.word",
+    "WITH v AS (SELECT word, n, ts FROM (SELECT *, row_number() OVER (PARTITION BY word ORDER BY ts DESC) AS r FROM t WHERE n > 1) WHERE r = 1) SELECT window_start, word, count(m) AS c, sum(m) AS s FROM TUMBLE((SELECT a.word, a.ts, v.n AS m FROM t AS a JOIN v FOR SYSTEM_TIME AS OF a.ts ON a.word = v.word), DESCRIPTOR(ts), INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
+    "SELECT window_start, word, count(*) AS c, sum(CASE WHEN octet_length(word) % 4 <> 3 THEN n END) AS s FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
 ];
 
 /// The columns that the queries give, by their number in [`QUERIES`].
@@ -41,6 +44,9 @@ pub const COLUMNS: &[&str] = &[
     "word STRING, c BIGINT, s BIGINT",
     "n BIGINT",
     "c BIGINT, word STRING",
+    "word STRING, n BIGINT, ts TIMESTAMP(6), m BIGINT",
+    "window_start TIMESTAMP(6), word STRING, c BIGINT, s BIGINT",
+    "window_start TIMESTAMP(6), word STRING, c BIGINT, s BIGINT",
 ];
 
 /// The definition of a pipeline with the query.

@@ -34,6 +34,10 @@ impl Connectors for Sample {
         Connectors::source(&self.connectors, table, columns)
     }
 
+    fn lookup(&self, table: &Table, columns: &[usize]) -> Result<Arc<dyn crate::connector::Lookup>> {
+        Connectors::lookup(&self.connectors, table, columns)
+    }
+
     fn sink(&self, table: &Table, input: &SinkInput) -> Result<Arc<dyn Sink>> {
         let style = self.style.map(|style| (FORMAT.name, style));
         let given = [(CONNECTOR.name, "print")].into_iter().chain(style);

@@ -32,11 +32,11 @@ enum Read {
     Gauge(fn(&StepCells, i64) -> Option<f64>),
 }
 
-const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Sink];
-const TAKING: &[Role] = &[Role::Inner, Role::Sink];
-const GIVING: &[Role] = &[Role::Source, Role::Inner];
+const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Lookup, Role::Sink];
+const TAKING: &[Role] = &[Role::Inner, Role::Lookup, Role::Sink];
+const GIVING: &[Role] = &[Role::Source, Role::Inner, Role::Lookup];
 
-const STEPS: [Series; 14] = [
+const STEPS: [Series; 19] = [
     Series {
         name: "step_rows_in",
         about: "Rows that the step took in",
@@ -96,6 +96,36 @@ const STEPS: [Series; 14] = [
         about: "Rows that came after their window had closed",
         of: &[Role::Inner],
         read: Read::Count(|cells| &cells.late_rows),
+    },
+    Series {
+        name: "step_lookup_hits",
+        about: "Keys that a lookup knew when a batch came",
+        of: &[Role::Lookup],
+        read: Read::Count(|cells| &cells.lookup_hits),
+    },
+    Series {
+        name: "step_lookup_misses",
+        about: "Keys that a lookup did not know, and waited for",
+        of: &[Role::Lookup],
+        read: Read::Count(|cells| &cells.lookup_misses),
+    },
+    Series {
+        name: "step_lookup_answers",
+        about: "Questions of a lookup that were answered",
+        of: &[Role::Lookup],
+        read: Read::Count(|cells| &cells.lookup_answers),
+    },
+    Series {
+        name: "step_lookup_seconds",
+        about: "Time that these questions took, attempts and pauses between them included",
+        of: &[Role::Lookup],
+        read: Read::Time(|cells| &cells.lookup_nanos),
+    },
+    Series {
+        name: "step_lookup_keys",
+        about: "Keys that a lookup remembers",
+        of: &[Role::Lookup],
+        read: Read::Gauge(|cells, _| cells.remembered().map(|keys| keys as f64)),
     },
     Series {
         name: "step_busy_seconds",

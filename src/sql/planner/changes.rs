@@ -44,7 +44,13 @@ impl Planner<'_> {
         let loose = Arc::new(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()));
         let base = self.step(format!("source {name}"), action, Vec::new(), loose, emit);
         let input = Input { from: base, route: Route::Key(key.clone()) };
-        self.step(format!("newest rows of {name}"), Action::Upsert(key), vec![input], Arc::clone(schema), emit);
+        self.step(
+            format!("newest rows of {name}"),
+            Action::Upsert { key, every: false },
+            vec![input],
+            Arc::clone(schema),
+            emit,
+        );
         Ok((base, emit))
     }
 
@@ -54,7 +60,7 @@ impl Planner<'_> {
             Step { action: Action::Source(source), .. } => {
                 format!("table '{}', which is a stream of changes,", source.table)
             }
-            Step { action: Action::Transform(_) | Action::Upsert(_), inputs, .. } => match inputs.first() {
+            Step { action: Action::Transform(_) | Action::Upsert { .. }, inputs, .. } => match inputs.first() {
                 Some(input) => self.changing(input.from),
                 None => "results that change".into(),
             },

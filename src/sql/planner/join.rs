@@ -182,7 +182,7 @@ impl Planner<'_> {
     }
 
     /// Adds the step, with `edges` of its own if it has some; `role` says what a column of an input is in the result.
-    fn join_step(
+    pub(super) fn join_step(
         &mut self,
         streams: &[Stream; 2],
         joining: Joining,
@@ -214,6 +214,7 @@ impl Planner<'_> {
         name.push_str(match joining.meeting {
             Meeting::InWindows(_) => " in windows of its inputs",
             Meeting::WithTable { .. } => " with a table",
+            Meeting::AsOf(_) => " as of event time",
             Meeting::Always => "",
         });
         let (inputs, emit) = edges.unwrap_or_else(|| {
@@ -303,7 +304,7 @@ fn windows_of(streams: &[Stream; 2], plans: &[&LogicalPlan; 2], on: &[[&Logical;
 }
 
 /// What pairs must meet beyond equal keys, over the columns of both inputs that it reads.
-fn condition(filter: &Logical, streams: &[Stream; 2], plans: &[&LogicalPlan; 2]) -> Result<JoinCondition> {
+pub(super) fn condition(filter: &Logical, streams: &[Stream; 2], plans: &[&LogicalPlan; 2]) -> Result<JoinCondition> {
     let mut reads = Vec::new();
     let mut fields: Vec<(Option<TableReference>, FieldRef)> = Vec::new();
     for side in 0..2 {

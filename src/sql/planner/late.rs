@@ -128,13 +128,13 @@ impl Planner<'_> {
         }
     }
 
-    /// True if step `id`, or one that it reads, waits for windows to close.
+    /// True if step `id`, or one that it reads, waits for windows to close, or for the watermark to pass a row.
     pub(super) fn waits_for_windows(&self, id: StepId) -> bool {
         let step = &self.steps[id];
         match &step.action {
             Action::Aggregate(aggregation) if aggregation.grouping.windowed() => true,
             Action::Rank(_) => true,
-            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_)) => true,
+            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_) | Meeting::AsOf(_)) => true,
             _ => step.inputs.iter().any(|input| self.waits_for_windows(input.from)),
         }
     }

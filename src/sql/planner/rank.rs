@@ -107,7 +107,7 @@ impl Planner<'_> {
 }
 
 /// The only function of `window`, if it numbers rows.
-fn numbering(window: &Window) -> Option<Box<WindowFunction>> {
+pub(super) fn numbering(window: &Window) -> Option<Box<WindowFunction>> {
     let [expr] = window.window_expr.as_slice() else { return None };
     match expr.clone().unalias() {
         Logical::WindowFunction(call) if call.fun.name() == "row_number" && call.params.filter.is_none() => Some(call),
@@ -148,7 +148,7 @@ fn numbers(plan: &LogicalPlan, column: usize) -> bool {
 }
 
 /// The most that `keep` lets the row number of `plan` be, and what of `keep` must still be asked.
-fn bound(keep: &Logical, plan: &LogicalPlan) -> (Option<usize>, Option<Logical>) {
+pub(super) fn bound(keep: &Logical, plan: &LogicalPlan) -> (Option<usize>, Option<Logical>) {
     let is_number = |expr: &Logical| {
         let mut expr = expr;
         while let Logical::Cast(cast) = expr {

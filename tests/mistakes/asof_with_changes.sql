@@ -1,0 +1,3 @@
+CREATE TABLE orders (id BIGINT, currency STRING, amount BIGINT, ordered TIMESTAMP(3), WATERMARK FOR ordered AS ordered - INTERVAL '5' SECOND) WITH ('connector' = 'file', 'path' = 'orders.csv', 'format' = 'csv');
+CREATE TABLE customers (name STRING, country STRING, changed TIMESTAMP(3), WATERMARK FOR changed AS changed, PRIMARY KEY (name) NOT ENFORCED) WITH ('connector' = 'kafka', 'properties.bootstrap.servers' = 'embedded', 'topic' = 'customers', 'format' = 'json', 'scan.changelog' = 'upsert');
+SELECT o.id, c.country FROM orders AS o ASOF JOIN customers AS c MATCH_CONDITION (o.ordered >= c.changed) ON o.currency = c.name;

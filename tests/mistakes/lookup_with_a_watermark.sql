@@ -1,0 +1,3 @@
+CREATE TABLE sales (id BIGINT, customer STRING, sold TIMESTAMP(3), WATERMARK FOR sold AS sold - INTERVAL '5' SECOND) WITH ('connector' = 'file', 'path' = 'sales.csv', 'format' = 'csv');
+CREATE TABLE customers (name STRING, since TIMESTAMP(3), WATERMARK FOR since AS since) WITH ('connector' = 'http', 'url' = 'http://127.0.0.1:8080/{name}', 'format' = 'json');
+SELECT s.id, c.since FROM sales AS s JOIN customers FOR SYSTEM_TIME AS OF PROCTIME() AS c ON c.name = s.customer;

@@ -1,0 +1,4 @@
+CREATE TABLE orders (id BIGINT, currency STRING, amount BIGINT, ordered TIMESTAMP(3), WATERMARK FOR ordered AS ordered - INTERVAL '5' SECOND) WITH ('connector' = 'file', 'path' = 'orders.csv', 'format' = 'csv');
+CREATE TABLE rates (currency STRING, rate DOUBLE, updated TIMESTAMP(3), WATERMARK FOR updated AS updated, PRIMARY KEY (currency) NOT ENFORCED) WITH ('connector' = 'file', 'path' = 'rates.csv', 'format' = 'csv');
+CREATE VIEW best AS SELECT currency, max(rate) AS rate, max(updated) AS updated FROM rates GROUP BY currency;
+SELECT o.id, r.rate FROM orders AS o JOIN best FOR SYSTEM_TIME AS OF o.ordered AS r ON o.currency = r.currency;
