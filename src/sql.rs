@@ -16,6 +16,7 @@ mod describe;
 mod functions;
 mod guest;
 mod late;
+mod multiset;
 pub mod phrase;
 mod place;
 mod planner;
@@ -26,6 +27,7 @@ pub mod scenario;
 mod sets;
 mod settings;
 mod statements;
+mod subqueries;
 mod types;
 mod unnest;
 mod windows;
@@ -778,7 +780,9 @@ impl<'a> Session<'a> {
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
         let options: &ConfigOptions = self.catalog.options();
         let plan = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
-        let plan = Optimizer::with_rules(rules()).optimize(plan, &Choices::new(options), |_, _| {})?;
+        let choices = Choices::new(options);
+        let plan = subqueries::with_marks(multiset::with_multisets(plan)?, &choices)?;
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &choices, |_, _| {})?;
         sets::without_sets(plan)
     }
 
@@ -997,6 +1001,7 @@ fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> datafusion_common::Result<Log
 fn has_open_windows(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => false,
+        plan if multiset::Multiset::of(plan).is_some() => false,
         LogicalPlan::Extension(_) | LogicalPlan::Window(_) => true,
         other => other.inputs().into_iter().any(has_open_windows),
     }

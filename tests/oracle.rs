@@ -2,7 +2,7 @@
 //! rows up to it, at every epoch, whatever the workers.
 //!
 //! Rows and queries are random. `ops` says what happens to the rows of a keyed table, deletions included; `facts` only grows. The same text
-//! is the query of both engines.
+//! is the query of both engines, but where DataFusion would refuse it or answer it otherwise than SQL: there it is asked in other words.
 
 #[path = "support/pipeline.rs"]
 mod pipeline;
@@ -86,16 +86,90 @@ fn moments(rows: usize) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values((0..rows as i64).map(|row| row * 1_000_000)))
 }
 
-/// A query that both engines read alike.
-fn query(rng: &mut StdRng) -> String {
+/// What DataFusion is asked to know whether a.{x} is in (SELECT {y} FROM {b}): true, false or NULL.
+fn membership(a: &str, x: &str, b: &str, y: &str, columns: &str, rest: &str) -> String {
+    format!(
+        "SELECT {columns} FROM (SELECT a.*, CASE WHEN d.y IS NOT NULL THEN true WHEN t.nulls > 0 OR (a.{x} IS NULL AND t.total > 0) THEN NULL \
+         ELSE false END AS inside, e.k IS NOT NULL AS there FROM {a} a LEFT JOIN (SELECT DISTINCT {y} AS y FROM {b} WHERE {y} IS NOT NULL) d \
+         ON d.y = a.{x} LEFT JOIN (SELECT DISTINCT k FROM {b}) e ON e.k = a.k \
+         CROSS JOIN (SELECT count(*) AS total, count(*) - count({y}) AS nulls FROM {b}) t) AS a {rest}"
+    )
+}
+
+/// A query as Highwater and as DataFusion are asked.
+fn query(rng: &mut StdRng) -> (String, String) {
     let relation = |rng: &mut StdRng| *["cur", "cur", "facts", "sums", "known"].choose(rng).unwrap();
-    // what each relation has beside k
-    let number = |of: &str| match of {
+    let (a, b) = (relation(rng), relation(rng));
+    let (x, y) = (number(a), number(b));
+    let set = format!("(SELECT {y} FROM {b})");
+    let there = format!("EXISTS (SELECT 1 FROM {b} b WHERE b.k = a.k)");
+    let both = |columns: &str, rest: &str, set: &str, there: &str| {
+        let asked = format!("SELECT {columns} FROM {a} a {rest}");
+        asked.replace("INSIDE", &format!("a.{x} IN {set}")).replace("THERE", there)
+    };
+    let pair = |columns: &str, rest: &str| {
+        let theirs = |text: &str| text.replace("INSIDE", "a.inside").replace("THERE", "a.there");
+        (both(columns, rest, &set, &there), membership(a, x, b, y, &theirs(columns), &theirs(rest)))
+    };
+    match rng.random_range(0..32) {
+        21 => {
+            let set = ["INTERSECT", "EXCEPT"].choose(rng).unwrap();
+            let (columns, other) = if rng.random_bool(0.5) {
+                ("k".to_owned(), "k".to_owned())
+            } else {
+                (format!("k, {x}"), format!("k, {y}"))
+            };
+            let numbered = |columns: &str, of: &str| {
+                format!("SELECT {columns}, row_number() OVER (PARTITION BY {columns}) AS nth FROM {of}")
+            };
+            (
+                format!("SELECT {columns} FROM {a} {set} ALL SELECT {other} FROM {b}"),
+                format!("SELECT {columns} FROM ({} {set} {}) AS both", numbered(&columns, a), numbered(&other, b)),
+            )
+        }
+        22 => pair("a.k, a.k AS again", "WHERE NOT INSIDE"),
+        23 => (
+            format!("SELECT k, {x} FROM {a} a WHERE {x} NOT IN (SELECT {y} FROM {b} b WHERE b.k = a.k)"),
+            format!(
+                "SELECT k, {x} FROM {a} a WHERE NOT EXISTS (SELECT 1 FROM {b} b WHERE b.k = a.k AND (b.{y} = a.{x} OR b.{y} IS NULL OR a.{x} IS NULL))"
+            ),
+        ),
+        24 => pair(
+            &format!("a.k, a.{x}"),
+            &format!("WHERE a.{x} > 7 OR {}", ["INSIDE", "THERE", "NOT THERE", "NOT (INSIDE)"].choose(rng).unwrap()),
+        ),
+        25 => pair(&format!("a.k, a.{x}, INSIDE AS inside, THERE AS there"), ""),
+        26 => pair(&format!("a.k, a.{x}"), "WHERE NOT (INSIDE AND a.k > 1)"),
+        27 => {
+            let not = ["", "NOT "].choose(rng).unwrap();
+            let same = format!("SELECT k, {x} FROM {a} a WHERE {not}EXISTS (SELECT 1 FROM {b} WHERE {y} > 8)");
+            (same.clone(), same)
+        }
+        28 => pair(
+            "a.k, count(*) FILTER (WHERE INSIDE) AS inside, count(*) FILTER (WHERE NOT (INSIDE)) AS outside",
+            "GROUP BY a.k",
+        ),
+        29 => pair("a.k", "WHERE (INSIDE) IS NULL OR (THERE AND a.k = 2)"),
+        _ => {
+            let same = shared(rng);
+            (same.clone(), same)
+        }
+    }
+}
+
+/// What each relation has beside k.
+fn number(of: &str) -> &'static str {
+    match of {
         "cur" => "v",
         "facts" => "w",
         "sums" => "n",
         _ => "m",
-    };
+    }
+}
+
+/// A query that both engines read alike.
+fn shared(rng: &mut StdRng) -> String {
+    let relation = |rng: &mut StdRng| *["cur", "cur", "facts", "sums", "known"].choose(rng).unwrap();
     let (a, b) = (relation(rng), relation(rng));
     let (x, y) = (number(a), number(b));
     match rng.random_range(0..21) {
@@ -207,7 +281,8 @@ fn answer(rows: &Rows, count: usize, query: &str) -> BTreeMap<String, i64> {
         for (name, text) in VIEWS {
             context.sql(&format!("CREATE VIEW {name} AS {text}")).await.unwrap();
         }
-        let found = context.sql(query).await.unwrap().collect().await.unwrap();
+        let found =
+            context.sql(query).await.unwrap_or_else(|error| panic!("{error}: {query}")).collect().await.unwrap();
         let mut all = BTreeMap::new();
         for batch in found {
             texts(&batch, batch.num_columns()).into_iter().for_each(|row| *all.entry(row).or_default() += 1);
@@ -265,12 +340,12 @@ fn changelog(rows: &Rows, query: &str, threads: usize) -> Vec<BTreeMap<String, i
 fn the_changelog_is_the_batch_answer_at_every_epoch() {
     for_seeds(40, |rng| {
         let rows = Rows::random(rng);
-        let query = query(rng);
+        let (query, asked) = query(rng);
         let threads = rng.random_range(1..4);
         let sums = changelog(&rows, &query, threads);
         assert!(sums.len() >= rows.epochs(), "{} epochs of {}: {query}", sums.len(), rows.epochs());
         for (epoch, found) in sums.iter().take(rows.epochs()).enumerate() {
-            let mut expected = answer(&rows, (epoch + 1) * rows.tick, &query);
+            let mut expected = answer(&rows, (epoch + 1) * rows.tick, &asked);
             // an aggregate without keys says nothing before its first row
             if query.contains("ROLLUP") {
                 expected.remove("NULL | NULL | 0");

@@ -84,7 +84,7 @@ fn joined_key(steps: &[Step], step: &Step, join: &Joining) -> Option<Vec<Option<
     let single = |side: usize| key(side).is_some_and(|(_, single)| single);
     let of = |side: usize| key(side).map(|(key, _)| key);
     match join.kind {
-        JoinKind::Semi | JoinKind::Anti => of(0),
+        JoinKind::Semi | JoinKind::Anti | JoinKind::Mark | JoinKind::Common | JoinKind::Excess => of(0),
         JoinKind::Inner | JoinKind::Left if single(1) => of(0),
         JoinKind::Inner | JoinKind::Right if single(0) => of(1),
         JoinKind::Inner => Some([of(0)?, of(1)?].concat()),

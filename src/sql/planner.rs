@@ -20,6 +20,7 @@ pub(super) use letters::Letters;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead, WorkTable};
 use super::custom::CustomCall;
+use super::multiset::Multiset;
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
@@ -644,6 +645,7 @@ impl<'a> Planner<'a> {
                 match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
                     (Some(assign), _) => self.assign(assign, last),
                     (_, Some(call)) => self.custom(call, last),
+                    _ if let Some(node) = Multiset::of(plan) => self.multiset(node, last),
                     _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
                 }
             }
