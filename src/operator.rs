@@ -8,6 +8,7 @@ pub mod aggregate;
 pub mod block;
 pub mod consolidate;
 mod custom;
+pub mod expire;
 pub mod group;
 pub mod join;
 pub mod keep;

@@ -10,7 +10,7 @@ mod joining;
 mod keys;
 mod ranking;
 
-pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
+pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside};
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling};
@@ -539,6 +539,11 @@ impl Plan {
         collected(&self.steps, id)
     }
 
+    /// True if step `id` is told again, when a run goes on, what collections make of their rows: one that keeps rows knows them.
+    pub fn makes_again(&self, id: StepId) -> bool {
+        self.collected(id) && !matches!(self.steps[id].action, Action::Keep(_))
+    }
+
     /// See [`inside`].
     pub fn inside(&self, id: StepId) -> bool {
         inside(&self.steps, id)
@@ -567,6 +572,9 @@ impl Plan {
             Action::LateRows { ref sources, .. } => sources.clone(),
             _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
         };
+        if let Action::Keep(keeping) = &self.steps[id].action {
+            found.extend(&keeping.beside);
+        }
         found.sort_unstable();
         found.dedup();
         found

@@ -8,7 +8,7 @@
 mod pipeline;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -17,7 +17,7 @@ use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySource;
 use highwater::connector::{Changes, Context, Shard, Sink};
 use highwater::error::Result;
-use highwater::plan::Action;
+use highwater::plan::{Action, Emit};
 use highwater::runtime::{self, Workers};
 use highwater::time::SystemClock;
 use pipeline::{MINUTE, for_seeds, plan, within};
@@ -268,17 +268,22 @@ fn texts(batch: &Batch, columns: usize) -> Vec<String> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-/// The batch answer over the first `rows` rows of each table.
+/// The batch answer over the first `count` rows of each table.
 fn answer(rows: &Rows, count: usize, query: &str) -> BTreeMap<String, i64> {
+    let tables = [("ops", rows.ops.slice(0, count)), ("facts", rows.facts.slice(0, count))];
+    batch_answer(&tables, &VIEWS, query)
+}
+
+fn batch_answer(tables: &[(&str, RecordBatch)], views: &[(&str, &str)], query: &str) -> BTreeMap<String, i64> {
     let mut config = SessionConfig::new().with_target_partitions(1);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let context = SessionContext::new_with_config(config);
-    for (name, table) in [("ops", &rows.ops), ("facts", &rows.facts)] {
-        context.register_batch(name, table.slice(0, count)).unwrap();
+    for (name, table) in tables {
+        context.register_batch(*name, table.clone()).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        for (name, text) in VIEWS {
+        for (name, text) in views {
             context.sql(&format!("CREATE VIEW {name} AS {text}")).await.unwrap();
         }
         let found =
@@ -293,7 +298,6 @@ fn answer(rows: &Rows, count: usize, query: &str) -> BTreeMap<String, i64> {
 
 /// What comes out, summed up to each epoch.
 fn changelog(rows: &Rows, query: &str, threads: usize) -> Vec<BTreeMap<String, i64>> {
-    let sink = Epochs::default();
     let source = |rows: &RecordBatch| Arc::new(MemorySource::new(rows.schema(), vec![rows.clone()], 1));
     let connectors = Builtin::default().with_source("ops", source(&rows.ops)).with_source("facts", source(&rows.facts));
     let views: String = VIEWS.iter().map(|(name, text)| format!("CREATE TEMPORARY VIEW {name} AS {text};\n")).collect();
@@ -304,16 +308,22 @@ fn changelog(rows: &Rows, query: &str, threads: usize) -> Vec<BTreeMap<String, i
          {views}{query};",
         rows.tick
     );
-    let mut plan = plan(&text, &connectors);
+    told(&text, &connectors, threads)
+}
+
+/// The same of the pipeline `text`.
+fn told(text: &str, connectors: &Builtin, threads: usize) -> Vec<BTreeMap<String, i64>> {
+    let sink = Epochs::default();
+    let mut plan = plan(text, connectors);
     for step in &mut plan.steps {
         if let Action::Sink(definition) = &mut step.action {
             definition.sink = Arc::new(sink.clone());
         }
     }
-    let (clock, called) = (Arc::new(SystemClock::default()), query.to_owned());
+    let (clock, called) = (Arc::new(SystemClock::default()), text.to_owned());
     let run = move || runtime::start(plan, Workers::Threads(threads), None, clock).expect("it starts").wait();
     let (_, end) = within(MINUTE, &called, run);
-    end.unwrap_or_else(|error| panic!("{error:?}\n{query}"));
+    end.unwrap_or_else(|error| panic!("{error:?}\n{text}"));
     let epochs = sink.0.lock().unwrap();
     let mut sum: BTreeMap<String, i64> = BTreeMap::new();
     let mut sums = Vec::new();
@@ -355,6 +365,109 @@ fn the_changelog_is_the_batch_answer_at_every_epoch() {
     });
 }
 
+const SECOND: i64 = 1_000_000;
+
+/// Rows whose event time goes on by `pace` seconds, in disorder by less than two, from 2026 on.
+fn scattered(rng: &mut StdRng, rows: usize, pace: i64) -> RecordBatch {
+    let start = 1_767_225_600 * SECOND;
+    let times: Vec<i64> =
+        (0..rows as i64).map(|row| start + row * pace * SECOND - rng.random_range(0..2000) * 1000).collect();
+    let keys: Vec<Option<i32>> = (0..rows).map(|_| rng.random_bool(0.9).then(|| rng.random_range(0..3))).collect();
+    let columns = [
+        ("at", Arc::new(TimestampMicrosecondArray::from(times)) as ArrayRef),
+        ("k", Arc::new(Int32Array::from(keys))),
+        ("w", Arc::new(Int32Array::from_iter_values((0..rows).map(|_| rng.random_range(0..9))))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// The watermark when `count` rows have come.
+fn mark(rows: &RecordBatch, count: usize) -> i64 {
+    let times = rows.column(0).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+    times.values()[..count].iter().max().unwrap() - 2 * SECOND
+}
+
+/// A join in an interval says a pair when its second row has come, and a row without a partner when the watermark of both tables says
+/// that none can come any more; it takes nothing back. Event time goes on behind it: no row is late for windows over it.
+#[test]
+fn rows_leave_without_a_partner_when_none_can_come() {
+    for_seeds(25, |rng| {
+        let tick = rng.random_range(1..6);
+        let count = tick * rng.random_range(3..8);
+        let pace = rng.random_range(1..4);
+        let (a, b) = (scattered(rng, count, 1), scattered(rng, count, pace));
+        let (before, after) = (rng.random_range(-3..6_i64), rng.random_range(-3..6_i64));
+        let (before, after) = if before + after < 0 { (-after, -before) } else { (before, after) };
+        // how long a row of each side waits for a partner
+        let waits = [after, before].map(|seconds| seconds.max(0) * SECOND + 1);
+        let more = ["", " AND a.w < b.w"].choose(rng).unwrap();
+        let near = format!(
+            "a.k = b.k AND b.at BETWEEN a.at - INTERVAL '{before}' SECOND AND a.at + INTERVAL '{after}' SECOND{more}"
+        );
+        let kind = *["", "LEFT", "RIGHT", "FULL", "EXISTS", "NOT EXISTS"].choose(rng).unwrap();
+        let pairs = "SELECT a.at AS aat, a.k AS ak, a.w AS aw, b.at AS bat, b.k AS bk, b.w AS bw FROM a";
+        let query = match kind.ends_with("EXISTS") {
+            true => {
+                format!("SELECT a.at AS aat, a.k AS ak, a.w AS aw FROM a WHERE {kind} (SELECT 1 FROM b WHERE {near})")
+            }
+            false => format!("{pairs} {kind} JOIN b ON {near}"),
+        };
+        let table = |name: &str| {
+            format!(
+                "CREATE TABLE {name} (at TIMESTAMP NOT NULL, k INT, w INT, WATERMARK FOR at AS at - INTERVAL '2' SECOND)
+                 WITH ('connector' = 'memory');"
+            )
+        };
+        let settings =
+            format!("SET 'tick' = '{tick} rows'; SET 'inflight_epochs' = '1'; {} {}", table("a"), table("b"));
+        let source = |rows: &RecordBatch| Arc::new(MemorySource::new(rows.schema(), vec![rows.clone()], 1));
+        let connectors = Builtin::default().with_source("a", source(&a)).with_source("b", source(&b));
+        let threads = rng.random_range(1..4);
+        let text = format!("{settings} {query};");
+        let of_sink = plan(&text, &connectors).steps.pop().unwrap();
+        assert_eq!(of_sink.emit, Emit::Append, "{query}");
+        let sums = told(&text, &connectors, threads);
+        let ends = |epoch: usize| epoch + 1 == sums.len();
+        for (epoch, found) in sums.iter().enumerate() {
+            let rows = ((epoch + 1) * tick).min(count);
+            // which epoch after the last rows is that of the end is the source's business
+            if rows == count && !ends(epoch) {
+                continue;
+            }
+            let marked = mark(&a, rows).min(mark(&b, rows));
+            let over = |time: &str, wait: i64| match ends(epoch) {
+                true => "true".to_owned(),
+                false => {
+                    format!("CAST(arrow_cast({time}, 'Timestamp(Microsecond, None)') AS BIGINT) + {wait} <= {marked}")
+                }
+            };
+            let (left, right) = (over("aat", waits[0]), over("bat", waits[1]));
+            let stands = match kind {
+                "EXISTS" => "true".to_owned(),
+                "NOT EXISTS" => left,
+                _ => format!(
+                    "(aat IS NOT NULL AND bat IS NOT NULL) OR (bat IS NULL AND {left}) OR (aat IS NULL AND {right})"
+                ),
+            };
+            let tables = [("a", a.slice(0, rows)), ("b", b.slice(0, rows))];
+            let expected = batch_answer(&tables, &[], &format!("SELECT * FROM ({query}) AS met WHERE {stands}"));
+            assert_eq!(*found, expected, "epoch {epoch} of {query}\non {threads} workers, {tick} rows an epoch");
+        }
+        if matches!(kind, "RIGHT" | "FULL") {
+            return;
+        }
+        let text = format!(
+            "{settings} CREATE VIEW met AS {query}; SELECT window_start AS s, count(*) AS n, sum(aw) AS w
+             FROM TABLE(TUMBLE(TABLE met, DESCRIPTOR(aat), INTERVAL '4' SECOND)) GROUP BY window_start, window_end;"
+        );
+        let sums = told(&text, &connectors, threads);
+        let bin = "date_bin(INTERVAL '4' SECOND, aat, TIMESTAMP '1970-01-01T00:00:00')";
+        let windows = format!("SELECT {bin} AS s, count(*) AS n, sum(aw) AS w FROM ({query}) AS met GROUP BY {bin}");
+        let expected = batch_answer(&[("a", a), ("b", b)], &[], &windows);
+        assert_eq!(*sums.last().unwrap(), expected, "{text}\non {threads} workers");
+    });
+}
+
 #[test]
 fn rows_that_are_only_so_far_apart_are_kept_for_so_long() {
     let text = "CREATE TABLE a (k INT, at TIMESTAMP, WATERMARK FOR at AS at) WITH ('connector' = 'nothing');
@@ -368,8 +481,8 @@ fn rows_that_are_only_so_far_apart_are_kept_for_so_long() {
     let connectors = Builtin::default().with_source("a", source("a")).with_source("b", source("b"));
     let plan = plan(&text.replace("nothing", "memory"), &connectors);
     let explained = plan.explain_text();
-    assert!(explained.contains("rows of the last 5s 1us by watermark of a"), "{explained}");
-    assert!(explained.contains("rows of the last 10s 1us by watermark of b"), "{explained}");
+    assert!(explained.contains("rows of the last 5s 1us by watermark of a, b"), "{explained}");
+    assert!(explained.contains("rows of the last 10s 1us by watermark of a, b"), "{explained}");
     assert!(
         plan.steps.iter().all(|step| step.emit == highwater::plan::Emit::Append || step.name.starts_with("keep")),
         "{explained}"

@@ -3,10 +3,11 @@
 use super::grows;
 use super::{
     Action, Aggregation, Emit, Grouping, Input, Joining, Keeping, Lateness, Meeting, Plan, Ranking, Reducing,
-    Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
+    Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, There, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };
 use crate::connector::{Delivery, Gives};
+use crate::time::Micros;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -494,9 +495,17 @@ fn sorts_text(order: &[SortColumn], schema: &Schema) -> String {
 }
 
 fn keeping_text(keeping: &Keeping, schema: &Schema) -> Vec<String> {
-    let Some(Ttl { time, keep }) = keeping.ttl else { return Vec::new() };
-    let keep = humantime::format_duration(Duration::from_micros(keep.unsigned_abs()));
-    vec![format!("rows of the last {keep} by {}", schema.field(time).name())]
+    let Some(Ttl { time, keep, admit }) = keeping.ttl else { return Vec::new() };
+    let span = |micros: Micros| humantime::format_duration(Duration::from_micros(micros.unsigned_abs())).to_string();
+    let (of, keep) = (schema.field(time).name(), span(keep));
+    let mut text = match keeping.there {
+        There::Before | There::Through => format!("rows of the last {keep} by {of}"),
+        There::Last => format!("rows whose {of} is {keep} behind"),
+    };
+    if keeping.ttl.is_some_and(|ttl| admit < ttl.keep) {
+        text.push_str(&format!(", but for those that come {} late", span(admit)));
+    }
+    vec![text]
 }
 
 fn reducing_text(reducing: &Reducing, schema: &Schema) -> Vec<String> {

@@ -136,8 +136,8 @@ pub(super) struct Planner<'a> {
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
     lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
-    /// For each step whose rows enter collections, and how: the step that keeps them.
-    keepers: HashMap<(StepId, Keeping), StepId>,
+    /// For each step whose rows enter collections, how, and how far its event time is behind: the step that keeps them.
+    keepers: HashMap<(StepId, Keeping, Micros), StepId>,
     /// The recursions that are being lowered, by the name of their rows: the step that gives those of the round before.
     rounds: Vec<(String, Stream)>,
     /// What the query that is being lowered asks of its windows.
@@ -569,9 +569,14 @@ impl<'a> Planner<'a> {
                 numbered.expect("there are fewer steps than numbers")
             }
         };
-        let lateness = self.asked.lateness;
+        let lateness = inputs.iter().map(|input| self.behind(input.from)).fold(self.asked.lateness, Micros::max);
         self.steps.push(Step { name, action, inputs, schema, emit, lateness });
         self.steps.len() - 1
+    }
+
+    /// How far event time of what reads step `id` is behind its sources': by so much its rows may be older than their epoch's watermark.
+    fn behind(&self, id: StepId) -> Micros {
+        self.steps[id].lateness.max(self.asked.lateness)
     }
 
     /// Makes a step of the stages that the stream still has to go through.

@@ -17,6 +17,8 @@ pub const QUERIES: &[&str] = &[
     "SELECT a.word, a.n, b.c FROM t a LEFT JOIN (SELECT word, count(*) AS c FROM t WHERE n > 2 GROUP BY word) b ON a.word = b.word",
     "SELECT word, n, ts FROM t ORDER BY n DESC, ts LIMIT 5",
     "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
+    "SELECT a.word, a.ts, a.n, b.n AS other FROM t a FULL JOIN t b ON a.word = b.word AND b.n < a.n AND b.ts BETWEEN a.ts - INTERVAL '2' SECOND AND a.ts + INTERVAL '5' SECOND",
+    "SELECT word, n, n IN (SELECT n FROM t WHERE word <> 'a') AS there FROM t WHERE n NOT IN (SELECT n + 3 FROM t) EXCEPT ALL SELECT word, n, true FROM t WHERE n > 3",
     "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
 ];
 
@@ -34,6 +36,8 @@ pub const COLUMNS: &[&str] = &[
     "word STRING, n BIGINT, c BIGINT",
     "word STRING, n BIGINT, ts TIMESTAMP(6)",
     "n BIGINT",
+    "word STRING, ts TIMESTAMP(6), n BIGINT, other BIGINT",
+    "word STRING, n BIGINT, there BOOLEAN",
     "c BIGINT, word STRING",
 ];
 

@@ -6,9 +6,7 @@ use super::rank::place_of;
 use super::{Bound, Needs, Place, Planner, Role, Stream, assign_windows, collect_needs, compile};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
-use crate::plan::{
-    Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, Ttl, WindowBounds,
-};
+use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, WindowBounds};
 use crate::sql::multiset::{Multiset, Which};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion_common::{DFSchema, JoinConstraint, JoinType, NullEquality, ScalarValue, TableReference};
@@ -136,9 +134,11 @@ impl Planner<'_> {
                 let conditions = join.on.iter().map(|(left, _)| left).chain(filter);
                 let place = conditions.into_iter().find_map(place_of);
                 let joining = Joining { kind, meeting: Meeting::Always, sides, condition, nulls_equal };
-                let apart = filter.filter(|_| behind && stand);
-                let apart = apart.and_then(|filter| interval::between(filter, &streams, &plans));
-                let joined = self.join_always(&mut streams, joining, apart.map(|apart| apart.kept()));
+                let apart = filter.filter(|_| stand);
+                let joined = match apart.and_then(|filter| interval::between(filter, &streams, &plans)) {
+                    Some(apart) => self.join_apart(&streams, joining, apart),
+                    None => self.join_always(&mut streams, joining),
+                };
                 let mut stream = joined.inspect_err(|_| self.blame = place)?;
                 if let Some(filter) = filter.filter(|_| behind) {
                     self.filter(&mut stream, filter, &join.schema)?;
@@ -189,7 +189,7 @@ impl Planner<'_> {
     }
 
     /// Adds a step that joins all rows that there are.
-    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining, apart: Option<[Ttl; 2]>) -> Result<Stream> {
+    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining) -> Result<Stream> {
         let what = match joining.kind {
             kind if kind.counts() => kind.name().to_uppercase(),
             JoinKind::Mark => "IN or EXISTS with a query".to_owned(),
@@ -198,11 +198,8 @@ impl Planner<'_> {
         };
         let mut inputs = Vec::new();
         for (side, stream) in streams.iter_mut().enumerate() {
-            let silent = apart.map(|apart| apart[side]);
-            let input = self.entering_for(stream, &joining.sides[side].keys, &what, silent)?;
-            if silent.is_none() {
-                stream.emit = self.steps[input.from].emit;
-            }
+            let input = self.entering(stream, &joining.sides[side].keys, &what)?;
+            stream.emit = self.steps[input.from].emit;
             inputs.push(input);
         }
         let updating = streams.iter().any(|stream| stream.emit == Emit::Updating);
@@ -212,7 +209,7 @@ impl Planner<'_> {
     }
 
     /// Adds the step, with `edges` of its own if it has some; `role` says what a column of an input is in the result.
-    fn join_step(
+    pub(super) fn join_step(
         &mut self,
         streams: &[Stream; 2],
         joining: Joining,
