@@ -6,6 +6,7 @@
 
 pub mod aggregate;
 pub mod block;
+pub mod closing;
 pub mod consolidate;
 mod custom;
 pub mod expire;

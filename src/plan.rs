@@ -202,6 +202,8 @@ pub enum Action {
     Consolidate,
     /// The rows of an updating stream that are there when the input has ended.
     Standing,
+    /// The rows of an updating stream that are there when their window closes.
+    Closing(WindowBounds),
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
     LateRows {

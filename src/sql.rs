@@ -15,6 +15,7 @@ mod ddl;
 mod describe;
 mod functions;
 mod guest;
+mod hints;
 mod late;
 mod multiset;
 pub mod phrase;
@@ -571,6 +572,7 @@ impl<'a> Session<'a> {
     /// Every mistake that does not follow from another one, as far as they can be told apart.
     fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
         let mut query = *unnested(query);
+        hints::rewrite(&mut query, self.text)?;
         let mut mistake = match self.planned(&query, start) {
             Ok(plan) => return Ok(plan),
             Err(mistake) => mistake,

@@ -365,6 +365,64 @@ fn the_changelog_is_the_batch_answer_at_every_epoch() {
     });
 }
 
+/// Windows over rows that are taken back hold what stands when they close: the batch answer over the rows up to the epoch that closes them.
+#[test]
+fn windows_over_changes_hold_what_stands_when_they_close() {
+    for_seeds(15, |rng| {
+        let rows = Rows::random(rng);
+        let (size, slide) = *[(3, 3), (4, 2), (1, 1), (7, 7)].choose(rng).unwrap();
+        let kept = *["", "WHERE v > 5", "WHERE k IS NOT NULL"].choose(rng).unwrap();
+        let standing = "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY seq DESC) AS rn FROM ops) AS latest \
+                        WHERE rn = 1 AND NOT gone";
+        let calls = ["count(*) AS n, sum(v) AS total", "count(*) AS n, max(v) AS top, count(DISTINCT s) AS words"]
+            .choose(rng)
+            .unwrap();
+        let query = format!(
+            "SELECT window_start AS s, k, {calls} FROM TABLE(HOP(TABLE standing, DESCRIPTOR(at), INTERVAL '{slide}' SECOND, \
+             INTERVAL '{size}' SECOND)) GROUP BY window_start, window_end, k"
+        );
+        let source = Arc::new(MemorySource::new(rows.ops.schema(), vec![rows.ops.clone()], 1));
+        let connectors = Builtin::default().with_source("ops", source);
+        let text = format!(
+            "SET 'tick' = '{} rows'; SET 'inflight_epochs' = '1';
+             CREATE TABLE ops (seq BIGINT, at TIMESTAMP, id INT, k INT, v INT, s STRING, gone BOOLEAN, WATERMARK FOR at AS at)
+             WITH ('connector' = 'memory');
+             CREATE VIEW standing AS SELECT at, k, v, s FROM ({standing}) AS rows {kept}; {query};",
+            rows.tick
+        );
+        let of_sink = plan(&text, &connectors).steps.pop().unwrap();
+        assert_eq!(of_sink.emit, Emit::Append, "{query}");
+        let sums = told(&text, &connectors, rng.random_range(1..4));
+        let count = rows.ops.num_rows() as i64;
+        let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+        let mut open: Vec<i64> = (-size..count).filter(|start| start % slide == 0).collect();
+        for (epoch, found) in sums.iter().enumerate() {
+            let known = ((epoch + 1) * rows.tick).min(count as usize);
+            let ends = epoch + 1 == sums.len();
+            if known == count as usize && !ends {
+                continue;
+            }
+            let (closing, others) = open.iter().partition(|start| ends || *start + size < known as i64);
+            open = others;
+            let closing: Vec<i64> = closing;
+            for start in closing {
+                let time = "CAST(arrow_cast(at, 'Timestamp(Microsecond, None)') AS BIGINT)";
+                let window = format!(
+                    "SELECT arrow_cast({}, 'Timestamp(Microsecond, None)') AS s, k, {calls} FROM (SELECT * FROM ({standing}) AS rows {kept}) \
+                     AS rows WHERE {time} >= {} AND {time} < {} GROUP BY k",
+                    start * SECOND,
+                    start * SECOND,
+                    (start + size) * SECOND
+                );
+                for (row, times) in batch_answer(&[("ops", rows.ops.slice(0, known))], &[], &window) {
+                    *expected.entry(row).or_default() += times;
+                }
+            }
+            assert_eq!(*found, expected, "epoch {epoch} of {text}");
+        }
+    });
+}
+
 const SECOND: i64 = 1_000_000;
 
 /// Rows whose event time goes on by `pace` seconds, in disorder by less than two, from 2026 on.
@@ -465,6 +523,62 @@ fn rows_leave_without_a_partner_when_none_can_come() {
         let windows = format!("SELECT {bin} AS s, count(*) AS n, sum(aw) AS w FROM ({query}) AS met GROUP BY {bin}");
         let expected = batch_answer(&[("a", a), ("b", b)], &[], &windows);
         assert_eq!(*sums.last().unwrap(), expected, "{text}\non {threads} workers");
+    });
+}
+
+/// What a hint says of a relation wins over the option of its table, and that over the setting.
+#[test]
+fn rows_count_for_as_long_as_a_hint_or_their_table_says() {
+    for_seeds(12, |rng| {
+        let tick = rng.random_range(1..6);
+        let count = tick * rng.random_range(3..8);
+        let (a, b) = (scattered(rng, count, 1), scattered(rng, count, 2));
+        let [setting, option, hint] = [0; 3].map(|_| rng.random_range(1..9_i64));
+        let hinted = *["", "a", "b", "x"].choose(rng).unwrap();
+        let text = |hints: &str| {
+            format!(
+                "SELECT {hints} x.at AS xat, y.at AS yat, x.w FROM a AS x LEFT JOIN b ON x.k = b.k JOIN b AS y ON y.k = x.k"
+            )
+        };
+        let (query, lives) = match hinted {
+            "x" => (text(&format!("/*+ STATE_TTL('x' = '{hint} s') */")), [hint, option, option]),
+            "b" => (text(&format!("/*+ STATE_TTL('b' = '{hint} s', 'y' = 'off') */")), [setting, hint, 1_000_000]),
+            _ => (text("/* no hint */"), [setting, option, option]),
+        };
+        let table = |name: &str, more: &str| {
+            format!(
+                "CREATE TABLE {name} (at TIMESTAMP NOT NULL, k INT, w INT, WATERMARK FOR at AS at - INTERVAL '2' SECOND)
+                 WITH ('connector' = 'memory'{more});"
+            )
+        };
+        let source = |rows: &RecordBatch| Arc::new(MemorySource::new(rows.schema(), vec![rows.clone()], 1));
+        let connectors = Builtin::default().with_source("a", source(&a)).with_source("b", source(&b));
+        let full = format!(
+            "SET 'tick' = '{tick} rows'; SET 'inflight_epochs' = '1'; SET 'state_ttl' = '{setting} s'; {} {} {query};",
+            table("a", ""),
+            table("b", &format!(", 'state.ttl' = '{option} s'"))
+        );
+        let sums = told(&full, &connectors, rng.random_range(1..4));
+        // the end of the input ends no row's time
+        for (epoch, found) in sums.iter().enumerate().take(count / tick - 1) {
+            let rows = (epoch + 1) * tick;
+            let living = |of: &str, seconds: i64| {
+                let marked = mark(if of == "a" { &a } else { &b }, rows);
+                let time = "CAST(arrow_cast(at, 'Timestamp(Microsecond, None)') AS BIGINT)";
+                format!("SELECT * FROM {of} WHERE {time} + {} > {marked}", seconds * SECOND)
+            };
+            let expected = format!(
+                "WITH ax AS ({}), bx AS ({}), yx AS ({}) {}",
+                living("a", lives[0]),
+                living("b", lives[1]),
+                living("b", lives[2]),
+                query
+                    .replace("FROM a AS x LEFT JOIN b", "FROM ax AS x LEFT JOIN bx AS b")
+                    .replace("JOIN b AS y", "JOIN yx AS y")
+            );
+            let tables = [("a", a.slice(0, rows)), ("b", b.slice(0, rows))];
+            assert_eq!(*found, batch_answer(&tables, &[], &expected), "epoch {epoch} of {full}");
+        }
     });
 }
 

@@ -130,6 +130,7 @@ impl Plan {
             Action::Rank(ranking) => ranking_text(ranking, &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Standing | Action::Consolidate => Vec::new(),
+            Action::Closing(_) => vec!["rows that are there when their window closes".into()],
             Action::Round => vec!["the rows of the round before".into()],
             Action::Recurse { distinct: true, .. } => {
                 vec!["each row once, round by round until there are no new ones".into()]
@@ -217,6 +218,7 @@ impl Plan {
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
+            Action::Closing(_) => self.window_bound(id),
             Action::Upsert(_) => "by keys".into(),
             Action::Join(join) => match join.meeting {
                 Meeting::InWindows(_) => format!("by watermark of {}", self.watermark_tables(id).join(", ")),
@@ -405,7 +407,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Rank(_) => "rank",
         Action::Keep(_) => "keep",
         Action::Reduce(_) => "reduce",
-        Action::Standing => "settle",
+        Action::Standing | Action::Closing(_) => "settle",
         Action::Consolidate => "consolidate",
         Action::Round => "round",
         Action::Recurse { .. } => "recurse",

@@ -27,7 +27,8 @@ impl Plan {
             | Action::Rank(_)
             | Action::Keep(_)
             | Action::Upsert(_)
-            | Action::Standing => true,
+            | Action::Standing
+            | Action::Closing(_) => true,
             _ => false,
         };
         let identity = |(id, step): (StepId, &Step)| {
@@ -97,6 +98,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Aggregate(spec) => aggregation("results", spec, out),
         Action::Keep(keeping) => writeln!(out, "  {keeping:?}"),
         Action::Standing => writeln!(out, "  standing"),
+        Action::Closing(windows) => writeln!(out, "  closing {windows:?}"),
         Action::Consolidate => writeln!(out, "  consolidate"),
         Action::Round => writeln!(out, "  round"),
         Action::Recurse { round, distinct } => writeln!(out, "  recurse {round} distinct {distinct}"),

@@ -46,6 +46,8 @@ fn unique_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
         }
         Action::Upsert(key) => Some(key.iter().copied().map(Some).collect()),
         Action::Settle(_) | Action::Keep(_) | Action::Consolidate | Action::Standing => of_input(),
+        // a row may lie in several windows
+        Action::Closing(_) => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) => Some((0..reducing.keys.len()).map(Some).collect()),
             Reduction::First { limit: Some(1), skip: 0, .. } => Some(reducing.keys.iter().copied().map(Some).collect()),

@@ -4,6 +4,7 @@ use super::begin::{Checkpoints, parts_of};
 use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
+use crate::operator::closing::Closing;
 use crate::operator::consolidate::Consolidate;
 use crate::operator::expire::Expire;
 use crate::operator::join::Join;
@@ -92,6 +93,7 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
             one(operator, input(0))
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
+        Action::Closing(windows) => one(Box::new(Closing::new(&step.schema, *windows, routed_by(step))), input(0)),
         Action::Standing => one(Box::new(Standing::new(&step.schema, routed_by(step))), input(0)),
         Action::Upsert(key) => {
             let schema = input(0);

@@ -252,6 +252,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Reduce(_)
             | Action::Round
             | Action::Standing
+            | Action::Closing(_)
             | Action::Upsert(_)
             | Action::Settle(_) => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?

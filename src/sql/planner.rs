@@ -20,13 +20,14 @@ pub(super) use letters::Letters;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead, WorkTable};
 use super::custom::CustomCall;
+use super::hints::StateTtl;
 use super::multiset::Multiset;
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
 use crate::connector::{
-    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, Gives, IDLE_TIMEOUT, MAX_FUTURE, Options, Sink,
-    SinkInput, WHEN_ALL_IDLE,
+    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, Gives, IDLE_TIMEOUT, MAX_FUTURE, Options, STATE_TTL,
+    Sink, SinkInput, WHEN_ALL_IDLE,
 };
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
@@ -49,6 +50,7 @@ use sqlparser::tokenizer::Location;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How DataFusion's names for lists that are unnested start.
 const UNNEST_PLACEHOLDER: &str = "__unnest_placeholder";
@@ -176,8 +178,26 @@ pub(super) struct Stream {
     /// The late rows of windows that no step has waited for yet.
     late: Vec<Branch>,
     pub emit: Emit,
+    /// How long its rows stay in collections, if they have event time: as a hint, their table or a setting says. It is a column of the rows
+    /// then, whether a query reads it or not.
+    stay: Option<Stay>,
     /// True if no other stream reads the base step.
     own: bool,
+}
+
+/// How long rows stay in collections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
+pub(super) enum Stay {
+    /// For ever.
+    Ever,
+    /// By event time.
+    For(Micros),
+}
+
+impl From<Option<Duration>> for Stay {
+    fn from(ttl: Option<Duration>) -> Self {
+        ttl.map_or(Stay::Ever, |ttl| Stay::For(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)))
+    }
 }
 
 /// Where a column of a query is.
@@ -324,6 +344,11 @@ impl<'a> Planner<'a> {
         let when_all_idle = options.if_given(&WHEN_ALL_IDLE, Options::choice)?;
         let when_all_idle = when_all_idle.map_or(self.settings.when_all_idle, settings::when_all_idle);
         let max_future = options.if_given(&MAX_FUTURE, Options::duration)?.unwrap_or(self.settings.max_future);
+        let stay = options.if_given(&STATE_TTL, Options::duration_or_off)?.map(Stay::from);
+        if stay.is_some() && table.time.is_none() {
+            let wrong = options.wrong(&STATE_TTL, "rows count by event time, and this table has none");
+            return Err(wrong.help("declare a WATERMARK, or leave the option out"));
+        }
         let OnError { on_bad, letters, share_max } = OnError::of(options)?;
         let bad = BadRecords { on_bad, letters: letters.is_some(), share_max };
         let mut source = self.connectors.source(definition, &physical)?;
@@ -383,6 +408,7 @@ impl<'a> Planner<'a> {
         let mut stream = Stream::of_step(self.steps.len() - 1, schema, emit);
         stream.roles = roles;
         stream.place = places_too.then(|| stream.rows.fields().len() - 1);
+        stream.stay = table.time.as_ref().map(|_| stay.unwrap_or(Stay::from(self.settings.state_ttl)));
         stream.own = false;
         let reader = Reader { stream, columns: places };
         for last in [false, true] {
@@ -650,6 +676,7 @@ impl<'a> Planner<'a> {
                 match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
                     (Some(assign), _) => self.assign(assign, last),
                     (_, Some(call)) => self.custom(call, last),
+                    _ if let Some(hint) = node.downcast_ref::<StateTtl>() => self.hinted(hint, last),
                     _ if let Some(node) = Multiset::of(plan) => self.multiset(node, last),
                     _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
                 }
@@ -740,6 +767,9 @@ impl<'a> Planner<'a> {
             stream.pending = Some(pending);
         }
         stream.place = stream.place.map(|row| builder.copy(stream, row, late::PLACE_COLUMN));
+        if let Some(time) = stream.mortal() {
+            builder.copy(stream, time, stream.rows.field(time).name());
+        }
         builder.apply(stream);
         stream.columns = columns;
         Ok(())
@@ -800,9 +830,15 @@ impl<'a> Planner<'a> {
         let mut stream = self.lower(&assign.input, last)?;
         let column = assign.input.schema().maybe_index_of_column(&assign.time);
         let column = column.ok_or_else(|| Error::internal(format!("no column {}", assign.time)))?;
-        if stream.emit == Emit::Updating {
-            return Err(Error::invalid(format!("windows over {} are not yet supported", self.changing(stream.base)))
-                .help("window the rows before they are aggregated"));
+        let updating = stream.emit == Emit::Updating;
+        let unable = match &assign.windows {
+            Assigned::Sessions { .. } if updating => Some("sessions of"),
+            Assigned::Fixed(_) if updating && assign.late.is_some() => Some("LATE INTO for windows over"),
+            _ => None,
+        };
+        if let Some(what) = unable {
+            return Err(Error::invalid(format!("{what} {} are not supported", self.changing(stream.base)))
+                .help("TUMBLE, HOP and CUMULATE go over what stands when a window closes; what comes later is dropped and counted"));
         }
         if stream.pending.is_some() {
             assign_windows(self, &mut stream)?;
@@ -817,10 +853,15 @@ impl<'a> Planner<'a> {
                 return Err(Error::invalid(format!(
                     "a window goes by event time, but column '{name}' has no watermark"
                 ))
-                .help(format!(
-                    "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
-                     over the results of a window, go by its window_time"
-                )));
+                .help(match updating {
+                    true => "results that change have the event time of a table only behind filters, projections and row_number(); \
+                             window the rows before they are joined or aggregated"
+                        .to_owned(),
+                    false => format!(
+                        "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
+                         over the results of a window, go by its window_time"
+                    ),
+                }));
             }
         };
         let windows = match &assign.windows {
@@ -844,6 +885,9 @@ impl<'a> Planner<'a> {
         }
         stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
+        if updating {
+            self.closing(&mut stream)?;
+        }
         Ok(stream)
     }
 
@@ -1010,10 +1054,12 @@ impl<'a> Planner<'a> {
             });
         }
         let late = streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.late)).collect();
+        let stay = streams[0].stay.filter(|stay| streams.iter().all(|stream| stream.stay == Some(*stay)));
         let base = self.step("union".into(), Action::Union, inputs, Arc::clone(&schema), emit);
         let mut stream = Stream::of_step(base, schema, emit);
         stream.roles = roles;
         stream.late = late;
+        stream.stay = stay;
         Ok(stream)
     }
 
@@ -1154,7 +1200,25 @@ impl Stream {
             place: None,
             late: Vec::new(),
             emit,
+            stay: None,
             own: true,
+        }
+    }
+
+    /// The event-time column, if rows stay in collections for a while only.
+    fn mortal(&self) -> Option<usize> {
+        match self.stay {
+            Some(Stay::For(_)) => self.roles.iter().position(|role| *role == Role::Time),
+            _ => None,
+        }
+    }
+
+    /// Takes the event time of `before`, whose columns come first among its own: each of its rows was one of those.
+    fn keep_time(&mut self, before: &Stream) {
+        for (role, of_before) in self.roles.iter_mut().zip(&before.roles) {
+            if *of_before == Role::Time {
+                *role = Role::Time;
+            }
         }
     }
 
@@ -1211,8 +1275,14 @@ impl Stream {
     fn compact_but(&mut self, others: &BTreeSet<usize>) {
         let mut builder = ProjectBuilder::default();
         let pending = self.pending.iter().flat_map(PendingWindows::rows);
-        let needed: BTreeSet<usize> =
-            self.row_places().into_iter().chain(pending).chain(self.place).chain(others.iter().copied()).collect();
+        let needed: BTreeSet<usize> = self
+            .row_places()
+            .into_iter()
+            .chain(pending)
+            .chain(self.place)
+            .chain(self.mortal())
+            .chain(others.iter().copied())
+            .collect();
         if needed.len() == self.rows.fields().len() {
             return;
         }
@@ -1294,6 +1364,9 @@ impl Stream {
             self.pending = Some(pending.moved(|row| builder.copy(self, row, self.rows.field(row).name())));
         }
         self.place = self.place.map(|row| builder.copy(self, row, late::PLACE_COLUMN));
+        if let Some(time) = self.mortal() {
+            builder.copy(self, time, self.rows.field(time).name());
+        }
         for row in (0..self.roles.len()).filter(|row| self.window_of(*row).is_some()) {
             builder.copy(self, row, self.rows.field(row).name());
         }

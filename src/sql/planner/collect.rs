@@ -4,7 +4,7 @@
 //! weights alone, counts and sums of whole numbers, need no collection: they stay ordinary aggregates, over what weights make of their
 //! arguments.
 
-use super::{Place, Planner, ProjectBuilder, Role, Stream, aggregate_name, called, compile, compile_call};
+use super::{Place, Planner, ProjectBuilder, Role, Stay, Stream, aggregate_name, called, compile, compile_call};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
@@ -12,6 +12,7 @@ use crate::plan::{
     Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, There, Ttl,
     WEIGHT, collected, inside,
 };
+use crate::sql::hints::StateTtl;
 use crate::time::Micros;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
@@ -139,7 +140,7 @@ impl Planner<'_> {
     ) -> Result<StepId> {
         let (keeping, behind) = match keeping {
             Some(keeping) => keeping,
-            None => (Keeping { ttl: self.ttl(stream)?, ..Keeping::default() }, self.behind(stream.base)),
+            None => (Keeping { ttl: Self::ttl(stream), ..Keeping::default() }, self.behind(stream.base)),
         };
         let known = (stream.base, keeping, behind);
         if let Some(keeper) = self.keepers.get(&known) {
@@ -168,11 +169,20 @@ impl Planner<'_> {
     }
 
     /// How long rows of `stream` stay in collections.
-    fn ttl(&self, stream: &Stream) -> Result<Option<Ttl>> {
-        let Some(keep) = self.settings.state_ttl else { return Ok(None) };
-        let time = stream.roles.iter().position(|role| *role == Role::Time);
-        let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-        Ok(time.map(|time| Ttl { time, keep, admit: keep }))
+    fn ttl(stream: &Stream) -> Option<Ttl> {
+        let Some(Stay::For(keep)) = stream.stay else { return None };
+        stream.mortal().map(|time| Ttl { time, keep, admit: keep })
+    }
+
+    /// The rows of a relation of which a hint says how long they stay.
+    pub(super) fn hinted(&mut self, hint: &StateTtl, last: bool) -> Result<Stream> {
+        let mut stream = self.lower(&hint.input, last)?;
+        if matches!(hint.stay, Stay::For(_)) && !stream.roles.contains(&Role::Time) {
+            return Err(Error::invalid("the hint STATE_TTL goes by event time, and what it names has none")
+                .help("declare a WATERMARK in CREATE TABLE, and have the query select its column"));
+        }
+        stream.stay = Some(hint.stay);
+        Ok(stream)
     }
 
     /// Sends the rows of those of `streams` that no collection has made through one, if another one is part of a recursion: all that is

@@ -135,7 +135,7 @@ impl Planner<'_> {
         let step = &self.steps[id];
         match &step.action {
             Action::Aggregate(aggregation) if aggregation.grouping.windowed() => true,
-            Action::Rank(_) => true,
+            Action::Rank(_) | Action::Closing(_) => true,
             Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_)) => true,
             _ => step.inputs.iter().any(|input| self.waits_for_windows(input.from)),
         }
