@@ -13,7 +13,7 @@ mod ranking;
 pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside};
 pub use explain::type_name;
 pub use joining::{JoinCondition, JoinKind, JoinSide, Joining, Meeting, WindowBounds};
-pub use keys::{keeps_keys, settling};
+pub use keys::{keeps_keys, settling, updates};
 pub use ranking::{Ranking, SortColumn};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
@@ -621,7 +621,7 @@ impl Plan {
             }
             Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
                 if let Some(updating) = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating) {
-                    let updating = &self.steps[self.updates(updating.from)];
+                    let updating = &self.steps[updates(&self.steps, updating.from)];
                     return Err(Error::invalid(format!(
                         "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
                         sink.table, updating.name

@@ -665,7 +665,8 @@ impl<'a> Session<'a> {
             at: start,
             printed: insert.table.is_none(),
             last: emit == Some(EmitClause::Final),
-            windows_only: emit == Some(EmitClause::OnWindowClose),
+            on_close: emit == Some(EmitClause::OnWindowClose),
+            as_changes: emit == Some(EmitClause::Changes),
         })
     }
 

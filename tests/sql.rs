@@ -791,8 +791,20 @@ fn mistakes_have_a_place_and_advice() {
     check_error(
         "SELECT bidder, count(*) FROM bids GROUP BY bidder EMIT ON WINDOW CLOSE",
         "1:1",
-        "EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none",
+        "EMIT ON WINDOW CLOSE needs results that stand, but step \"count by bidder\" updates its results",
         "TUMBLE",
+    );
+    check_error(
+        "SELECT bidder FROM bids EMIT ON WINDOW CLOSE",
+        "1:1",
+        "EMIT ON WINDOW CLOSE needs windows, and nothing here waits for one to close",
+        "leave it out",
+    );
+    check_error(
+        "SELECT window_start, count(*) FROM tumble(bids, ts, INTERVAL '1' MINUTE) GROUP BY window_start EMIT CHANGES",
+        "1:1",
+        "EMIT CHANGES needs results that change, but those of step \"count in windows of 1m\" leave when their window closes",
+        "leave EMIT CHANGES out",
     );
     check_error(
         "CREATE TABLE t (a TIMESTAMP(9)) WITH ('connector' = 'x')",

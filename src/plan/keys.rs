@@ -124,6 +124,23 @@ fn drops_keys(steps: &[Step], id: StepId) -> Option<StepId> {
     }
 }
 
+/// The step at or before `id`, whose rows are taken back, that begins to take back.
+pub fn updates(steps: &[Step], id: StepId) -> StepId {
+    let step = &steps[id];
+    match step.action {
+        Action::Transform(_)
+        | Action::Union
+        | Action::Settle(_)
+        | Action::Upsert(_)
+        | Action::Consolidate
+        | Action::Keep(_) => {
+            let input = step.inputs.iter().find(|input| steps[input.from].emit == Emit::Updating);
+            input.map_or(id, |input| updates(steps, input.from))
+        }
+        _ => id,
+    }
+}
+
 impl Plan {
     /// Refuses a sink that goes by its PRIMARY KEY, and cannot go by that of its input.
     pub(super) fn check_key(&self, step: &Step, sink: &SinkStep) -> Result<()> {
@@ -164,7 +181,7 @@ impl Plan {
                 "table \"{}\" keeps one row of each ({}), but step \"{}\" may give several",
                 sink.table,
                 names(primary),
-                self.steps[self.updates(*from)].name
+                self.steps[updates(&self.steps, *from)].name
             ))
             .help(format!(
                 "if that cannot be, declare PRIMARY KEY ({}) NOT ENFORCED; else GROUP BY these columns",
@@ -192,23 +209,6 @@ impl Plan {
             names(primary)
         ))
         .help(advice))
-    }
-
-    /// The step at or before `id`, whose rows are taken back, that begins to take back.
-    pub(super) fn updates(&self, id: StepId) -> StepId {
-        let step = &self.steps[id];
-        match step.action {
-            Action::Transform(_)
-            | Action::Union
-            | Action::Settle(_)
-            | Action::Upsert(_)
-            | Action::Consolidate
-            | Action::Keep(_) => {
-                let input = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating);
-                input.map_or(id, |input| self.updates(input.from))
-            }
-            _ => id,
-        }
     }
 
     /// True if the key of step `id` is that of a GROUP BY.

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
     Action, Aggregation, BadRecords, Emit, Grouping, Input, Keeping, OutputColumn, Plan, Route, Settings, SinkStep,
-    SourceStep, Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
+    SourceStep, Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name, updates,
 };
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -67,8 +67,10 @@ pub(super) struct Query {
     pub printed: bool,
     /// True if its aggregates without windows speak once, at the end of the input.
     pub last: bool,
-    /// True if every aggregate must have windows.
-    pub windows_only: bool,
+    /// True if its results must leave when windows close, and stand.
+    pub on_close: bool,
+    /// True if its results must not wait for windows to close.
+    pub as_changes: bool,
     /// How long its windows stay open after the watermark has reached their end.
     pub lateness: Micros,
     /// Where rows go that come too late for its windows.
@@ -560,18 +562,44 @@ impl<'a> Planner<'a> {
             self.check_bounded(&stream)?;
             self.standing(&mut stream)?;
         }
-        if (query.late.is_some() || query.lateness > 0) && !self.waits_for_windows(stream.base) {
+        if (query.late.is_some() || query.lateness > 0) && self.waits_for_windows(stream.base).is_none() {
             return Err(Error::invalid(
                 "nothing here waits for a window to close, so no row can come too late for one",
             )
             .help("GROUP BY window_start, window_end, or leave LATE INTO and ALLOWED LATENESS out"));
         }
-        if query.windows_only && stream.emit == Emit::Updating {
-            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
-                .help("GROUP BY window_start, window_end over TUMBLE or another window function, or end the INSERT with EMIT FINAL"));
-        }
+        self.check_emit(query, &stream)?;
         self.exactly(&mut stream, query.plan.schema().fields())?;
         Ok(stream)
+    }
+
+    /// Refuses a query whose plan speaks at other times than it asks for.
+    fn check_emit(&self, query: &Query, stream: &Stream) -> Result<()> {
+        let updating = stream.emit == Emit::Updating;
+        let name = |id: StepId| &self.steps[id].name;
+        let waiting = self.waits_for_windows(stream.base);
+        match waiting {
+            _ if query.on_close && updating => {
+                let step = name(updates(&self.steps, stream.base));
+                let error =
+                    format!("EMIT ON WINDOW CLOSE needs results that stand, but step \"{step}\" updates its results");
+                Err(Error::invalid(error).help(
+                    "GROUP BY window_start, window_end over TUMBLE or another window function, or end the INSERT with EMIT FINAL",
+                ))
+            }
+            None if query.on_close => {
+                Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, and nothing here waits for one to close")
+                    .help("GROUP BY window_start, window_end over TUMBLE or another window function, or leave it out"))
+            }
+            Some(step) if query.as_changes && !updating => {
+                let step = name(step);
+                let error = format!(
+                    "EMIT CHANGES needs results that change, but those of step \"{step}\" leave when their window closes"
+                );
+                Err(Error::invalid(error).help("leave EMIT CHANGES out, or GROUP BY something else than a window's bounds, such as date_trunc('minute', ts)"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The plan, which is still to be checked.

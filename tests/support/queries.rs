@@ -19,6 +19,7 @@ pub const QUERIES: &[&str] = &[
     "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
     "SELECT a.word, a.ts, a.n, b.n AS other FROM t a FULL JOIN t b ON a.word = b.word AND b.n < a.n AND b.ts BETWEEN a.ts - INTERVAL '2' SECOND AND a.ts + INTERVAL '5' SECOND",
     "SELECT word, n, n IN (SELECT n FROM t WHERE word <> 'a') AS there FROM t WHERE n NOT IN (SELECT n + 3 FROM t) EXCEPT ALL SELECT word, n, true FROM t WHERE n > 3",
+    "SELECT window_start, count(*) AS c, max(n) AS m FROM TUMBLE((SELECT word, n, ts FROM (SELECT *, row_number() OVER (PARTITION BY word ORDER BY n DESC, ts) AS r FROM t) WHERE r <= 3), ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end",
     "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
 ];
 
@@ -38,6 +39,7 @@ pub const COLUMNS: &[&str] = &[
     "n BIGINT",
     "word STRING, ts TIMESTAMP(6), n BIGINT, other BIGINT",
     "word STRING, n BIGINT, there BOOLEAN",
+    "window_start TIMESTAMP(6), c BIGINT, m BIGINT",
     "c BIGINT, word STRING",
 ];
 

@@ -130,14 +130,14 @@ impl Planner<'_> {
         }
     }
 
-    /// True if step `id`, or one that it reads, waits for windows to close.
-    pub(super) fn waits_for_windows(&self, id: StepId) -> bool {
+    /// The step, `id` or one that it reads, that waits for windows to close.
+    pub(super) fn waits_for_windows(&self, id: StepId) -> Option<StepId> {
         let step = &self.steps[id];
         match &step.action {
-            Action::Aggregate(aggregation) if aggregation.grouping.windowed() => true,
-            Action::Rank(_) | Action::Closing(_) => true,
-            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_)) => true,
-            _ => step.inputs.iter().any(|input| self.waits_for_windows(input.from)),
+            Action::Aggregate(aggregation) if aggregation.grouping.windowed() => Some(id),
+            Action::Rank(_) | Action::Closing(_) => Some(id),
+            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_)) => Some(id),
+            _ => step.inputs.iter().find_map(|input| self.waits_for_windows(input.from)),
         }
     }
 }
