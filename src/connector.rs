@@ -431,6 +431,14 @@ pub const MAX_FUTURE: OptionSpec = OptionSpec::reading(
     "how far ahead of the clock event time may be",
 );
 
+/// How long rows stay.
+pub const STATE_TTL: OptionSpec = OptionSpec::reading(
+    "state.ttl",
+    Takes::DurationOrOff,
+    Preset::None("the setting `state_ttl`"),
+    "how long rows count in joins, rankings and aggregates without windows, by event time",
+);
+
 /// What a sink promises.
 pub const DELIVERY: OptionSpec = OptionSpec::writing(
     "delivery",
@@ -441,7 +449,7 @@ pub const DELIVERY: OptionSpec = OptionSpec::writing(
 
 /// The options that every table has, whatever its connector.
 pub const TABLE_OPTIONS: &[&OptionSpec] =
-    &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &bad::ON_ERROR, &bad::MAX_SHARE, &DELIVERY];
+    &[&CONNECTOR, &IDLE_TIMEOUT, &WHEN_ALL_IDLE, &MAX_FUTURE, &STATE_TTL, &bad::ON_ERROR, &bad::MAX_SHARE, &DELIVERY];
 
 impl ConnectorSpec {
     /// A connector that can do nothing yet and has no options: for the rest of one with `..`.

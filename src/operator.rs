@@ -7,9 +7,11 @@
 pub mod aggregate;
 pub mod as_of;
 pub mod block;
+pub mod closing;
 pub mod consolidate;
 mod custom;
 pub mod distinct;
+pub mod expire;
 pub mod group;
 pub mod join;
 pub mod keep;

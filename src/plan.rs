@@ -10,10 +10,10 @@ mod joining;
 mod keys;
 mod ranking;
 
-pub use collecting::{Keeping, Reducing, Reduction, Ttl, collected, inside};
+pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside};
 pub use explain::type_name;
 pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
-pub use keys::{keeps_keys, settling};
+pub use keys::{keeps_keys, settling, updates};
 pub use ranking::{Ranking, SortColumn, Topping};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
@@ -206,6 +206,8 @@ pub enum Action {
     Consolidate,
     /// The rows of an updating stream that are there when the input has ended.
     Standing,
+    /// The rows of an updating stream that are there when their window closes.
+    Closing(WindowBounds),
     /// The rows that come too late for their windows, with three more columns: `window_start` and `window_end` of the last window
     /// that a row lies in, and the `watermark` that it met.
     LateRows {
@@ -548,6 +550,11 @@ impl Plan {
         collected(&self.steps, id)
     }
 
+    /// True if step `id` is told again, when a run goes on, what collections make of their rows: one that keeps rows knows them.
+    pub fn makes_again(&self, id: StepId) -> bool {
+        self.collected(id) && !matches!(self.steps[id].action, Action::Keep(_))
+    }
+
     /// See [`inside`].
     pub fn inside(&self, id: StepId) -> bool {
         inside(&self.steps, id)
@@ -576,6 +583,9 @@ impl Plan {
             Action::LateRows { ref sources, .. } => sources.clone(),
             _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
         };
+        if let Action::Keep(keeping) = &self.steps[id].action {
+            found.extend(&keeping.beside);
+        }
         found.sort_unstable();
         found.dedup();
         found
@@ -620,7 +630,7 @@ impl Plan {
             }
             Action::Sink(sink) if sink.sink.changes() == Changes::AppendOnly => {
                 if let Some(updating) = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating) {
-                    let updating = &self.steps[self.updates(updating.from)];
+                    let updating = &self.steps[updates(&self.steps, updating.from)];
                     return Err(Error::invalid(format!(
                         "table \"{}\" takes rows that stand, but step \"{}\" updates its results",
                         sink.table, updating.name

@@ -15,7 +15,9 @@ mod ddl;
 mod describe;
 mod functions;
 mod guest;
+mod hints;
 mod late;
+mod multiset;
 pub mod phrase;
 mod place;
 mod planner;
@@ -26,6 +28,7 @@ pub mod scenario;
 mod sets;
 mod settings;
 mod statements;
+mod subqueries;
 mod temporal;
 mod types;
 mod unnest;
@@ -574,6 +577,7 @@ impl<'a> Session<'a> {
     /// Every mistake that does not follow from another one, as far as they can be told apart.
     fn query(&self, query: &ast::Query, start: Location) -> Result<LogicalPlan> {
         let mut query = *unnested(query);
+        hints::rewrite(&mut query, self.text)?;
         let mut mistake = match self.planned(&query, start) {
             Ok(plan) => return Ok(plan),
             Err(mistake) => mistake,
@@ -671,7 +675,8 @@ impl<'a> Session<'a> {
             at: start,
             printed: insert.table.is_none(),
             last: emit == Some(EmitClause::Final),
-            windows_only: emit == Some(EmitClause::OnWindowClose),
+            on_close: emit == Some(EmitClause::OnWindowClose),
+            as_changes: emit == Some(EmitClause::Changes),
         })
     }
 
@@ -788,7 +793,9 @@ impl<'a> Session<'a> {
     fn optimise(&self, plan: LogicalPlan) -> datafusion_common::Result<LogicalPlan> {
         let options: &ConfigOptions = self.catalog.options();
         let plan = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
-        let plan = Optimizer::with_rules(rules()).optimize(plan, &Choices::new(options), |_, _| {})?;
+        let choices = Choices::new(options);
+        let plan = subqueries::with_marks(multiset::with_multisets(plan)?, &choices)?;
+        let plan = Optimizer::with_rules(rules()).optimize(plan, &choices, |_, _| {})?;
         sets::without_sets(plan)
     }
 
@@ -1018,6 +1025,7 @@ fn has_open_windows(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => false,
         plan if temporal::is_temporal(plan) => false,
+        plan if multiset::Multiset::of(plan).is_some() => false,
         LogicalPlan::Extension(_) | LogicalPlan::Window(_) => true,
         other => other.inputs().into_iter().any(has_open_windows),
     }

@@ -339,9 +339,9 @@ fn what_cannot_take_or_carry_changes_is_refused_by_name() {
     let out = "CREATE TABLE out (a BIGINT) WITH ('connector' = 'memory'); INSERT INTO out";
     check(
         &format!(
-            "{timed} {out} SELECT count(*) FROM tumble(t, ts, INTERVAL '1' SECOND) GROUP BY window_start, window_end;"
+            "{timed} {out} SELECT count(*) FROM SESSION(t, ts, INTERVAL '1' SECOND) GROUP BY window_start, window_end;"
         ),
-        &["windows over table 't', which is a stream of changes, are not yet supported"],
+        &["sessions of table 't', which is a stream of changes, are not supported"],
     );
     // columns that are not of the row
     check(

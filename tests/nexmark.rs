@@ -195,6 +195,53 @@ fn q2_selects_auctions() {
     check("q2", chosen.map(|b| format!("{} {}", b.auction, b.price)).collect());
 }
 
+/// The day and the minute of a moment of the generator's first day, which is that of its base time.
+fn day_and_minute(time: i64) -> (String, String) {
+    let day = chrono::DateTime::from_timestamp_micros(time).expect("a moment");
+    (day.format("%Y-%m-%d").to_string(), day.format("%H:%M").to_string())
+}
+
+#[test]
+fn q10_logs_bids_to_a_directory_for_each_minute() {
+    let options = [("first-event.rate", "100")];
+    let bids = bids(&options);
+    let parts: BTreeSet<(String, String)> = bids.iter().map(|bid| day_and_minute(bid.time)).collect();
+    assert!(parts.len() > 2, "bids of several minutes");
+    let mut expected: Vec<String> = (bids.iter())
+        .map(|b| {
+            let (day, minute) = day_and_minute(b.time);
+            format!("{} {} {} {} {:?} {day:?} {minute:?}", b.auction, b.bidder, b.price, b.time, b.extra)
+        })
+        .collect();
+    expected.sort_unstable();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/nexmark/q10.sql");
+    let text = std::fs::read_to_string(file).expect("the pipeline is in the repository");
+    let start = text.find("CREATE TABLE results").expect("it writes a table");
+    let end = start + text[start..].find(';').expect("a statement ends") + 1;
+    for shape in SHAPES {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |text: &str| text.replace("'bids/'", &format!("'{}/'", directory.path().display()));
+        let events = format!("'events.num' = '{EVENTS}', 'first-event.rate' = '100'");
+        let (_, result) = run_with(&at(&text.replace("'events.num' = '500'", &events)), &Builtin::default(), shape);
+        result.unwrap_or_else(|error| panic!("q10 on {shape:?}: {error}"));
+        for (day, minute) in &parts {
+            let part = directory.path().join(format!("dt={day}/hm={}", minute.replace(':', "%3A")));
+            assert!(part.is_dir(), "{} on {shape:?}", part.display());
+        }
+        // what is there, read again
+        let sink = MemorySink::new();
+        let connectors = Builtin::default().with_sink("out", Arc::new(sink.clone()));
+        let table = at(&text[start..end]).replace(",\n  'sink.rolling.interval' = '1 min'", "");
+        let again = format!(
+            "{table} CREATE TABLE found (auction BIGINT, bidder BIGINT, price BIGINT, date_time TIMESTAMP(3), extra STRING, dt STRING, \
+             hm STRING) WITH ('connector' = 'memory', 'name' = 'out'); INSERT INTO found SELECT * FROM results;"
+        );
+        let (_, result) = run_with(&again, &connectors, shape);
+        result.unwrap_or_else(|error| panic!("q10 on {shape:?}, read again: {error}"));
+        assert!(sorted(&sink) == expected, "q10 on {shape:?}: {} rows of {}", sorted(&sink).len(), expected.len());
+    }
+}
+
 #[test]
 fn q13_looks_auctions_up() {
     let row = |b: Bid| format!("{} {} {} {} \"{}\"", b.auction, b.bidder, b.price, b.time, b.auction % 10_000);

@@ -15,7 +15,7 @@ use crate::expr::Groups;
 use crate::plan::{JoinKind, Joining, Route, WindowBounds};
 use crate::state::{self, Delta};
 use crate::time::{Epoch, Watermark};
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashSet;
@@ -281,9 +281,12 @@ impl Matching {
                 pairs.table.iter().for_each(|&place| self.table.paired[place] = true);
                 if self.spec.kind.gives_pairs() {
                     let probed = Some((&probe.rows, pairs.probe.as_slice()));
-                    self.push(probed, Some(&pairs.table), pairs.table.len(), out)?;
+                    self.push(probed, Some(&pairs.table), pairs.table.len(), None, out)?;
                 }
                 self.probe = Some(probe);
+            } else if self.spec.kind == JoinKind::Mark {
+                let rows: Vec<u32> = (0..probe.rows.num_rows() as u32).collect();
+                self.push(Some((&probe.rows, &rows)), None, rows.len(), Some(probe.paired), out)?;
             } else {
                 let kind = self.spec.kind;
                 let leaves = |paired: bool| match kind {
@@ -292,7 +295,7 @@ impl Matching {
                 };
                 let rows: Vec<u32> =
                     (0..probe.rows.num_rows() as u32).filter(|row| leaves(probe.paired[*row as usize])).collect();
-                self.push(Some((&probe.rows, &rows)), None, rows.len(), out)?;
+                self.push(Some((&probe.rows, &rows)), None, rows.len(), None, out)?;
             }
             return Ok(true);
         }
@@ -309,7 +312,7 @@ impl Matching {
         }
         let end = self.table.rows.len().min(self.leftover + BATCH_ROWS);
         let alone: Vec<usize> = (self.leftover..end).filter(|place| !self.table.paired[*place]).collect();
-        self.push(None, Some(&alone), alone.len(), out)?;
+        self.push(None, Some(&alone), alone.len(), None, out)?;
         self.leftover = end;
         Ok(end < self.table.rows.len())
     }
@@ -352,12 +355,13 @@ impl Matching {
         Ok(Pairs { probe, table })
     }
 
-    /// Gives rows of the probe beside rows of the table; NULL stands for the side that is missing.
+    /// Gives rows of the probe beside rows of the table; NULL stands for the side that is missing. `marks` are a column more.
     fn push(
         &self,
         probe: Option<(&Batch, &[u32])>,
         table: Option<&[usize]>,
         count: usize,
+        marks: Option<Vec<bool>>,
         out: &mut Output,
     ) -> Result<()> {
         if count == 0 {
@@ -374,6 +378,7 @@ impl Matching {
                 });
             }
         }
+        columns.extend(marks.map(|marks| Arc::new(BooleanArray::from(marks)) as ArrayRef));
         out.push(batch_of(Arc::clone(&self.schema), columns, count)?);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::batch::changes::{added, consolidated, negated, standing};
 use crate::batch::{Batch, take_rows};
 use crate::error::Result;
 use crate::operator::transform::with_weight;
-use crate::plan::{Keeping, Ttl};
+use crate::plan::{Keeping, There, Ttl};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Micros, Watermark};
 use arrow::datatypes::SchemaRef;
@@ -40,23 +40,24 @@ pub struct Keep {
 }
 
 /// Rows whose time will be over.
-struct Mortal {
+pub(super) struct Mortal {
     ttl: Ttl,
-    mark: Watermark,
+    pub mark: Watermark,
     /// By when their time is over, in parts.
     held: BTreeMap<Micros, Vec<Batch>>,
+    late_rows: u64,
 }
 
 impl Keep {
     /// For rows with the columns of `schema`, and a weight if they are `updating`, that come by `keys`.
-    pub fn new(schema: &SchemaRef, updating: bool, keys: Vec<usize>, keeping: Keeping) -> Self {
-        let mortal = keeping.ttl.map(|ttl| Mortal { ttl, mark: Watermark::NONE, held: BTreeMap::new() });
+    pub fn new(schema: &SchemaRef, updating: bool, keys: Vec<usize>, keeping: &Keeping) -> Self {
+        let mortal = keeping.ttl.map(Mortal::new);
         Keep {
             schema: with_weight(schema),
             updating,
             keys,
             mortal,
-            silent: keeping.silent,
+            silent: keeping.there == There::Through,
             changes: None,
             restored: Vec::new(),
         }
@@ -76,16 +77,41 @@ impl Keep {
 }
 
 impl Mortal {
+    /// No rows yet.
+    pub fn new(ttl: Ttl) -> Self {
+        Mortal { ttl, mark: Watermark::NONE, held: BTreeMap::new(), late_rows: 0 }
+    }
+
     /// True for a row of which the time is over at the watermark; event time is a row's in microseconds.
     fn over(&self, time: Micros) -> bool {
         self.mark.micros() >= time.saturating_add(self.ttl.keep)
     }
 
-    /// The rows of `changes` whose time is not over, which are held.
-    fn living(&mut self, changes: Batch) -> Result<Batch> {
+    /// The rows of `changes` that do not come too late, which are held.
+    pub fn admitted(&mut self, changes: Batch) -> Result<Batch> {
         let times = event_times(changes.column(self.ttl.time))?.to_vec();
-        let living: Vec<u32> = (0..times.len() as u32).filter(|row| !self.over(times[*row as usize])).collect();
-        let changes = if living.len() == times.len() { changes } else { take_rows(&changes, living)? };
+        let in_time = |row: &u32| self.mark.micros() < times[*row as usize].saturating_add(self.ttl.admit);
+        let in_time: Vec<u32> = (0..times.len() as u32).filter(in_time).collect();
+        self.late_rows += (times.len() - in_time.len()) as u64;
+        let changes = if in_time.len() == times.len() { changes } else { take_rows(&changes, in_time)? };
+        self.hold(&changes)?;
+        Ok(changes)
+    }
+
+    /// Takes rows of an earlier run back, which were known up to the watermark; gives those whose time is over.
+    pub fn restored(&mut self, rows: &Batch) -> Result<Batch> {
+        let times = event_times(rows.column(self.ttl.time))?.to_vec();
+        let (over, living) = (0..times.len() as u32).partition(|row| self.over(times[*row as usize]));
+        self.hold(&take_rows(rows, living)?)?;
+        take_rows(rows, over)
+    }
+
+    /// How many rows came too late, since the last call.
+    pub fn take_late_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.late_rows)
+    }
+
+    fn hold(&mut self, changes: &Batch) -> Result<()> {
         let times = event_times(changes.column(self.ttl.time))?;
         let size = (self.ttl.keep / PARTS).max(1);
         let mut parts: BTreeMap<Micros, Vec<u32>> = BTreeMap::new();
@@ -93,13 +119,13 @@ impl Mortal {
             parts.entry(time.div_euclid(size)).or_default().push(row as u32);
         }
         for (part, rows) in parts {
-            self.held.entry(part).or_default().push(take_rows(&changes, rows)?);
+            self.held.entry(part).or_default().push(take_rows(changes, rows)?);
         }
-        Ok(changes)
+        Ok(())
     }
 
-    /// What is taken back because its time is over.
-    fn dead(&mut self, schema: &SchemaRef) -> Result<Vec<Batch>> {
+    /// The rows whose time is over, which are not held any more.
+    pub fn dead(&mut self, schema: &SchemaRef) -> Result<Vec<Batch>> {
         let size = (self.ttl.keep / PARTS).max(1);
         let mut dead = Vec::new();
         while let Some(entry) = self.held.first_entry() {
@@ -113,7 +139,7 @@ impl Mortal {
             let (over, living): (Vec<u32>, Vec<u32>) =
                 (0..rows.num_rows() as u32).partition(|row| self.over(times[*row as usize]));
             let living = take_rows(&rows, living)?;
-            dead.push(negated(&take_rows(&rows, over)?)?);
+            dead.push(take_rows(&rows, over)?);
             if living.num_rows() > 0 {
                 self.held.insert(part, vec![living]);
                 break;
@@ -136,7 +162,7 @@ impl Operator for Keep {
         };
         match &mut self.mortal {
             Some(mortal) => {
-                let changes = mortal.living(changes)?;
+                let changes = mortal.admitted(changes)?;
                 self.pass(changes, out);
             }
             None if self.updating => self.pass(changes, out),
@@ -157,8 +183,11 @@ impl Operator for Keep {
         }
         let dead = mortal.dead(&self.schema)?;
         mortal.mark = mark;
-        dead.into_iter().for_each(|dead| self.pass(dead, out));
-        Ok(())
+        dead.iter().try_for_each(|dead| negated(dead).map(|dead| self.pass(dead, out)))
+    }
+
+    fn take_late_rows(&mut self) -> u64 {
+        self.mortal.as_mut().map_or(0, Mortal::take_late_rows)
     }
 
     fn track(&mut self) {
@@ -182,7 +211,8 @@ impl Operator for Keep {
         if let Some(mortal) = &mut self.mortal {
             mortal.mark = mark;
             for rows in &self.restored {
-                mortal.living(rows.clone())?;
+                // those whose time is over leave with the next epoch
+                mortal.hold(rows)?;
             }
         }
         Ok(())

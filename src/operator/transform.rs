@@ -136,7 +136,9 @@ fn assign_windows(stage: &Stage, rows: Batch, time: usize, windows: Windows) -> 
         Arc::new(TimestampMicrosecondArray::from_iter_values(spans.iter().map(of)))
     };
     let mut columns = rows.columns().to_vec();
+    let weight = columns.pop_if(|_| rows.schema_ref().fields().last().is_some_and(|field| field.name() == WEIGHT));
     columns.extend([bound(|span| span.start), bound(|span| span.end), bound(|span| span.end - 1)]);
+    columns.extend(weight);
     batch_of(Arc::clone(&stage.schema), columns, spans.len())
 }
 

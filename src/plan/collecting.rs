@@ -9,12 +9,26 @@ use std::sync::Arc;
 
 /// What enters collections: the rows of its input, which are kept in checkpoints. All that is made of them by collections is made
 /// again from them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Keeping {
     /// How long a row stays, by event time. None: for ever.
     pub ttl: Option<Ttl>,
-    /// True if nothing is taken back when a row leaves: no partner of it can come any more. It leaves an epoch later then.
-    pub silent: bool,
+    /// Which epochs of its time a row is there.
+    pub there: There,
+    /// Sources whose watermark counts beside that of its input: partners of its rows come from them.
+    pub beside: Vec<StepId>,
+}
+
+/// Which epochs of its time a row is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum There {
+    /// Up to the one whose watermark ends it. What was made of the row is taken back.
+    #[default]
+    Before,
+    /// That one, too: it meets all rows of that epoch. Nothing is taken back then: no partner of it can come any more.
+    Through,
+    /// Only that one: who asks then whether it has met a partner gets an answer that stands.
+    Last,
 }
 
 /// Rows leave a collection when the watermark is so far ahead of their event time.
@@ -24,6 +38,8 @@ pub struct Ttl {
     pub time: usize,
     /// For how long, in microseconds; above 0.
     pub keep: Micros,
+    /// A row that is so much behind the watermark when it comes is late: it is left out. Above 0 and at most `keep`.
+    pub admit: Micros,
 }
 
 /// What is made of all rows of each key.

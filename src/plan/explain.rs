@@ -3,10 +3,11 @@
 use super::grows;
 use super::{
     Action, Aggregation, AsOf, Emit, Grouping, Input, Joining, Keeping, Lateness, LookupStep, Meeting, Plan, Ranking,
-    Reducing, Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, Tick, Transform, Ttl,
+    Reducing, Reduction, Route, Says, Settling, SinkStep, SortColumn, Stage, Step, StepId, There, Tick, Transform, Ttl,
     describe_sessions, describe_windows,
 };
 use crate::connector::{Asking, Delivery, Gives};
+use crate::time::Micros;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -130,6 +131,7 @@ impl Plan {
             Action::Top(top) => first_text(&top.keys, &top.order, top.skip, Some(top.limit), &step.schema),
             Action::Keep(keeping) => keeping_text(keeping, &step.schema),
             Action::Standing | Action::Consolidate => Vec::new(),
+            Action::Closing(_) => vec!["rows that are there when their window closes".into()],
             Action::Round => vec!["the rows of the round before".into()],
             Action::Recurse { distinct: true, .. } => {
                 vec!["each row once, round by round until there are no new ones".into()]
@@ -221,6 +223,7 @@ impl Plan {
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
+            Action::Closing(_) => self.window_bound(id),
             Action::Upsert { .. } => "by keys".into(),
             Action::Top(top) => match (top.keys.is_empty(), top.kept()) {
                 (true, 1) => "1 row".into(),
@@ -423,7 +426,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Top(_) => "top",
         Action::Keep(_) => "keep",
         Action::Reduce(_) => "reduce",
-        Action::Standing => "settle",
+        Action::Standing | Action::Closing(_) => "settle",
         Action::Consolidate => "consolidate",
         Action::Round => "round",
         Action::Recurse { .. } => "recurse",
@@ -514,9 +517,17 @@ fn sorts_text(order: &[SortColumn], schema: &Schema) -> String {
 }
 
 fn keeping_text(keeping: &Keeping, schema: &Schema) -> Vec<String> {
-    let Some(Ttl { time, keep }) = keeping.ttl else { return Vec::new() };
-    let keep = humantime::format_duration(Duration::from_micros(keep.unsigned_abs()));
-    vec![format!("rows of the last {keep} by {}", schema.field(time).name())]
+    let Some(Ttl { time, keep, admit }) = keeping.ttl else { return Vec::new() };
+    let span = |micros: Micros| humantime::format_duration(Duration::from_micros(micros.unsigned_abs())).to_string();
+    let (of, keep) = (schema.field(time).name(), span(keep));
+    let mut text = match keeping.there {
+        There::Before | There::Through => format!("rows of the last {keep} by {of}"),
+        There::Last => format!("rows whose {of} is {keep} behind"),
+    };
+    if keeping.ttl.is_some_and(|ttl| admit < ttl.keep) {
+        text.push_str(&format!(", but for those that come {} late", span(admit)));
+    }
+    vec![text]
 }
 
 fn reducing_text(reducing: &Reducing, schema: &Schema) -> Vec<String> {

@@ -28,7 +28,8 @@ impl Plan {
             | Action::Top(_)
             | Action::Keep(_)
             | Action::Upsert { .. }
-            | Action::Standing => true,
+            | Action::Standing
+            | Action::Closing(_) => true,
             _ => false,
         };
         let identity = |(id, step): (StepId, &Step)| {
@@ -98,6 +99,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Aggregate(spec) => aggregation("results", spec, out),
         Action::Keep(keeping) => writeln!(out, "  {keeping:?}"),
         Action::Standing => writeln!(out, "  standing"),
+        Action::Closing(windows) => writeln!(out, "  closing {windows:?}"),
         Action::Consolidate => writeln!(out, "  consolidate"),
         Action::Round => writeln!(out, "  round"),
         Action::Recurse { round, distinct } => writeln!(out, "  recurse {round} distinct {distinct}"),

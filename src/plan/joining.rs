@@ -91,6 +91,12 @@ pub enum JoinKind {
     Semi,
     /// The first input's rows that are in no pair.
     Anti,
+    /// The first input's rows, each once, with one column more: whether they are in a pair.
+    Mark,
+    /// The first input's rows as often as both inputs have them: the keys are all columns.
+    Common,
+    /// The first input's rows as often as it has them more often than the second: the keys are all columns.
+    Excess,
 }
 
 /// One input of a join; columns are places in it.
@@ -123,19 +129,27 @@ impl JoinKind {
             JoinKind::Full => "full join",
             JoinKind::Semi => "semi join",
             JoinKind::Anti => "anti join",
+            JoinKind::Mark => "mark join",
+            JoinKind::Common => "intersect all",
+            JoinKind::Excess => "except all",
         }
     }
 
     /// True if pairs leave, not rows of the first input alone.
     pub fn gives_pairs(self) -> bool {
-        !matches!(self, JoinKind::Semi | JoinKind::Anti)
+        matches!(self, JoinKind::Inner | JoinKind::Left | JoinKind::Right | JoinKind::Full)
+    }
+
+    /// True if rows are told by how often they are there.
+    pub fn counts(self) -> bool {
+        matches!(self, JoinKind::Common | JoinKind::Excess)
     }
 
     /// True if rows of input `side` that are in no pair leave.
     pub fn gives_unmatched(self, side: usize) -> bool {
         match self {
-            JoinKind::Inner | JoinKind::Semi => false,
-            JoinKind::Left | JoinKind::Anti => side == 0,
+            JoinKind::Inner | JoinKind::Semi | JoinKind::Common => false,
+            JoinKind::Left | JoinKind::Anti | JoinKind::Mark | JoinKind::Excess => side == 0,
             JoinKind::Right => side == 1,
             JoinKind::Full => true,
         }

@@ -46,6 +46,8 @@ fn unique_key(steps: &[Step], id: StepId) -> Option<Vec<Option<usize>>> {
         }
         Action::Upsert { key, .. } => Some(key.iter().copied().map(Some).collect()),
         Action::Settle(_) | Action::Keep(_) | Action::Consolidate | Action::Standing => of_input(),
+        // a row may lie in several windows
+        Action::Closing(_) => None,
         Action::Reduce(reducing) => match reducing.what {
             Reduction::Aggregate(_) => Some((0..reducing.keys.len()).map(Some).collect()),
             Reduction::First { limit: Some(1), skip: 0, .. } => Some(reducing.keys.iter().copied().map(Some).collect()),
@@ -93,7 +95,7 @@ fn joined_key(steps: &[Step], step: &Step, join: &Joining) -> Option<Vec<Option<
     let single = |side: usize| key(side).is_some_and(|(_, single)| single);
     let of = |side: usize| key(side).map(|(key, _)| key);
     match join.kind {
-        JoinKind::Semi | JoinKind::Anti => of(0),
+        JoinKind::Semi | JoinKind::Anti | JoinKind::Mark | JoinKind::Common | JoinKind::Excess => of(0),
         JoinKind::Inner | JoinKind::Left if single(1) => of(0),
         JoinKind::Inner | JoinKind::Right if single(0) => of(1),
         JoinKind::Inner => Some([of(0)?, of(1)?].concat()),
@@ -130,6 +132,23 @@ fn drops_keys(steps: &[Step], id: StepId) -> Option<StepId> {
         // a group that loses its last row has no result
         Action::Aggregate(spec) if spec.present.is_some() => Some(id),
         _ => None,
+    }
+}
+
+/// The step at or before `id`, whose rows are taken back, that begins to take back.
+pub fn updates(steps: &[Step], id: StepId) -> StepId {
+    let step = &steps[id];
+    match step.action {
+        Action::Transform(_)
+        | Action::Union
+        | Action::Settle(_)
+        | Action::Upsert { .. }
+        | Action::Consolidate
+        | Action::Keep(_) => {
+            let input = step.inputs.iter().find(|input| steps[input.from].emit == Emit::Updating);
+            input.map_or(id, |input| updates(steps, input.from))
+        }
+        _ => id,
     }
 }
 
@@ -173,7 +192,7 @@ impl Plan {
                 "table \"{}\" keeps one row of each ({}), but step \"{}\" may give several",
                 sink.table,
                 names(primary),
-                self.steps[self.updates(*from)].name
+                self.steps[updates(&self.steps, *from)].name
             ))
             .help(format!(
                 "if that cannot be, declare PRIMARY KEY ({}) NOT ENFORCED; else GROUP BY these columns",
@@ -201,23 +220,6 @@ impl Plan {
             names(primary)
         ))
         .help(advice))
-    }
-
-    /// The step at or before `id`, whose rows are taken back, that begins to take back.
-    pub(super) fn updates(&self, id: StepId) -> StepId {
-        let step = &self.steps[id];
-        match step.action {
-            Action::Transform(_)
-            | Action::Union
-            | Action::Settle(_)
-            | Action::Upsert { .. }
-            | Action::Consolidate
-            | Action::Keep(_) => {
-                let input = step.inputs.iter().find(|input| self.steps[input.from].emit == Emit::Updating);
-                input.map_or(id, |input| self.updates(input.from))
-            }
-            _ => id,
-        }
     }
 
     /// True if the key of step `id` is that of a GROUP BY.

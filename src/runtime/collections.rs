@@ -27,6 +27,7 @@ use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
 use arrow::datatypes::Schema;
 use arrow::row::{RowConverter, RowParser, SortField};
+use edge::When;
 use layout::Indexed;
 use sorting::Packed;
 use std::collections::HashMap;
@@ -216,11 +217,13 @@ impl<'scope> Collections<'scope> {
         let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
         let shape = join::Shape::new(spec, &schemas, site.clone())?;
         let output = shape.output()?;
-        let rows = match join::pairs(shape, left, right) {
-            Ok(pairs) => pairs,
-            Err((shape, [left, right])) => edge::gathered(join::join(shape, left, right)),
-        };
-        Ok(edge::leave(rows, output, site))
+        Ok(match join::pairs(shape, left, right) {
+            // a row that leaves in silence takes no pair back that still counts
+            Ok(pairs) => edge::leave(pairs, output, When::AtOnce, site),
+            Err((shape, [left, right])) => {
+                edge::leave(edge::gathered(join::join(shape, left, right)), output, When::Complete, site)
+            }
+        })
     }
 
     fn reduce(
@@ -238,6 +241,6 @@ impl<'scope> Collections<'scope> {
         let coder = Coder::new(&step.schema, (0..step.schema.fields().len()).collect())?;
         let places = (0..step.schema.fields().len()).collect();
         let rows = reduce::reduce(spec, &input, &step.schema, indexed, site.clone())?;
-        Ok(edge::leave(edge::gathered(rows), edge::Output { coder, places }, site))
+        Ok(edge::leave(edge::gathered(rows), edge::Output { coder, places }, When::Complete, site))
     }
 }

@@ -5,8 +5,10 @@ use crate::checkpoint::object::{self, ObjectRef, Section};
 use crate::error::{Error, Result};
 use crate::operator::aggregate::{Aggregate, Feed};
 use crate::operator::as_of::VersionJoin;
+use crate::operator::closing::Closing;
 use crate::operator::consolidate::Consolidate;
 use crate::operator::distinct::DistinctKeys;
+use crate::operator::expire::Expire;
 use crate::operator::join::Join;
 use crate::operator::keep::Keep;
 use crate::operator::late::late_rows;
@@ -20,7 +22,7 @@ use crate::operator::transform::with_weight;
 use crate::operator::updating::UpdatingAggregate;
 use crate::operator::upsert::Upsert;
 use crate::operator::{Confluence, OneInput, Operator};
-use crate::plan::{Action, Aggregation, Emit, Grouping, Meeting, Plan, Route, Step, StepId};
+use crate::plan::{Action, Aggregation, Emit, Grouping, Keeping, Meeting, Plan, Route, Step, StepId, There};
 use crate::state::{Delta, groups_of};
 use crate::time::{Epoch, Watermark};
 use arrow::datatypes::SchemaRef;
@@ -94,10 +96,15 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         }
         Action::Keep(keeping) => {
             let from = &plan.steps[step.inputs[0].from];
-            let updating = from.emit == Emit::Updating;
-            one(Box::new(Keep::new(&from.schema, updating, routed_by(step), *keeping)), input(0))
+            let (updating, by) = (from.emit == Emit::Updating, routed_by(step));
+            let operator: Box<dyn Operator> = match keeping {
+                Keeping { there: There::Last, ttl: Some(ttl), .. } => Box::new(Expire::new(&from.schema, by, *ttl)),
+                keeping => Box::new(Keep::new(&from.schema, updating, by, keeping)),
+            };
+            one(operator, input(0))
         }
         Action::Consolidate => one(Box::new(Consolidate::new(&step.schema)), input(0)),
+        Action::Closing(windows) => one(Box::new(Closing::new(&step.schema, *windows, routed_by(step))), input(0)),
         Action::Standing => one(Box::new(Standing::new(&step.schema, routed_by(step))), input(0)),
         Action::Upsert { key, every } => {
             let schema = input(0);

@@ -189,7 +189,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             let rows = built[from].clone().expect("only sinks have no rows, and no step reads a sink");
             // what collections make again at the time before the first epoch ends where they end
             match local.first_epoch() {
-                first if first > 0 && local.plan.collected(from) && !local.plan.collected(id) => fresh(rows, first),
+                first if first > 0 && local.plan.collected(from) && !local.plan.makes_again(id) => fresh(rows, first),
                 _ => rows,
             }
         };
@@ -262,6 +262,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             | Action::Reduce(_)
             | Action::Round
             | Action::Standing
+            | Action::Closing(_)
             | Action::Upsert { .. }
             | Action::Settle(_) => {
                 let Made { mut operator, inputs } = operator_of(&local.plan, id, scope.index(), scope.peers())?

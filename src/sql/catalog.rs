@@ -2,6 +2,7 @@
 
 use super::custom::CustomFunctions;
 use super::functions;
+use super::hints::HintFunction;
 use super::place::through;
 use super::temporal;
 use super::types::Types;
@@ -168,7 +169,7 @@ impl Catalog {
                 Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
                 Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
             ],
-            relation_planners: vec![Arc::new(WindowFunctions)],
+            relation_planners: vec![Arc::new(HintFunction), Arc::new(WindowFunctions)],
             options,
         };
         let scalars = datafusion_functions::all_default_functions()

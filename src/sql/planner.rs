@@ -24,18 +24,20 @@ pub(super) use letters::Letters;
 
 use super::catalog::{ColumnDef, TableDef, TableRead, ViewRead, WorkTable};
 use super::custom::CustomCall;
+use super::hints::StateTtl;
+use super::multiset::Multiset;
 use super::settings;
 use super::windows::{Assigned, WindowAssign};
 use crate::connector::bad::OnError;
 use crate::connector::{
-    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, Gives, IDLE_TIMEOUT, MAX_FUTURE, Options, Sink,
-    SinkInput, WHEN_ALL_IDLE,
+    self, CONNECTOR, Changes, Connectors, DELIVERY, Delivery, Gives, IDLE_TIMEOUT, MAX_FUTURE, Options, STATE_TTL,
+    Sink, SinkInput, WHEN_ALL_IDLE,
 };
 use crate::error::{Error, Result};
 use crate::expr::{AggregateCall, Expr, from_datafusion};
 use crate::plan::{
     Action, Aggregation, BadRecords, Emit, Grouping, Input, Keeping, OutputColumn, Plan, Route, Settings, SinkStep,
-    SourceStep, Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name,
+    SourceStep, Stage, Step, StepId, TimeAttribute, Transform, Windows, event_time_type, type_name, updates,
 };
 use crate::time::Micros;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -52,6 +54,7 @@ use sqlparser::tokenizer::Location;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How DataFusion's names for lists that are unnested start.
 const UNNEST_PLACEHOLDER: &str = "__unnest_placeholder";
@@ -68,8 +71,10 @@ pub(super) struct Query {
     pub printed: bool,
     /// True if its aggregates without windows speak once, at the end of the input.
     pub last: bool,
-    /// True if every aggregate must have windows.
-    pub windows_only: bool,
+    /// True if its results must leave when windows close, and stand.
+    pub on_close: bool,
+    /// True if its results must not wait for windows to close.
+    pub as_changes: bool,
     /// How long its windows stay open after the watermark has reached their end.
     pub lateness: Micros,
     /// Where rows go that come too late for its windows.
@@ -141,8 +146,8 @@ pub(super) struct Planner<'a> {
     uses: HashMap<LogicalPlan, usize>,
     /// What is lowered already, by whether it speaks last.
     lowered: HashMap<(LogicalPlan, bool, Asked), Stream>,
-    /// For each step whose rows enter collections, and how: the step that keeps them.
-    keepers: HashMap<(StepId, Keeping), StepId>,
+    /// For each step whose rows enter collections, how, and how far its event time is behind: the step that keeps them.
+    keepers: HashMap<(StepId, Keeping, Micros), StepId>,
     /// The recursions that are being lowered, by the name of their rows: the step that gives those of the round before.
     rounds: Vec<(String, Stream)>,
     /// What the query that is being lowered asks of its windows.
@@ -181,8 +186,26 @@ pub(super) struct Stream {
     /// The late rows of windows that no step has waited for yet.
     late: Vec<Branch>,
     pub emit: Emit,
+    /// How long its rows stay in collections, if they have event time: as a hint, their table or a setting says. It is a column of the rows
+    /// then, whether a query reads it or not.
+    stay: Option<Stay>,
     /// True if no other stream reads the base step.
     own: bool,
+}
+
+/// How long rows stay in collections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
+pub(super) enum Stay {
+    /// For ever.
+    Ever,
+    /// By event time.
+    For(Micros),
+}
+
+impl From<Option<Duration>> for Stay {
+    fn from(ttl: Option<Duration>) -> Self {
+        ttl.map_or(Stay::Ever, |ttl| Stay::For(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)))
+    }
 }
 
 /// Where a column of a query is.
@@ -330,6 +353,11 @@ impl<'a> Planner<'a> {
         let when_all_idle = options.if_given(&WHEN_ALL_IDLE, Options::choice)?;
         let when_all_idle = when_all_idle.map_or(self.settings.when_all_idle, settings::when_all_idle);
         let max_future = options.if_given(&MAX_FUTURE, Options::duration)?.unwrap_or(self.settings.max_future);
+        let stay = options.if_given(&STATE_TTL, Options::duration_or_off)?.map(Stay::from);
+        if stay.is_some() && table.time.is_none() {
+            let wrong = options.wrong(&STATE_TTL, "rows count by event time, and this table has none");
+            return Err(wrong.help("declare a WATERMARK, or leave the option out"));
+        }
         let OnError { on_bad, letters, share_max } = OnError::of(options)?;
         let bad = BadRecords { on_bad, letters: letters.is_some(), share_max };
         let mut source = self.connectors.source(definition, &physical)?;
@@ -389,6 +417,7 @@ impl<'a> Planner<'a> {
         let mut stream = Stream::of_step(self.steps.len() - 1, schema, emit);
         stream.roles = roles;
         stream.place = places_too.then(|| stream.rows.fields().len() - 1);
+        stream.stay = table.time.as_ref().map(|_| stay.unwrap_or(Stay::from(self.settings.state_ttl)));
         stream.own = false;
         let reader = Reader { stream, columns: places };
         for last in [false, true] {
@@ -540,18 +569,44 @@ impl<'a> Planner<'a> {
             self.check_bounded(&stream)?;
             self.standing(&mut stream)?;
         }
-        if (query.late.is_some() || query.lateness > 0) && !self.waits_for_windows(stream.base) {
+        if (query.late.is_some() || query.lateness > 0) && self.waits_for_windows(stream.base).is_none() {
             return Err(Error::invalid(
                 "nothing here waits for a window to close, so no row can come too late for one",
             )
             .help("GROUP BY window_start, window_end, or leave LATE INTO and ALLOWED LATENESS out"));
         }
-        if query.windows_only && stream.emit == Emit::Updating {
-            return Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, but a GROUP BY here has none")
-                .help("GROUP BY window_start, window_end over TUMBLE or another window function, or end the INSERT with EMIT FINAL"));
-        }
+        self.check_emit(query, &stream)?;
         self.exactly(&mut stream, query.plan.schema().fields())?;
         Ok(stream)
+    }
+
+    /// Refuses a query whose plan speaks at other times than it asks for.
+    fn check_emit(&self, query: &Query, stream: &Stream) -> Result<()> {
+        let updating = stream.emit == Emit::Updating;
+        let name = |id: StepId| &self.steps[id].name;
+        let waiting = self.waits_for_windows(stream.base);
+        match waiting {
+            _ if query.on_close && updating => {
+                let step = name(updates(&self.steps, stream.base));
+                let error =
+                    format!("EMIT ON WINDOW CLOSE needs results that stand, but step \"{step}\" updates its results");
+                Err(Error::invalid(error).help(
+                    "GROUP BY window_start, window_end over TUMBLE or another window function, or end the INSERT with EMIT FINAL",
+                ))
+            }
+            None if query.on_close => {
+                Err(Error::invalid("EMIT ON WINDOW CLOSE needs windows, and nothing here waits for one to close")
+                    .help("GROUP BY window_start, window_end over TUMBLE or another window function, or leave it out"))
+            }
+            Some(step) if query.as_changes && !updating => {
+                let step = name(step);
+                let error = format!(
+                    "EMIT CHANGES needs results that change, but those of step \"{step}\" leave when their window closes"
+                );
+                Err(Error::invalid(error).help("leave EMIT CHANGES out, or GROUP BY something else than a window's bounds, such as date_trunc('minute', ts)"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The plan, which is still to be checked.
@@ -575,9 +630,14 @@ impl<'a> Planner<'a> {
                 numbered.expect("there are fewer steps than numbers")
             }
         };
-        let lateness = self.asked.lateness;
+        let lateness = inputs.iter().map(|input| self.behind(input.from)).fold(self.asked.lateness, Micros::max);
         self.steps.push(Step { name, action, inputs, schema, emit, lateness });
         self.steps.len() - 1
+    }
+
+    /// How far event time of what reads step `id` is behind its sources': by so much its rows may be older than their epoch's watermark.
+    fn behind(&self, id: StepId) -> Micros {
+        self.steps[id].lateness.max(self.asked.lateness)
     }
 
     /// Makes a step of the stages that the stream still has to go through.
@@ -657,6 +717,8 @@ impl<'a> Planner<'a> {
                 match (node.downcast_ref::<WindowAssign>(), node.downcast_ref::<CustomCall>()) {
                     (Some(assign), _) => self.assign(assign, last),
                     (_, Some(call)) => self.custom(call, last),
+                    _ if let Some(hint) = node.downcast_ref::<StateTtl>() => self.hinted(hint, last),
+                    _ if let Some(node) = Multiset::of(plan) => self.multiset(node, last),
                     _ => Err(Error::internal(format!("no step for {}", extension.node.name()))),
                 }
             }
@@ -747,6 +809,9 @@ impl<'a> Planner<'a> {
             stream.pending = Some(pending);
         }
         stream.place = stream.place.map(|row| builder.copy(stream, row, late::PLACE_COLUMN));
+        if let Some(time) = stream.mortal() {
+            builder.copy(stream, time, stream.rows.field(time).name());
+        }
         builder.apply(stream);
         stream.columns = columns;
         Ok(())
@@ -807,9 +872,15 @@ impl<'a> Planner<'a> {
         let mut stream = self.lower(&assign.input, last)?;
         let column = assign.input.schema().maybe_index_of_column(&assign.time);
         let column = column.ok_or_else(|| Error::internal(format!("no column {}", assign.time)))?;
-        if stream.emit == Emit::Updating {
-            return Err(Error::invalid(format!("windows over {} are not yet supported", self.changing(stream.base)))
-                .help("window the rows before they are aggregated"));
+        let updating = stream.emit == Emit::Updating;
+        let unable = match &assign.windows {
+            Assigned::Sessions { .. } if updating => Some("sessions of"),
+            Assigned::Fixed(_) if updating && assign.late.is_some() => Some("LATE INTO for windows over"),
+            _ => None,
+        };
+        if let Some(what) = unable {
+            return Err(Error::invalid(format!("{what} {} are not supported", self.changing(stream.base)))
+                .help("TUMBLE, HOP and CUMULATE go over what stands when a window closes; what comes later is dropped and counted"));
         }
         if stream.pending.is_some() {
             assign_windows(self, &mut stream)?;
@@ -824,10 +895,15 @@ impl<'a> Planner<'a> {
                 return Err(Error::invalid(format!(
                     "a window goes by event time, but column '{name}' has no watermark"
                 ))
-                .help(format!(
-                    "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
-                     over the results of a window, go by its window_time"
-                )));
+                .help(match updating {
+                    true => "results that change have the event time of a table only behind filters, projections and row_number(); \
+                             window the rows before they are joined or aggregated"
+                        .to_owned(),
+                    false => format!(
+                        "declare one in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND; \
+                         over the results of a window, go by its window_time"
+                    ),
+                }));
             }
         };
         let windows = match &assign.windows {
@@ -851,6 +927,9 @@ impl<'a> Planner<'a> {
         }
         stream.columns = assign.kept.iter().map(|index| stream.columns[*index]).collect();
         stream.columns.extend(Bound::ALL.map(Place::Window));
+        if updating {
+            self.closing(&mut stream)?;
+        }
         Ok(stream)
     }
 
@@ -1030,10 +1109,12 @@ impl<'a> Planner<'a> {
             });
         }
         let late = streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.late)).collect();
+        let stay = streams[0].stay.filter(|stay| streams.iter().all(|stream| stream.stay == Some(*stay)));
         let base = self.step("union".into(), Action::Union, inputs, Arc::clone(&schema), emit);
         let mut stream = Stream::of_step(base, schema, emit);
         stream.roles = roles;
         stream.late = late;
+        stream.stay = stay;
         Ok(stream)
     }
 
@@ -1174,7 +1255,25 @@ impl Stream {
             place: None,
             late: Vec::new(),
             emit,
+            stay: None,
             own: true,
+        }
+    }
+
+    /// The event-time column, if rows stay in collections for a while only.
+    fn mortal(&self) -> Option<usize> {
+        match self.stay {
+            Some(Stay::For(_)) => self.roles.iter().position(|role| *role == Role::Time),
+            _ => None,
+        }
+    }
+
+    /// Takes the event time of `before`, whose columns come first among its own: each of its rows was one of those.
+    fn keep_time(&mut self, before: &Stream) {
+        for (role, of_before) in self.roles.iter_mut().zip(&before.roles) {
+            if *of_before == Role::Time {
+                *role = Role::Time;
+            }
         }
     }
 
@@ -1231,8 +1330,14 @@ impl Stream {
     fn compact_but(&mut self, others: &BTreeSet<usize>) {
         let mut builder = ProjectBuilder::default();
         let pending = self.pending.iter().flat_map(PendingWindows::rows);
-        let needed: BTreeSet<usize> =
-            self.row_places().into_iter().chain(pending).chain(self.place).chain(others.iter().copied()).collect();
+        let needed: BTreeSet<usize> = self
+            .row_places()
+            .into_iter()
+            .chain(pending)
+            .chain(self.place)
+            .chain(self.mortal())
+            .chain(others.iter().copied())
+            .collect();
         if needed.len() == self.rows.fields().len() {
             return;
         }
@@ -1314,6 +1419,9 @@ impl Stream {
             self.pending = Some(pending.moved(|row| builder.copy(self, row, self.rows.field(row).name())));
         }
         self.place = self.place.map(|row| builder.copy(self, row, late::PLACE_COLUMN));
+        if let Some(time) = self.mortal() {
+            builder.copy(self, time, self.rows.field(time).name());
+        }
         for row in (0..self.roles.len()).filter(|row| self.window_of(*row).is_some()) {
             builder.copy(self, row, self.rows.field(row).name());
         }

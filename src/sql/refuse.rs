@@ -146,9 +146,6 @@ impl Visitor for Refusal<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Found {
         match expr {
-            Expr::InSubquery { expr, negated: true, .. } => {
-                no(expr.as_ref(), "NOT IN with a query is", "NOT EXISTS (SELECT … WHERE a.key = b.key AND …) is")
-            }
             Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => no(left.as_ref(), "ANY and ALL are", ""),
             Expr::Function(function) => self.function(function),
             Expr::Interval(interval) if interval.leading_field.is_none() && has_no_unit(&interval.value) => {
@@ -212,9 +209,10 @@ impl Refusal<'_> {
                 self.set_expr(right)?;
                 match (op, set_quantifier) {
                     (SetOperator::Union, _) => ControlFlow::Continue(()),
-                    (SetOperator::Intersect | SetOperator::Except, SetQuantifier::None | SetQuantifier::Distinct) => {
-                        ControlFlow::Continue(())
-                    }
+                    (
+                        SetOperator::Intersect | SetOperator::Except,
+                        SetQuantifier::None | SetQuantifier::Distinct | SetQuantifier::All,
+                    ) => ControlFlow::Continue(()),
                     (op, quantifier) => no(right.as_ref(), &format!("{op} {quantifier} is"), ""),
                 }
             }

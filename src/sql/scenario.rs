@@ -5,6 +5,7 @@
 //! SET 'key' = 'value'
 //! TEST 'name'                                              the pipeline begins anew
 //!   INSERT INTO table [(columns)] VALUES …                 rows that arrive now
+//!   DELETE FROM table [(columns)] VALUES …                 rows that are taken back now
 //!   TICK                                                   the epoch ends
 //!   ADVANCE WATERMARK [OF table] TO moment | BY interval   … with this watermark
 //!   ADVANCE TIME TO moment | BY interval                   … at this time by the clock
@@ -89,6 +90,8 @@ pub enum Act {
         columns: Vec<Named>,
         /// The rows.
         rows: Rows,
+        /// True if they are taken back.
+        gone: bool,
     },
     /// The epoch ends.
     Tick,
@@ -155,7 +158,7 @@ impl Rows {
 }
 
 /// Words that start a statement of a test.
-const WORDS: [&str; 7] = ["USE", "TEST", "TICK", "ADVANCE", "END", "ASSERT", "INSERT"];
+const WORDS: [&str; 8] = ["USE", "TEST", "TICK", "ADVANCE", "END", "ASSERT", "INSERT", "DELETE"];
 
 /// The tests in `text`.
 ///
@@ -349,12 +352,13 @@ impl Found<'_> {
 }
 
 fn act(text: Text, parser: &mut Parser) -> Result<Act, Failure> {
-    if parse_word(parser, "INSERT") {
-        parser.expect_keyword_is(Keyword::INTO)?;
+    let gone = parse_word(parser, "DELETE");
+    if gone || parse_word(parser, "INSERT") {
+        parser.expect_keyword_is(if gone { Keyword::FROM } else { Keyword::INTO })?;
         let _ = parser.parse_keyword(Keyword::TABLE);
         let table = named(text, parse_name(text, parser)?);
         let columns = parse_column_names(parser)?.into_iter().map(|column| named(text, column)).collect();
-        return Ok(Act::Insert { table, columns, rows: rows(parser)? });
+        return Ok(Act::Insert { table, columns, rows: rows(parser)?, gone });
     }
     if parse_word(parser, "TICK") {
         return Ok(Act::Tick);
@@ -507,7 +511,8 @@ pub fn answer(
         at: start,
         printed: false,
         last: true,
-        windows_only: false,
+        on_close: false,
+        as_changes: false,
         lateness: 0,
         late: None,
     };

@@ -1,5 +1,6 @@
 //! `SET` and `--set`: what a pipeline's settings are called and what they do.
 
+use super::planner::Stay;
 use crate::connector::{Named, OptionSpec, OptionText, Options, Preset, Takes};
 use crate::error::{Error, Result};
 use crate::plan::{Interval, Settings, Tick, WhenAllIdle};
@@ -133,6 +134,12 @@ pub(super) fn set(settings: &mut Settings, key: &str, value: OptionText) -> Resu
         settings.unbounded_state = allowed;
     }
     Ok(())
+}
+
+/// How long rows stay, as a hint says it.
+pub(super) fn stay(text: &str) -> Result<Stay> {
+    let given = Options::settings([(STATE_TTL.name.to_owned(), OptionText::from(text))]);
+    Ok(Stay::from(given.duration_or_off(&STATE_TTL)?))
 }
 
 /// Changes settings as `--set key=value` does.

@@ -15,7 +15,7 @@ use sqlparser::ast::{Ident, ObjectName, Query};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
 /// The name of the argument that stands in front of SESSION's keys: no other can have it, not even in quotes.
 pub(super) const PARTITION_BY: &str = "\0PARTITION BY";
@@ -108,7 +108,7 @@ pub(super) enum EmitClause {
 pub(super) fn parse(text: Text) -> Vec<Statement> {
     let mut tokens = Vec::new();
     let unreadable = Tokenizer::new(&DIALECT, text.sql).tokenize_with_location_into_buf(&mut tokens).err();
-    let mut tokens = tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).peekable();
+    let mut tokens = tokens.into_iter().filter(meant()).peekable();
     let mut statements = Vec::new();
     let mut open_set: Option<Location> = None;
     while tokens.peek().is_some() {
@@ -155,6 +155,19 @@ pub(super) fn parse(text: Text) -> Vec<Statement> {
         _ => {}
     }
     statements
+}
+
+/// True for tokens that say something: no white space and no comments but the hints of a SELECT.
+fn meant() -> impl FnMut(&TokenWithSpan) -> bool {
+    let mut select = false;
+    move |token| match &token.token {
+        Token::Whitespace(Whitespace::MultiLineComment(text)) => select && text.starts_with('+'),
+        Token::Whitespace(_) | Token::EOF => false,
+        other => {
+            select = matches!(other, Token::Word(word) if word.keyword == Keyword::SELECT);
+            true
+        }
+    }
 }
 
 /// What a statement declares, as [`Kind::declares`] has it, as far as its first words say.

@@ -5,14 +5,14 @@
 //! is remembered, so it can be opened again wherever a checkpoint says.
 
 use super::rows::rows_of;
-use super::script::{Script, found};
+use super::script::{Script, found, loose};
 use super::subject::{Read, Subject};
-use crate::batch::changes::added;
-use crate::batch::{Batch, take_rows};
+use crate::batch::{Batch, batch_of, take_rows};
 use crate::connector::{Context, Gives, Polled, Source, Split, SplitStart};
 use crate::error::{Error, Result};
 use crate::operator::transform::with_weight;
 use crate::time::Watermark;
+use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::SchemaRef;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -88,7 +88,10 @@ impl Feed {
                 let rows = records.map(|rows| found(rows, read)).transpose()?;
                 let rows = rows.unwrap_or_else(|| Batch::new_empty(Arc::clone(&schema)));
                 // whatever form its records have, a row of a table that changes is one that comes, or the newest of its key
-                let rows = if fed.gives == Gives::Rows { rows } else { added(&rows, &with_weight(&schema))? };
+                let rows = match fed.gives {
+                    Gives::Rows => rows,
+                    _ => weighed(&rows, &schema, stage.weights.get(name))?,
+                };
                 let keys = records.map(|rows| keys(rows, read)).transpose()?.unwrap_or_default();
                 for (split, share) in deal(&keys, splits, chance.as_deref_mut()).into_iter().enumerate() {
                     let numbers = share.iter().map(|row| before + u64::from(*row) + 1).collect();
@@ -134,6 +137,13 @@ impl Feed {
             fed.given().iter().all(|given| given.asked && (given.ended || !ends))
         })
     }
+}
+
+/// `rows` with their weights.
+fn weighed(rows: &Batch, schema: &SchemaRef, weights: Option<&Vec<i64>>) -> Result<Batch> {
+    let weights: ArrayRef = Arc::new(Int64Array::from(weights.cloned().unwrap_or_default()));
+    let columns = rows.columns().iter().cloned().chain([weights]).collect();
+    batch_of(loose(&with_weight(schema)), columns, rows.num_rows())
 }
 
 /// What must stay in order, of a table with a PRIMARY KEY.

@@ -6,9 +6,9 @@
 use super::play::evaluate;
 use super::rows::{Row, rows_of};
 use super::subject::{Read, Subject};
-use crate::batch::{Batch, batch_of, from_arrow};
+use crate::batch::{Batch, batch_of, from_arrow, take_rows};
 use crate::connector::memory::{MemorySink, MemorySource};
-use crate::connector::{ConnectorSpec, Connectors, Sink, SinkInput, Source, Table};
+use crate::connector::{ConnectorSpec, Connectors, Gives, Sink, SinkInput, Source, Table};
 use crate::error::{Error, ErrorKind, Excerpt, Result, nearest};
 use crate::expr::ScalarFunction;
 use crate::operator::CustomOperator;
@@ -38,6 +38,8 @@ pub struct Script {
 pub struct Stage {
     /// The rows that come, by table, with the columns of its records.
     pub rows: BTreeMap<String, Batch>,
+    /// Of each of these rows, in their order: whether it comes or is taken back.
+    pub weights: BTreeMap<String, Vec<i64>>,
     /// The watermarks at its end, by table; of those with event time.
     pub marks: BTreeMap<String, Watermark>,
     /// The tables that end with it.
@@ -173,7 +175,7 @@ impl Reading<'_> {
     /// Takes one statement. `told` is true once the test has said what time it is.
     fn take(&mut self, deed: &Deed, told: &mut bool) -> Result<()> {
         match &deed.act {
-            Act::Insert { table, columns, rows } => self.insert(table, columns, rows, &deed.place),
+            Act::Insert { table, columns, rows, gone } => self.insert(table, columns, rows, *gone, &deed.place),
             Act::Tick => {
                 self.close(&deed.place);
                 Ok(())
@@ -318,8 +320,13 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn insert(&mut self, table: &Named, columns: &[Named], rows: &Rows, place: &Excerpt) -> Result<()> {
+    fn insert(&mut self, table: &Named, columns: &[Named], rows: &Rows, gone: bool, place: &Excerpt) -> Result<()> {
         let read = self.subject.source(table)?;
+        let gives = read.step.source.gives();
+        if gone && gives == Gives::Rows {
+            let error = Error::invalid(format!("rows of table '{}' are not taken back", table.name));
+            return Err(error.help("those of a stream of changes are: one in 'format' = 'debezium-json', or with 'scan.changelog' = 'upsert'").at(table.place.clone()));
+        }
         if self.ended.contains(&table.name) {
             return Err(Error::invalid(format!("table '{}' has ended", table.name)).at(table.place.clone()));
         }
@@ -339,18 +346,26 @@ impl Reading<'_> {
         };
         let all: Vec<_> = (0..schema.fields().len()).map(column).collect();
         let mut columns = schema.fields().iter().zip(&all);
-        if let Some((field, _)) = columns.find(|(field, column)| !field.is_nullable() && column.null_count() > 0) {
+        // what takes the newest row of a key back says its key and no more
+        let whole = !(gone && gives == Gives::Upserts);
+        if let Some((field, _)) =
+            columns.find(|(field, column)| whole && !field.is_nullable() && column.null_count() > 0)
+        {
             let error = format!("column '{}' of '{}' is NOT NULL, but a row has NULL in it", field.name(), table.name);
             return Err(Error::invalid(error).at(place.clone()));
         }
-        let batch = batch_of(Arc::clone(schema), all, batch.num_rows())?;
+        let schema = if whole { Arc::clone(schema) } else { loose(schema) };
+        let batch = batch_of(Arc::clone(&schema), all, batch.num_rows())?;
         if let Some(mark) = mark(read, &batch, self.now)? {
             let before = self.marks.entry(table.name.clone()).or_insert(Watermark::NONE);
             *before = mark.max(*before);
         }
-        self.given.entry(table.name.clone()).or_default().push(batch.clone());
+        let given = self.given.entry(table.name.clone()).or_default();
+        hold(given, &batch, read, gone).map_err(|error| error.at(place.clone()))?;
+        let weight = if gone { -1 } else { 1 };
+        self.open.weights.entry(table.name.clone()).or_default().extend(std::iter::repeat_n(weight, batch.num_rows()));
         let whole = match self.open.rows.remove(&table.name) {
-            Some(before) => concat_batches(schema, [&before, &batch]).map_err(from_arrow)?,
+            Some(before) => concat_batches(&loose(&schema), [&before, &batch]).map_err(from_arrow)?,
             None => batch,
         };
         self.open.rows.insert(table.name.clone(), whole);
@@ -383,6 +398,48 @@ impl Reading<'_> {
         let batches = batches.iter().map(same).collect::<Result<Vec<_>>>()?;
         concat_batches(&schema, &batches).map_err(from_arrow)
     }
+}
+
+/// The columns of `schema`, any of which may be NULL.
+pub(super) fn loose(schema: &Schema) -> SchemaRef {
+    let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(schema.fields().iter().map(nullable).collect::<Vec<_>>()))
+}
+
+/// What table `read` holds when the rows of `batch` have come or are `gone`: all that came to a table whose rows stand; the newest row of
+/// each key; or what is left of those that came.
+fn hold(given: &mut Vec<Batch>, batch: &Batch, read: &Read, gone: bool) -> Result<()> {
+    let all: Vec<usize> = (0..batch.num_columns()).collect();
+    let columns = match read.step.source.gives() {
+        Gives::Rows => Vec::new(),
+        Gives::Upserts => read.table.primary_key.clone(),
+        Gives::Changes => all,
+    };
+    for (row, values) in rows_of(batch, &columns)?.into_iter().enumerate() {
+        if !columns.is_empty() && (gone || read.step.source.gives() == Gives::Upserts) {
+            let mut found = None;
+            for (place, other) in given.iter().enumerate() {
+                if let Some(at) = rows_of(other, &columns)?.iter().position(|known| *known == values) {
+                    found = Some((place, at));
+                }
+            }
+            match found {
+                Some((place, at)) => {
+                    let others = (0..given[place].num_rows() as u32).filter(|row| *row as usize != at);
+                    given[place] = take_rows(&given[place], others.collect::<Vec<_>>())?;
+                }
+                None if gone && read.step.source.gives() == Gives::Changes => {
+                    let error = format!("table '{}' holds no row ({})", read.table.name, values.0.join(", "));
+                    return Err(Error::invalid(error).help("a row that is taken back is told by all of its columns"));
+                }
+                None => {}
+            }
+        }
+        if !gone {
+            given.push(batch.slice(row, 1));
+        }
+    }
+    Ok(())
 }
 
 /// What Arrow says, without who says it.
@@ -435,6 +492,8 @@ pub fn found(batch: &Batch, read: &Read) -> Result<Batch> {
         }
     };
     let columns = wanted.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    // where a key loses its row there are no values
+    let wanted = if read.step.source.gives() == Gives::Upserts { loose(&wanted) } else { wanted };
     batch_of(wanted, columns, batch.num_rows())
 }
 

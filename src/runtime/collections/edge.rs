@@ -101,8 +101,17 @@ pub struct Output {
     pub places: Vec<usize>,
 }
 
-/// Batches of what has changed in each epoch, when it is complete, with weights if the step updates; rows that stand leave at once.
-pub fn leave<'scope>(rows: Stream<'scope, Epoch, Encoded>, output: Output, site: Site) -> Rows<'scope> {
+/// When rows leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// When their epoch is complete: what it has changed.
+    Complete,
+    /// As soon as they are there, unless the step updates: none of them is taken back, whatever else comes.
+    AtOnce,
+}
+
+/// Batches of what changes, with weights if the step updates.
+pub fn leave<'scope>(rows: Stream<'scope, Epoch, Encoded>, output: Output, when: When, site: Site) -> Rows<'scope> {
     let step = &site.local.plan.steps[site.id];
     let (updating, schema) = (step.emit == Emit::Updating, Arc::clone(&step.schema));
     let mut builder = OperatorBuilder::new(format!("leave {}", site.name()), rows.scope());
@@ -124,7 +133,7 @@ pub fn leave<'scope>(rows: Stream<'scope, Epoch, Encoded>, output: Output, site:
             updates.for_each(|capability, rows: &mut Encoded| {
                 let rows = std::mem::take(rows);
                 let capability = capability.delayed(&rows.epoch, 0);
-                if updating {
+                if updating || when == When::Complete {
                     open.entry(rows.epoch).or_insert_with(|| (capability, Vec::new())).1.push(rows);
                 } else {
                     say(&capability, &rows.rest.iter().zip(rows.weights.iter().copied()).collect::<Vec<_>>());

@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::expr::Expr;
 use crate::plan::{JoinKind, Joining};
 use crate::time::Epoch;
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use differential_dataflow::AsCollection;
 use differential_dataflow::lattice::Lattice;
 use differential_dataflow::operators::join::join_traces;
@@ -35,6 +35,8 @@ pub struct Shape {
     outputs: [Vec<usize>; 2],
     /// By side: a row of NULLs.
     nulls: [Row; 2],
+    /// The columns that follow a mark join's rows: one that says that a row is in a pair, one that says that it is not.
+    marks: [Row; 2],
     site: Site,
 }
 
@@ -66,7 +68,20 @@ impl Shape {
         let nulls =
             [whole(&schemas[0], &splits[0])?.nulls(&schemas[0])?, whole(&schemas[1], &splits[1])?.nulls(&schemas[1])?];
         let outputs = [spec.sides[0].output.clone(), spec.sides[1].output.clone()];
-        Ok(Shape { kind: spec.kind, condition, splits, schemas: schemas.clone(), outputs, nulls, site })
+        let mark = Coder::new(&Schema::new(vec![mark()]), vec![0])?;
+        let both: ArrayRef = Arc::new(BooleanArray::from(vec![true, false]));
+        let both = mark.encode(&batch_of(Arc::new(Schema::new(vec![self::mark()])), vec![both], 2)?)?;
+        let [yes, no] = <[Row; 2]>::try_from(both).expect("two rows have been encoded");
+        Ok(Shape {
+            kind: spec.kind,
+            condition,
+            splits,
+            schemas: schemas.clone(),
+            outputs,
+            nulls,
+            marks: [yes, no],
+            site,
+        })
     }
 
     /// How the rows that [`join`] gives become columns.
@@ -76,14 +91,25 @@ impl Shape {
         let sides = if self.kind.gives_pairs() { 2 } else { 1 };
         for side in 0..sides {
             let (split, first) = (&self.splits[side], types.len());
-            let columns = split.key.columns.iter().chain(&split.rest.columns);
+            // rows that are told by how often they are there are all key
+            let rest: &[usize] = if self.kind.counts() { &[] } else { &split.rest.columns };
+            let columns = split.key.columns.iter().chain(rest);
             types.extend(columns.map(|column| Arc::clone(&self.schemas[side].fields()[*column])));
             let of_side = split.places();
             places.extend(self.outputs[side].iter().map(|column| first + of_side[*column]));
         }
+        if self.kind == JoinKind::Mark {
+            places.push(types.len());
+            types.push(Arc::new(mark()));
+        }
         let all = (0..types.len()).collect();
-        Ok(Output { coder: Coder::new(&arrow::datatypes::Schema::new(types), all)?, places })
+        Ok(Output { coder: Coder::new(&Schema::new(types), all)?, places })
     }
+}
+
+/// The column of a mark join.
+fn mark() -> Field {
+    Field::new("mark", DataType::Boolean, false)
 }
 
 /// All columns of a side, the key first.
@@ -121,7 +147,10 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
     left: Indexed<'scope, T>,
     right: Indexed<'scope, T>,
 ) -> Collected<'scope, T, Row> {
-    let Shape { kind, condition, nulls: [left_nulls, right_nulls], site, .. } = shape;
+    let Shape { kind, condition, nulls: [left_nulls, right_nulls], marks: [yes, no], site, .. } = shape;
+    if kind.counts() {
+        return counted(kind, left, right);
+    }
     if kind == JoinKind::Inner && condition.is_none() {
         return left.join_core(right, |key, l, r| {
             let key = unmarked(key);
@@ -162,6 +191,11 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
     match kind {
         JoinKind::Semi => matched(0),
         JoinKind::Anti => unmatched(0),
+        JoinKind::Mark => {
+            let others = unmatched(0).map(move |l| row(&[&l, &no]));
+            matched(0).map(move |l| row(&[&l, &yes])).concat(others)
+        }
+        JoinKind::Common | JoinKind::Excess => unreachable!("they are counted"),
         JoinKind::Inner | JoinKind::Left | JoinKind::Right | JoinKind::Full => {
             let mut all = pairs.clone().expect("they were asked for").map(|(l, r)| row(&[&l, &r]));
             if kind.gives_unmatched(0) {
@@ -175,6 +209,28 @@ pub fn join<'scope, T: Timestamp + Lattice + Ord>(
             all
         }
     }
+}
+
+/// Rows as often as both inputs have them, or as the first has them more often.
+fn counted<'scope, T: Timestamp + Lattice + Ord>(
+    kind: JoinKind,
+    left: Indexed<'scope, T>,
+    right: Indexed<'scope, T>,
+) -> Collected<'scope, T, Row> {
+    let rows = |indexed: Indexed<'scope, T>| indexed.as_collection(|key, _| row(&[unmarked(key)]));
+    let left = rows(left);
+    let more = by_self(left.clone().concat(rows(right).negate()), Pipeline, "difference");
+    let more = more.reduce_abelian::<_, LoneBuilder<T>, LoneSpine<T>, _, _>(
+        "excess",
+        |_, input, output| {
+            if input[0].1 > 0 {
+                output.push(((), input[0].1));
+            }
+        },
+        refill,
+    );
+    let more = more.as_collection(|row, ()| row.0.into());
+    if kind == JoinKind::Common { left.concat(more.negate()) } else { more }
 }
 
 /// Each row that there is, once.

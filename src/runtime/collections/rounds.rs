@@ -5,7 +5,7 @@
 
 use super::super::steps::{Rows, Site};
 use super::super::worker::Local;
-use super::edge::{self, Output};
+use super::edge::{self, Output, When};
 use super::join::{Shape, distinct_everywhere, join};
 use super::layout::{self, Indexed};
 use super::reduce::reduce_in_rounds;
@@ -67,7 +67,7 @@ pub fn recurse<'scope>(
     let width = step.schema.fields().len();
     let output = Output { coder: Coder::new(&step.schema, (0..width).collect())?, places: (0..width).collect() };
     // rows are where their bytes are, not where their key is
-    Ok(edge::leave(edge::gathered(rows), output, site(id, Arc::clone(&step.schema))))
+    Ok(edge::leave(edge::gathered(rows), output, When::Complete, site(id, Arc::clone(&step.schema))))
 }
 
 /// Ends the run if there are too many rounds.

@@ -1,9 +1,9 @@
 //! Change streams: tables whose rows are taken back, and what is left of changes before they are written.
 
-use super::{Planner, Stream};
+use super::{Planner, Role, Stream, assign_windows};
 use crate::connector::{self, Gives, Sink};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Emit, Input, Route, Step, StepId, settling};
+use crate::plan::{Action, Emit, Input, Route, Step, StepId, WindowBounds, settling};
 use crate::sql::catalog::{ColumnDef, TableDef};
 use arrow::datatypes::{Schema, SchemaRef};
 use std::sync::Arc;
@@ -66,6 +66,26 @@ impl Planner<'_> {
             },
             _ => "results that change".into(),
         }
+    }
+
+    /// Makes rows that stand of `stream`, whose rows are taken back and have windows of event time: those that are there when their window
+    /// closes.
+    pub(super) fn closing(&mut self, stream: &mut Stream) -> Result<()> {
+        assign_windows(self, stream)?;
+        self.materialise(stream)?;
+        let known = "windows have been assigned";
+        let [start, end] = stream.bounds_of(self.windows);
+        let windows = WindowBounds { start: start.expect(known), end: end.expect(known) };
+        let input = Input { from: stream.base, route: Route::Key((0..stream.rows.fields().len()).collect()) };
+        let name = "what stands in closed windows".to_owned();
+        let rows = Arc::clone(&stream.rows);
+        let base = self.step(name, Action::Closing(windows), vec![input], Arc::clone(&rows), Emit::Append);
+        let of_windows =
+            |role: &Role| if matches!(role, Role::Window(id, _) if *id == self.windows) { *role } else { Role::None };
+        let roles = stream.roles.iter().map(of_windows).collect();
+        let columns = std::mem::take(&mut stream.columns);
+        *stream = Stream { roles, columns, ..Stream::of_step(base, rows, Emit::Append) };
+        Ok(())
     }
 
     /// Adds what leaves only those changes of `stream` that `sink`, the writing side of `table`, has to be told; true if that is needed.

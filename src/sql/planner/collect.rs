@@ -4,14 +4,16 @@
 //! weights alone, counts and sums of whole numbers, need no collection: they stay ordinary aggregates, over what weights make of their
 //! arguments.
 
-use super::{Place, Planner, ProjectBuilder, Role, Stream, aggregate_name, called, compile, compile_call};
+use super::{Place, Planner, ProjectBuilder, Role, Stay, Stream, aggregate_name, called, compile, compile_call};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
-    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, Topping,
-    Ttl, WEIGHT, collected, inside,
+    Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, There,
+    Topping, Ttl, WEIGHT, collected, inside,
 };
+use crate::sql::hints::StateTtl;
+use crate::time::Micros;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
 use datafusion_common::{Column, DFSchema, TableReference};
 use datafusion_expr::expr::AggregateFunction;
@@ -27,19 +29,19 @@ impl Planner<'_> {
         self.entering_for(stream, keys, what, None)
     }
 
-    /// The same, where rows are needed for as long as `silent` says and nothing is taken back when they leave.
+    /// The same, where rows are there as `keeping` says, by a watermark that is so much behind the sources'.
     pub(super) fn entering_for(
         &mut self,
         stream: &Stream,
         keys: &[usize],
         what: &str,
-        silent: Option<Ttl>,
+        keeping: Option<(Keeping, Micros)>,
     ) -> Result<Input> {
         let route = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
-        if collected(&self.steps, stream.base) {
+        if keeping.is_none() && collected(&self.steps, stream.base) {
             return Ok(Input { from: stream.base, route });
         }
-        let from = self.keeper(stream, route.clone(), what, silent)?;
+        let from = self.keeper(stream, route.clone(), what, keeping)?;
         // they may have been sent there already
         let route = if self.steps[from].inputs[0].route == route { Route::Forward } else { route };
         Ok(Input { from, route })
@@ -129,13 +131,23 @@ impl Planner<'_> {
     }
 
     /// The step that keeps the rows of `stream`.
-    fn keeper(&mut self, stream: &Stream, route: Route, what: &str, silent: Option<Ttl>) -> Result<StepId> {
-        let ttl = silent.or(self.ttl(stream)?);
-        let keeping = Keeping { ttl, silent: silent.is_some() };
-        if let Some(keeper) = self.keepers.get(&(stream.base, keeping)) {
+    fn keeper(
+        &mut self,
+        stream: &Stream,
+        route: Route,
+        what: &str,
+        keeping: Option<(Keeping, Micros)>,
+    ) -> Result<StepId> {
+        let (keeping, behind) = match keeping {
+            Some(keeping) => keeping,
+            None => (Keeping { ttl: Self::ttl(stream), ..Keeping::default() }, self.behind(stream.base)),
+        };
+        let known = (stream.base, keeping, behind);
+        if let Some(keeper) = self.keepers.get(&known) {
             return Ok(*keeper);
         }
-        let endless = crate::plan::grows(&self.steps, stream.base).filter(|_| ttl.is_none());
+        let keeping = known.1.clone();
+        let endless = crate::plan::grows(&self.steps, stream.base).filter(|_| keeping.ttl.is_none());
         if let Some(source) = endless.filter(|_| !self.settings.unbounded_state) {
             let table = match &self.steps[source].action {
                 Action::Source(source) => format!(" of table '{}', which does not end", source.table),
@@ -146,20 +158,31 @@ impl Planner<'_> {
                  to how long rows count, by event time; or allow it: SET 'unbounded_state' = 'true'",
             ));
         }
-        let emit = if ttl.is_some() { Emit::Updating } else { stream.emit };
-        let name = format!("keep {}", self.steps[stream.base].name);
+        let emit = if keeping.ttl.is_some() { Emit::Updating } else { stream.emit };
+        let verb = if keeping.there == There::Last { "wait with" } else { "keep" };
+        let name = format!("{verb} {}", self.steps[stream.base].name);
         let input = Input { from: stream.base, route };
         let keeper = self.step(name, Action::Keep(keeping), vec![input], Arc::clone(&stream.rows), emit);
-        self.keepers.insert((stream.base, keeping), keeper);
+        self.steps[keeper].lateness = behind;
+        self.keepers.insert(known, keeper);
         Ok(keeper)
     }
 
     /// How long rows of `stream` stay in collections.
-    fn ttl(&self, stream: &Stream) -> Result<Option<Ttl>> {
-        let Some(keep) = self.settings.state_ttl else { return Ok(None) };
-        let time = stream.roles.iter().position(|role| *role == Role::Time);
-        let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-        Ok(time.map(|time| Ttl { time, keep }))
+    fn ttl(stream: &Stream) -> Option<Ttl> {
+        let Some(Stay::For(keep)) = stream.stay else { return None };
+        stream.mortal().map(|time| Ttl { time, keep, admit: keep })
+    }
+
+    /// The rows of a relation of which a hint says how long they stay.
+    pub(super) fn hinted(&mut self, hint: &StateTtl, last: bool) -> Result<Stream> {
+        let mut stream = self.lower(&hint.input, last)?;
+        if matches!(hint.stay, Stay::For(_)) && !stream.roles.contains(&Role::Time) {
+            return Err(Error::invalid("the hint STATE_TTL goes by event time, and what it names has none")
+                .help("declare a WATERMARK in CREATE TABLE, and have the query select its column"));
+        }
+        stream.stay = Some(hint.stay);
+        Ok(stream)
     }
 
     /// Sends the rows of those of `streams` that no collection has made through one, if another one is part of a recursion: all that is
@@ -202,7 +225,8 @@ impl Planner<'_> {
     /// `reducing` as what keeps no more than the first rows of each key: where rows are never taken back, others are not needed again.
     fn topping(&self, stream: &Stream, reducing: &Reducing) -> Result<Option<Topping>> {
         let Reduction::First { order, skip, limit: Some(limit), numbered } = &reducing.what else { return Ok(None) };
-        let stand = stream.emit != Emit::Updating && self.ttl(stream)?.is_none() && !inside(&self.steps, stream.base);
+        let stand =
+            stream.emit != Emit::Updating && Planner::ttl(stream).is_none() && !inside(&self.steps, stream.base);
         let topping = || Topping {
             keys: reducing.keys.clone(),
             order: order.clone(),

@@ -6,11 +6,10 @@ use super::rank::place_of;
 use super::{Bound, Needs, Place, Planner, Role, Stream, assign_windows, collect_needs, compile};
 use crate::error::{Error, Result};
 use crate::expr::from_datafusion;
-use crate::plan::{
-    Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, Ttl, WindowBounds,
-};
-use arrow::datatypes::{FieldRef, Schema};
-use datafusion_common::{DFSchema, JoinType, NullEquality, TableReference};
+use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Meeting, StepId, WindowBounds};
+use crate::sql::multiset::{Multiset, Which};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion_common::{DFSchema, JoinConstraint, JoinType, NullEquality, ScalarValue, TableReference};
 use datafusion_expr::Expr as Logical;
 use datafusion_expr::logical_plan::{Join, LogicalPlan};
 use std::collections::BTreeSet;
@@ -27,15 +26,37 @@ impl Planner<'_> {
             JoinType::RightSemi => (JoinKind::Semi, true),
             JoinType::LeftAnti => (JoinKind::Anti, false),
             JoinType::RightAnti => (JoinKind::Anti, true),
-            JoinType::LeftMark | JoinType::RightMark => {
-                return Err(Error::invalid("IN or EXISTS with a query is not yet supported inside OR, CASE or NOT")
-                    .help("make it a condition of WHERE on its own, perhaps in several INSERTs or with UNION ALL"));
-            }
+            JoinType::LeftMark => (JoinKind::Mark, false),
+            JoinType::RightMark => (JoinKind::Mark, true),
         };
-        if join.null_aware {
-            return Err(Error::invalid("NOT IN with a query is not yet supported")
-                .help("NOT EXISTS (SELECT … WHERE a.key = b.key AND …) is"));
-        }
+        // what NULL does to NOT IN is said by conditions beside it
+        self.join_as(join, kind, turned, last)
+    }
+
+    /// `INTERSECT ALL` and `EXCEPT ALL`.
+    pub(super) fn multiset(&mut self, node: &Multiset, last: bool) -> Result<Stream> {
+        let columns = [&node.left, &node.right].map(|side| side.schema().columns().into_iter().map(Logical::Column));
+        let [left, right] = columns;
+        let rows = Join::try_new(
+            Arc::clone(&node.left),
+            Arc::clone(&node.right),
+            left.zip(right).collect(),
+            None,
+            JoinType::LeftSemi,
+            JoinConstraint::On,
+            NullEquality::NullEqualsNull,
+            false,
+        );
+        let kind = match node.which {
+            Which::Common => JoinKind::Common,
+            Which::Excess => JoinKind::Excess,
+        };
+        self.join_as(&rows.map_err(from_datafusion)?, kind, false, last)
+    }
+
+    /// The rows that a join of `kind` leaves; `turned` if its first side is the second one of the plan.
+    fn join_as(&mut self, join: &Join, kind: JoinKind, turned: bool, last: bool) -> Result<Stream> {
+        let filter = join.filter.as_ref().filter(|filter| !is_true(filter));
         let nulls_equal = join.null_equality == NullEquality::NullEqualsNull;
         let mut plans: [&LogicalPlan; 2] = [&join.left, &join.right];
         let mut on: Vec<[&Logical; 2]> = join.on.iter().map(|(left, right)| [left, right]).collect();
@@ -63,8 +84,10 @@ impl Planner<'_> {
             (Some(windows), _) => Meets::InWindows(windows),
             (None, Some(table)) if stand && !leaves_rest(kind, table) => Meets::WithTable(table),
             (None, _) if !on.is_empty() || plans.iter().any(|plan| one_row(plan)) => Meets::Always,
+            // whether there is a row at all
+            (None, _) if !kind.gives_pairs() && filter.is_none() => Meets::Always,
             (None, _) => {
-                let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
+                let conditions = join.on.iter().map(|(left, _)| left).chain(filter);
                 self.blame = conditions.into_iter().find_map(place_of);
                 return Err(Error::invalid("a join needs a column of one side that equals one of the other")
                     .help("write JOIN … ON a.key = b.key AND …; other conditions may follow"));
@@ -99,7 +122,7 @@ impl Planner<'_> {
         });
         // pairs that are all that leaves are filtered where they have left
         let behind = matches!(meets, Meets::Always) && kind == JoinKind::Inner;
-        let condition = match &join.filter {
+        let condition = match filter {
             Some(filter) if !behind => Some(condition(filter, &streams, &plans)?),
             _ => None,
         };
@@ -108,14 +131,16 @@ impl Planner<'_> {
         }
         Ok(match meets {
             Meets::Always => {
-                let conditions = join.on.iter().map(|(left, _)| left).chain(&join.filter);
+                let conditions = join.on.iter().map(|(left, _)| left).chain(filter);
                 let place = conditions.into_iter().find_map(place_of);
                 let joining = Joining { kind, meeting: Meeting::Always, sides, condition, nulls_equal };
-                let apart = join.filter.as_ref().filter(|_| behind && stand);
-                let apart = apart.and_then(|filter| interval::between(filter, &streams, &plans));
-                let joined = self.join_always(&mut streams, joining, apart.map(|apart| apart.kept()));
+                let apart = filter.filter(|_| stand);
+                let joined = match apart.and_then(|filter| interval::between(filter, &streams, &plans)) {
+                    Some(apart) => self.join_apart(&streams, joining, apart),
+                    None => self.join_always(&mut streams, joining),
+                };
                 let mut stream = joined.inspect_err(|_| self.blame = place)?;
-                if let Some(filter) = join.filter.as_ref().filter(|_| behind) {
+                if let Some(filter) = filter.filter(|_| behind) {
                     self.filter(&mut stream, filter, &join.schema)?;
                 }
                 stream
@@ -164,19 +189,21 @@ impl Planner<'_> {
     }
 
     /// Adds a step that joins all rows that there are.
-    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining, apart: Option<[Ttl; 2]>) -> Result<Stream> {
-        let what = format!("a {} without windows", joining.kind.name());
+    fn join_always(&mut self, streams: &mut [Stream; 2], joining: Joining) -> Result<Stream> {
+        let what = match joining.kind {
+            kind if kind.counts() => kind.name().to_uppercase(),
+            JoinKind::Mark => "IN or EXISTS with a query".to_owned(),
+            JoinKind::Anti => "an anti join without windows".to_owned(),
+            kind => format!("a {} without windows", kind.name()),
+        };
         let mut inputs = Vec::new();
         for (side, stream) in streams.iter_mut().enumerate() {
-            let silent = apart.map(|apart| apart[side]);
-            let input = self.entering_for(stream, &joining.sides[side].keys, &what, silent)?;
-            if silent.is_none() {
-                stream.emit = self.steps[input.from].emit;
-            }
+            let input = self.entering(stream, &joining.sides[side].keys, &what)?;
+            stream.emit = self.steps[input.from].emit;
             inputs.push(input);
         }
         let updating = streams.iter().any(|stream| stream.emit == Emit::Updating);
-        let taken_back = !matches!(joining.kind, JoinKind::Inner | JoinKind::Semi);
+        let taken_back = !matches!(joining.kind, JoinKind::Inner | JoinKind::Semi | JoinKind::Common);
         let emit = if updating || taken_back { Emit::Updating } else { Emit::Append };
         Ok(self.join_step(streams, joining, Some((inputs, emit)), |_, _| Role::None))
     }
@@ -204,6 +231,10 @@ impl Planner<'_> {
                 fields.push(Arc::new(field.with_nullable(nullable)));
                 roles.push(if optional { Role::None } else { role(side, of_side.roles[row]) });
             }
+        }
+        if kind == JoinKind::Mark {
+            fields.push(Arc::new(Field::new("mark", DataType::Boolean, false)));
+            roles.push(Role::None);
         }
         let mut name = kind.name().to_owned();
         let keys: Vec<&str> =
@@ -256,13 +287,18 @@ impl Planner<'_> {
     }
 }
 
+/// True for a condition that says nothing.
+fn is_true(expr: &Logical) -> bool {
+    matches!(expr, Logical::Literal(ScalarValue::Boolean(Some(true)), _))
+}
+
 /// True if collections have a part in `plan`.
 fn collects(plan: &LogicalPlan) -> bool {
     let itself = matches!(
         plan,
         LogicalPlan::Join(_) | LogicalPlan::Window(_) | LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_)
     );
-    itself || plan.inputs().into_iter().any(collects)
+    itself || Multiset::of(plan).is_some() || plan.inputs().into_iter().any(collects)
 }
 
 /// Which rows of two streams meet.

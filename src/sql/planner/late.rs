@@ -108,6 +108,7 @@ impl Planner<'_> {
 
     /// Adds the branches of `streams`, which one step takes up that waits for their windows.
     pub(super) fn add_branches(&mut self, streams: &mut [Stream]) {
+        let behind = streams.iter().map(|stream| self.steps[stream.base].lateness).max().unwrap_or(0);
         let sources: BTreeSet<StepId> = streams.iter().flat_map(|stream| self.sources_of(stream.base)).collect();
         for Branch { table, lateness, input, rows, values, schema } in
             streams.iter_mut().flat_map(|stream| std::mem::take(&mut stream.late))
@@ -115,27 +116,28 @@ impl Planner<'_> {
             let action = Action::LateRows { lateness, sources: sources.iter().copied().collect() };
             let base =
                 self.step(format!("late rows for {table}"), action, vec![input], Arc::clone(&rows), Emit::Append);
+            self.steps[base].lateness = self.steps[base].lateness.max(behind);
             let mut branch = Stream::of_step(base, Arc::clone(&schema), Emit::Append);
             branch.stages.push(Stage { transform: Transform::Project(values), schema });
             self.late.push(branch);
         }
     }
 
-    fn sources_of(&self, id: StepId) -> Vec<StepId> {
+    pub(super) fn sources_of(&self, id: StepId) -> Vec<StepId> {
         match &self.steps[id].action {
             Action::Source(_) => vec![id],
             _ => self.steps[id].inputs.iter().flat_map(|input| self.sources_of(input.from)).collect(),
         }
     }
 
-    /// True if step `id`, or one that it reads, waits for windows to close, or for the watermark to pass a row.
-    pub(super) fn waits_for_windows(&self, id: StepId) -> bool {
+    /// The step, `id` or one that it reads, that waits for windows to close, or for the watermark to pass a row.
+    pub(super) fn waits_for_windows(&self, id: StepId) -> Option<StepId> {
         let step = &self.steps[id];
         match &step.action {
-            Action::Aggregate(aggregation) if aggregation.grouping.windowed() => true,
-            Action::Rank(_) => true,
-            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_) | Meeting::AsOf(_)) => true,
-            _ => step.inputs.iter().any(|input| self.waits_for_windows(input.from)),
+            Action::Aggregate(aggregation) if aggregation.grouping.windowed() => Some(id),
+            Action::Rank(_) | Action::Closing(_) => Some(id),
+            Action::Join(join) if matches!(join.meeting, Meeting::InWindows(_) | Meeting::AsOf(_)) => Some(id),
+            _ => step.inputs.iter().find_map(|input| self.waits_for_windows(input.from)),
         }
     }
 }

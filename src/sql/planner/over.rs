@@ -64,6 +64,7 @@ impl Planner<'_> {
         let width = stream.rows.fields().len();
         let mut made =
             self.reduce(&stream, Reducing { keys, what }, name, "a window function over rows without windows", &rows)?;
+        made.keep_time(&stream);
         made.columns = stream.columns;
         made.columns.extend((width..rows.fields().len()).map(Place::Row));
         Ok(made)
@@ -113,6 +114,7 @@ impl Planner<'_> {
         let rows = Arc::clone(&stream.rows);
         let reducing = Reducing { keys: Vec::new(), what };
         let mut made = self.reduce(&stream, reducing, name, "ORDER BY … LIMIT", &rows)?;
+        made.keep_time(&stream);
         made.columns = stream.columns;
         Ok(made)
     }
