@@ -125,6 +125,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Upsert(key) => writeln!(out, "  upsert {key:?}"),
         Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
+        Action::View(name) => writeln!(out, "  view {name:?}"),
         Action::DeadLetters => writeln!(out, "  dead letters"),
         Action::Sink(sink) => {
             writeln!(

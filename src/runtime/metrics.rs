@@ -63,6 +63,9 @@ pub struct StepCells {
     /// [`UNKNOWN`] where the outside does not say.
     lag_rows: AtomicU64,
     busy_nanos: AtomicU64,
+    /// Of served views.
+    held_rows: AtomicU64,
+    held_bytes: AtomicU64,
 }
 
 /// A lag that nobody knows.
@@ -75,6 +78,8 @@ pub enum Role {
     Source,
     /// Writes to the outside.
     Sink,
+    /// Holds the rows of a view for whoever asks.
+    View,
     /// Anything between.
     Inner,
 }
@@ -102,6 +107,8 @@ impl StepCells {
             watermark: AtomicI64::new(Micros::MIN),
             lag_rows: AtomicU64::new(UNKNOWN),
             busy_nanos: zero(),
+            held_rows: zero(),
+            held_bytes: zero(),
         }
     }
 
@@ -154,6 +161,12 @@ impl StepCells {
         self.lag_rows.store(rows.unwrap_or(UNKNOWN), Relaxed);
     }
 
+    /// So much is in memory for whoever asks.
+    pub(super) fn holds(&self, rows: usize, bytes: usize) {
+        self.held_rows.store(rows as u64, Relaxed);
+        self.held_bytes.store(bytes as u64, Relaxed);
+    }
+
     /// Counts the time until what it gives is dropped as time in the step.
     pub(super) fn busy<'a>(&'a self, clock: &'a dyn Clock) -> Busy<'a> {
         Busy { cells: self, clock, since: clock.monotonic() }
@@ -198,6 +211,7 @@ impl Metrics {
             role: match step.action {
                 Action::Source(_) => Role::Source,
                 Action::Sink(_) => Role::Sink,
+                Action::View(_) => Role::View,
                 _ => Role::Inner,
             },
             workers: (0..workers).map(|_| OnceLock::new()).collect(),

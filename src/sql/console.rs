@@ -58,6 +58,14 @@ pub fn statement_end(text: &str) -> Option<usize> {
     None
 }
 
+/// The view that `text` names, if it is a name and nothing else.
+pub fn view_name(text: &str) -> Option<String> {
+    match tokens(text).as_slice() {
+        [one] | [one, TokenWithSpan { token: Token::SemiColon, .. }] => name(one),
+        _ => None,
+    }
+}
+
 /// What `statement` asks for.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod ordered;
 mod over;
 mod rank;
 mod values;
+mod view;
 
 use late::{Asked, Branch};
 pub(super) use letters::Letters;
@@ -58,6 +59,8 @@ pub(super) struct Query {
     pub plan: LogicalPlan,
     /// Where its rows go.
     pub table: Rc<connector::Table>,
+    /// True if that is a view that is served.
+    pub serves: bool,
     /// Where the INSERT starts.
     pub at: Location,
     /// True for a SELECT on its own.
@@ -89,6 +92,8 @@ impl Query {
 /// A table that is written, and all that goes into it.
 pub(super) struct Target {
     pub table: Rc<connector::Table>,
+    /// True if it is a view that is served.
+    pub serves: bool,
     pub streams: Vec<Stream>,
     /// Where the first INSERT into it starts.
     pub at: Location,
@@ -425,12 +430,15 @@ impl<'a> Planner<'a> {
 
     /// Adds the sink of a table, and all that goes into it.
     pub fn write(&mut self, target: Target) -> Result<()> {
-        let Target { table, mut streams, .. } = target;
+        let Target { table, serves, mut streams, .. } = target;
         let mut stream = match streams.len() {
             1 => streams.remove(0),
             _ => self.union(streams, Arc::clone(&table.schema))?,
         };
         self.materialise(&mut stream)?;
+        if serves {
+            return self.serve(stream, &table);
+        }
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
         let sink = self.connectors.sink(&table, &input)?;

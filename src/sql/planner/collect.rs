@@ -129,7 +129,7 @@ impl Planner<'_> {
     }
 
     /// The step that keeps the rows of `stream`.
-    fn keeper(&mut self, stream: &Stream, route: Route, what: &str, silent: Option<Ttl>) -> Result<StepId> {
+    pub(super) fn keeper(&mut self, stream: &Stream, route: Route, what: &str, silent: Option<Ttl>) -> Result<StepId> {
         let ttl = silent.or(self.ttl(stream)?);
         let keeping = Keeping { ttl, silent: silent.is_some() };
         if let Some(keeper) = self.keepers.get(&(stream.base, keeping)) {

@@ -1,0 +1,313 @@
+//! Views that are asked while their pipeline runs: whatever the moment, everybody sees all rows up to one epoch and no others.
+//!
+//! The balance test: transfers between accounts, each a row, move money and make none. So the total is the same at every epoch, and what
+//! an account has at an epoch follows from the rows up to there, which the test adds up itself.
+
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use highwater::connector::builtin::Builtin;
+use highwater::connector::memory::MemorySource;
+use highwater::connector::{Context, Polled, Source, Split, SplitStart};
+use highwater::error::{Error, ErrorKind, Result};
+use highwater::runtime::views::{Answer, Event, Views};
+use highwater::runtime::{self, Running, Workers};
+use highwater::sql::{self, Text};
+use highwater::time::{Epoch, SystemClock, Watermark};
+use pipeline::{MINUTE, for_seeds, within};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What each account has before the first transfer.
+const OPENING: i64 = 100;
+const ACCOUNTS: i64 = 12;
+/// Rows of each split in an epoch; all accounts are opened in the first one.
+const TICK: usize = 40;
+
+const VIEWS: &str = "
+    CREATE TABLE opening (id BIGINT NOT NULL, owner STRING NOT NULL) WITH ('connector' = 'memory');
+    CREATE TABLE transfers (src BIGINT NOT NULL, dst BIGINT NOT NULL, amount BIGINT NOT NULL) WITH ('connector' = 'memory');
+    CREATE VIEW entries AS
+      SELECT id AS account, 100 AS amount FROM opening
+      UNION ALL SELECT src, -amount FROM transfers
+      UNION ALL SELECT dst, amount FROM transfers;
+    CREATE MATERIALIZED VIEW balances AS SELECT account, sum(amount) AS balance FROM entries GROUP BY account;
+    CREATE MATERIALIZED VIEW total AS SELECT sum(balance) AS total, count(*) AS accounts FROM balances;
+    CREATE MATERIALIZED VIEW owned AS
+      SELECT owner, balance FROM balances JOIN opening ON id = account;
+    CREATE MATERIALIZED VIEW log AS SELECT src, dst, amount FROM transfers;
+";
+
+/// A source that gives no more rows of a split than it is let.
+struct Paced {
+    inner: MemorySource,
+    let_through: Arc<AtomicU64>,
+}
+
+struct PacedSplit {
+    inner: Box<dyn Split>,
+    let_through: Arc<AtomicU64>,
+}
+
+impl Source for Paced {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn bounded(&self) -> bool {
+        true
+    }
+
+    fn splits(&self, context: &Context) -> Result<Vec<String>> {
+        self.inner.splits(context)
+    }
+
+    fn open(&self, splits: &[SplitStart], context: &Context) -> Result<Vec<Box<dyn Split>>> {
+        let paced =
+            |inner| -> Box<dyn Split> { Box::new(PacedSplit { inner, let_through: Arc::clone(&self.let_through) }) };
+        Ok(self.inner.open(splits, context)?.into_iter().map(paced).collect())
+    }
+}
+
+impl Split for PacedSplit {
+    fn poll(&mut self, rows_max: usize) -> Result<Polled> {
+        let left = self.let_through.load(Ordering::SeqCst).saturating_sub(self.inner.position());
+        match usize::try_from(left).unwrap_or(usize::MAX) {
+            0 => Ok(Polled::Pending),
+            left => self.inner.poll(rows_max.min(left)),
+        }
+    }
+
+    fn position(&self) -> u64 {
+        self.inner.position()
+    }
+
+    fn place(&self, row: usize) -> String {
+        self.inner.place(row)
+    }
+}
+
+/// Accounts and what happens to them.
+struct Bank {
+    /// By split, in order: from, to, how much.
+    splits: Vec<Vec<(i64, i64, i64)>>,
+    let_through: Arc<AtomicU64>,
+}
+
+impl Bank {
+    fn random(rng: &mut StdRng) -> Bank {
+        let splits = rng.random_range(1..=4);
+        let transfer = |rng: &mut StdRng| {
+            (rng.random_range(0..ACCOUNTS), rng.random_range(0..ACCOUNTS), rng.random_range(1..1000))
+        };
+        let rows = |rng: &mut StdRng| {
+            let rows = rng.random_range(600..1200);
+            (0..rows).map(|_| transfer(rng)).collect()
+        };
+        Bank { splits: (0..splits).map(|_| rows(rng)).collect(), let_through: Arc::default() }
+    }
+
+    fn let_through(&self, rows: u64) {
+        self.let_through.fetch_add(rows, Ordering::SeqCst);
+    }
+
+    fn longest(&self) -> usize {
+        self.splits.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    fn connectors(&self) -> Builtin {
+        let batches: Vec<RecordBatch> = self
+            .splits
+            .iter()
+            .map(|rows| {
+                let column =
+                    |of: fn(&(i64, i64, i64)) -> i64| Arc::new(rows.iter().map(of).collect::<Int64Array>()) as _;
+                let columns: [(&str, arrow::array::ArrayRef); 3] =
+                    [("src", column(|row| row.0)), ("dst", column(|row| row.1)), ("amount", column(|row| row.2))];
+                RecordBatch::try_from_iter(columns).unwrap()
+            })
+            .collect();
+        let inner = MemorySource::new(batches[0].schema(), batches, self.splits.len());
+        let transfers = Paced { inner, let_through: Arc::clone(&self.let_through) };
+        let ids: Int64Array = (0..ACCOUNTS).collect();
+        let owners: StringArray = (0..ACCOUNTS).map(|id| Some(format!("owner {}", id % 5))).collect();
+        let opening =
+            RecordBatch::try_from_iter([("id", Arc::new(ids) as _), ("owner", Arc::new(owners) as _)]).unwrap();
+        let opening = MemorySource::new(opening.schema(), vec![opening], 1);
+        Builtin::default().with_source("transfers", Arc::new(transfers)).with_source("opening", Arc::new(opening))
+    }
+
+    /// The transfers up to the end of `epoch`.
+    fn up_to(&self, epoch: Epoch) -> impl Iterator<Item = &(i64, i64, i64)> {
+        let rows = usize::try_from(epoch + 1).unwrap().saturating_mul(TICK);
+        self.splits.iter().flat_map(move |split| &split[..rows.min(split.len())])
+    }
+
+    /// What each account has at the end of `epoch`.
+    fn balances(&self, epoch: Epoch) -> BTreeMap<i64, i64> {
+        let mut balances: BTreeMap<i64, i64> = (0..ACCOUNTS).map(|id| (id, OPENING)).collect();
+        for (from, to, amount) in self.up_to(epoch) {
+            *balances.get_mut(from).unwrap() -= amount;
+            *balances.get_mut(to).unwrap() += amount;
+        }
+        balances
+    }
+
+    fn start(&self, workers: usize, settings: &str) -> Running {
+        let text = format!("SET 'tick' = '{TICK} rows'; {settings} {VIEWS}");
+        let plan = sql::plan(Text { name: "bank.sql", sql: &text }, &[], &self.connectors()).unwrap();
+        runtime::start(plan, Workers::Threads(workers), None, Arc::new(SystemClock::default())).unwrap()
+    }
+}
+
+/// The rows of an answer whose columns are numbers.
+fn numbers(answer: &Answer) -> Vec<Vec<i64>> {
+    let row = |batch: &RecordBatch, row: usize| {
+        batch.columns().iter().map(|column| column.as_primitive::<Int64Type>().value(row)).collect()
+    };
+    answer.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|n| row(batch, n)).collect::<Vec<_>>()).collect()
+}
+
+/// Asks everything once; the answers are those of their epochs.
+fn ask(bank: &Bank, views: &Views) -> Epoch {
+    let both = views
+        .query("SELECT 1 AS which, sum(balance) AS sum, count(*) AS rows FROM balances UNION ALL SELECT 2, total, accounts FROM total")
+        .unwrap();
+    let whole = ACCOUNTS * OPENING;
+    assert_eq!(numbers(&both), [[1, whole, ACCOUNTS], [2, whole, ACCOUNTS]], "at epoch {}", both.epoch);
+
+    let balances = views.query("SELECT account, balance FROM balances ORDER BY account DESC").unwrap();
+    let expected: Vec<Vec<i64>> =
+        bank.balances(balances.epoch).into_iter().map(|(id, sum)| vec![id, sum]).rev().collect();
+    assert_eq!(numbers(&balances), expected, "at epoch {}", balances.epoch);
+
+    // what every account has follows from the other view, if both are of one epoch
+    let torn = views
+        .query(
+            "SELECT account FROM (
+               SELECT account, sum(amount) AS moved FROM (
+                 SELECT src AS account, -amount AS amount FROM log UNION ALL SELECT dst, amount FROM log
+               ) AS entries GROUP BY account
+             ) AS moves JOIN balances USING (account) WHERE moved <> balance - 100",
+        )
+        .unwrap();
+    assert_eq!(torn.rows(), 0, "at epoch {}", torn.epoch);
+
+    let owned = views.query("SELECT sum(balance) AS sum FROM owned").unwrap();
+    assert_eq!(numbers(&owned), [[whole]], "at epoch {}", owned.epoch);
+    let log = views.query("SELECT count(*) AS n, sum(amount) AS moved FROM log").unwrap();
+    let moved: i64 = bank.up_to(log.epoch).map(|row| row.2).sum();
+    assert_eq!(numbers(&log), [[bank.up_to(log.epoch).count() as i64, moved]], "at epoch {}", log.epoch);
+    log.epoch
+}
+
+/// Follows the balances to their end, and gives how many epochs were told.
+fn follow(bank: &Bank, views: &Views, what: &str) -> usize {
+    let mut balances: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut told = 0;
+    let mut before: Option<Epoch> = None;
+    for event in views.subscribe(what).unwrap() {
+        match event.unwrap() {
+            Event::Changes { epoch, rows } => {
+                assert!(before.is_none_or(|before| before < epoch), "epoch {epoch} comes after {before:?}");
+                let column = |n: usize| rows.column(n).as_primitive::<Int64Type>().values();
+                // an account has no two balances once all changes of the epoch are in
+                for row in 0..rows.num_rows() {
+                    *balances.entry(column(0)[row]).or_default() += column(1)[row] * column(2)[row];
+                }
+            }
+            Event::Progress { epoch, .. } => {
+                assert!(before.is_none_or(|before| before < epoch), "epoch {epoch} comes after {before:?}");
+                assert_eq!(balances, bank.balances(epoch), "at epoch {epoch}");
+                assert_eq!(balances.values().sum::<i64>(), ACCOUNTS * OPENING, "at epoch {epoch}");
+                (before, told) = (Some(epoch), told + 1);
+            }
+        }
+    }
+    told
+}
+
+#[test]
+fn whoever_asks_sees_one_epoch_and_the_total_never_changes() {
+    for workers in [1, 3] {
+        within(2 * MINUTE, "the bank is open", move || {
+            for_seeds(2, |rng| {
+                let bank = Bank::random(rng);
+                let running = bank.start(workers, "");
+                let views = running.views();
+                bank.let_through(TICK as u64);
+                let told = std::thread::scope(|scope| {
+                    let follower = scope.spawn(|| follow(&bank, &views, "balances"));
+                    let chosen = scope
+                        .spawn(|| follow(&bank, &views, "SELECT account, balance FROM balances WHERE account >= 0"));
+                    let mut epochs = Vec::new();
+                    while !running.finished() {
+                        epochs.push(ask(&bank, &views));
+                        bank.let_through(rng.random_range(1..100));
+                    }
+                    epochs.dedup();
+                    assert!(epochs.len() >= 5, "only epochs {epochs:?} were asked");
+                    [follower.join().unwrap(), chosen.join().unwrap()]
+                });
+                assert!(told.iter().all(|told| *told >= 5), "{told:?} epochs were told");
+                running.wait().1.unwrap();
+                // the end can be asked, too
+                let last = ask(&bank, &views);
+                assert!(last as usize >= (bank.longest() - 1) / TICK, "{last}");
+                let end = views.query("SELECT total FROM total").unwrap();
+                assert_eq!(end.watermark, Watermark::END);
+            });
+        });
+    }
+}
+
+#[test]
+fn after_a_restart_a_view_is_what_it_would_be_without_one() {
+    within(2 * MINUTE, "the bank is open", || {
+        for_seeds(3, |rng| {
+            let bank = Bank::random(rng);
+            let folder = tempfile::tempdir().unwrap();
+            let store = |folder: &Path| {
+                format!("SET 'checkpoint_store' = '{}'; SET 'checkpoint_interval' = '2 epochs';", folder.display())
+            };
+            let mut seen = 0;
+            loop {
+                let running = bank.start(rng.random_range(1..=3), &store(folder.path()));
+                let views = running.views();
+                bank.let_through(TICK as u64);
+                let dies = rng.random_range(1..6);
+                let mut first = None;
+                let mut asked = 0;
+                while !running.finished() && asked < dies {
+                    let epoch = ask(&bank, &views);
+                    first.get_or_insert(epoch);
+                    seen = seen.max(epoch);
+                    asked += 1;
+                    bank.let_through(rng.random_range(1..200));
+                }
+                if running.finished() {
+                    running.wait().1.unwrap();
+                    let last = ask(&bank, &views);
+                    assert!(last as usize >= (bank.longest() - 1) / TICK, "{last}");
+                    break;
+                }
+                running.fate().fail(Error::unavailable("killed"));
+                assert_eq!(running.wait().1.unwrap_err().to_string(), "killed");
+                let error = views.query("SELECT 1").unwrap_err();
+                assert_eq!(error.to_string(), "killed");
+            }
+            assert!(seen > 0);
+            // nothing is left to do, and nothing is made up
+            let running = bank.start(2, &store(folder.path()));
+            let error = running.views().query("SELECT * FROM total").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            running.wait().1.unwrap();
+        });
+    });
+}
