@@ -32,7 +32,7 @@ mod unnest;
 mod windows;
 
 pub use ask::{Asked, ask};
-pub use console::{Limit, Request, request, statement_end, view_name};
+pub use console::{Limit, Request, materialized, request, statement_end, view_name};
 pub use describe::{
     ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, declared_functions, functions, relations,
 };
@@ -130,7 +130,8 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
             Kind::Set { .. } => Ok(()),
             Kind::CreateTable(table) => session.create_table(*table, connectors),
             Kind::CreateView(view) => {
-                session.create_view(view, start).and_then(|served| Ok(inserts.extend(session.served(served, start)?)))
+                let served = session.create_view(view, start).and_then(|served| session.served(served, start));
+                served.map(|query| inserts.extend(query))
             }
             Kind::CreateFunction(function) => session.create_function(*function, connectors),
             Kind::Insert(insert) => session.insert(insert, printed).map(|query| {

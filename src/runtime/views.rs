@@ -86,6 +86,11 @@ impl Views {
         self.shelf.list()
     }
 
+    /// True once no epoch will come any more: what is there is the end.
+    pub fn ended(&self) -> bool {
+        self.shelf.ended() || self.fate.failed()
+    }
+
     /// Answers a SELECT over the views, all of them as of the last epoch that is complete.
     ///
     /// It is the SQL of pipelines, and means the same; that rows are there and end, so ORDER BY and LIMIT need not come together. Waits

@@ -135,11 +135,18 @@ impl Session<'_> {
     }
 
     fn asked(&self, query: &ast::Query, start: Location, connectors: &dyn Connectors) -> Result<Asked> {
+        let mut query = query;
+        while let ast::SetExpr::Query(inner) = query.body.as_ref()
+            && query.with.is_none()
+            && !ends(query)
+        {
+            query = inner; // parentheses around all of it
+        }
         // all mistakes but those of its end
         let bare = ast::Query { order_by: None, limit_clause: None, fetch: None, ..query.clone() };
         let mut plan = self.query(&bare, start)?;
         let mut arrangement = Arrangement::default();
-        if query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some() {
+        if ends(query) {
             let query = unnested(query);
             let whole = self.sql().sql_statement_to_plan(ast::Statement::Query(query.clone()));
             let whole = whole.map_err(|error| self.located(error, &query, start))?;
@@ -163,6 +170,11 @@ impl Session<'_> {
         });
         Ok(Asked { plan, columns, order: sorted.collect(), skip, limit })
     }
+}
+
+/// True if something is to be done with the rows of `query` when all are there.
+fn ends(query: &ast::Query) -> bool {
+    query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some()
 }
 
 impl Arrangement {

@@ -42,6 +42,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// All rows in one batch.
+    ///
+    /// # Errors
+    /// None that a caller could bring about.
+    pub fn whole(&self) -> Result<Batch> {
+        concat_batches(&self.schema, &self.batches).map_err(from_arrow)
+    }
+
     /// How many rows it has.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(Batch::num_rows).sum()

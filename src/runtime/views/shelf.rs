@@ -178,6 +178,11 @@ impl Shelf {
         self.news.notify_all();
     }
 
+    /// True once no epoch will come any more.
+    pub fn ended(&self) -> bool {
+        self.lock().over
+    }
+
     /// Waits for an epoch that is complete, at most for `patience`. None if there is none yet; true with it once none will come.
     pub fn snapshot(&self, patience: Duration) -> (Option<Snapshot>, bool) {
         let state = self.lock();
