@@ -20,7 +20,9 @@ use pipeline::{MINUTE, for_seeds, within};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -309,5 +311,170 @@ fn after_a_restart_a_view_is_what_it_would_be_without_one() {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
             running.wait().1.unwrap();
         });
+    });
+}
+
+/// Runs `definition` with the `statements` of a script: its exit code and both outputs.
+fn script(definition: &str, arguments: &[&str], statements: &str) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("numbers.sql"), definition).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+    command.args(["--log", "error", "run", "numbers.sql", "--ask"]).args(arguments).current_dir(folder.path());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(statements.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+const NUMBERS: &str = "
+SET 'tick' = '100 rows';
+CREATE TABLE numbers (n BIGINT) WITH (
+  'connector' = 'datagen', 'splits' = '1',
+  'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '250'
+);
+CREATE MATERIALIZED VIEW digits AS SELECT n % 10 AS digit, count(*) AS times, sum(n) AS sum FROM numbers GROUP BY n % 10;
+CREATE MATERIALIZED VIEW most AS SELECT digit, sum FROM digits ORDER BY sum DESC LIMIT 2;
+";
+
+#[test]
+fn a_script_asks_a_pipeline_whose_input_has_ended() {
+    let statements = "
+SHOW VIEWS; DESCRIBE digits;
+\\wait
+SELECT digit, times FROM digits WHERE digit > 7 ORDER BY digit;
+SELECT sum(times) AS rows FROM digits; -- all of them
+SELECT digits.digit, most.sum
+  FROM digits JOIN most ON most.digit = digits.digit
+  ORDER BY sum;
+SELECT digit FROM digits LIMIT 2 OFFSET 1;
+SUBSCRIBE most;
+SUBSCRIBE (SELECT digit * 10 AS tens FROM digits WHERE digit > 7);
+\\format json
+SELECT max(sum) AS sum FROM digits
+";
+    for arguments in [&[][..], &["--workers", "3"], &["--processes", "2"]] {
+        let (code, out, err) = script(NUMBERS, arguments, statements);
+        assert_eq!((code, err.as_str()), (0, "1 row, epoch 2, watermark end\n"), "{out}");
+        let expected = " view    columns
+ digits  digit, times, sum
+ most    digit, sum
+digits · materialized view · served
+ column  type
+ digit   BIGINT
+ times   BIGINT  NOT NULL
+ sum     BIGINT
+digit | times
+------+------
+    8 |    25
+    9 |    25
+2 rows, epoch 2, watermark end
+rows
+----
+ 250
+1 row, epoch 2, watermark end
+digit |  sum
+------+-----
+    9 | 3225
+    0 | 3250
+2 rows, epoch 2, watermark end
+digit
+-----
+    1
+    2
+2 rows, epoch 2, watermark end
++I[0, 3250]
++I[9, 3225]
+-- epoch 2, watermark end
++I[80]
++I[90]
+-- epoch 2, watermark end
+{\"sum\":3250}
+";
+        assert_eq!(out, expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_script_ends_with_its_first_mistake() {
+    let (code, out, err) = script(NUMBERS, &[], "SHOW VIEWS; SELECT digit FROM digit; SHOW VIEWS;");
+    assert_eq!(code, 2, "{out}{err}");
+    assert_eq!(out.matches("view").count(), 1, "{out}");
+    let expected = "error: unknown table 'digit'
+ --> question:1:19
+  |
+1 | SELECT digit FROM digit;
+  |                   ^^^^^
+  |
+help: did you mean 'digits'?
+";
+    assert_eq!(err, expected);
+    let check = |statement: &str, said: &str| {
+        let (code, _, err) = script(NUMBERS, &[], statement);
+        assert_eq!(code, 2, "{statement}: {err}");
+        assert!(err.contains(said), "{statement}: {err}");
+    };
+    check("SUBSCRIBE digit;", "help: did you mean 'digits'?");
+    check("SUBSCRIBE (SELECT count(*) FROM digits);", "a subscription sees the rows of one view");
+    check("SUBSCRIBE (SELECT * FROM digits JOIN most USING (digit));", "a subscription sees the rows of one view");
+    check("SUBSCRIBE (SELECT * FROM digits ORDER BY digit);", "a subscription has no ORDER BY and no LIMIT");
+    check("SELECT digit FROM digits ORDER BY digits;", "unknown column 'digits'");
+    check("SELECT digit FROM digits EMIT FINAL;", "EMIT does not belong to a question");
+    check("DROP VIEW digits;", "a pipeline that runs can be asked, but not changed");
+    check("DESCRIBE digts;", "help: did you mean 'digits'?");
+    check("\\wiat", "there is no command \\wiat");
+    let without = "CREATE TABLE t (n INT) WITH ('connector' = 'blackhole'); INSERT INTO t SELECT 1;";
+    let (code, _, err) = script(without, &[], "SHOW VIEWS;");
+    assert!(code == 2 && err.contains("--ask is about materialized views, and the pipeline has none"), "{err}");
+}
+
+/// Rows that have a time to live leave the view with their time, and come back with a restart only if it is not over.
+#[test]
+fn a_view_of_rows_that_stand_has_those_whose_time_is_not_over() {
+    within(MINUTE, "rows with a time to live", || {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "SET 'tick' = '10 rows'; SET 'state_ttl' = '5 s';
+             SET 'checkpoint_store' = '{}'; SET 'checkpoint_interval' = '1 epochs';
+             CREATE TABLE ticks (n BIGINT NOT NULL, ts AS to_timestamp(n), WATERMARK FOR ts AS ts) WITH ('connector' = 'memory');
+             CREATE MATERIALIZED VIEW recent AS SELECT n, ts FROM ticks;",
+            folder.path().display()
+        );
+        let ticks: Int64Array = (0..100).collect();
+        let rows = RecordBatch::try_from_iter([("n", Arc::new(ticks) as _)]).unwrap();
+        let let_through = Arc::new(AtomicU64::new(0));
+        let start = || {
+            let inner = MemorySource::new(rows.schema(), vec![rows.clone()], 1);
+            let ticks = Paced { inner, let_through: Arc::clone(&let_through) };
+            let connectors = Builtin::default().with_source("ticks", Arc::new(ticks));
+            let plan = sql::plan(Text { name: "ticks.sql", sql: &text }, &[], &connectors).unwrap();
+            runtime::start(plan, Workers::Threads(2), None, Arc::new(SystemClock::default())).unwrap()
+        };
+        // the watermark is the last row, and five seconds of rows count
+        let check = |views: &Views, epoch: Epoch, last: i64| {
+            let answer = loop {
+                let answer = views.query("SELECT n FROM recent ORDER BY n").unwrap();
+                if answer.epoch >= epoch {
+                    break answer;
+                }
+            };
+            let living: Vec<Vec<i64>> = (last - 4..=last).map(|n| vec![n]).collect();
+            let watermark = Watermark::at(last * 1_000_000);
+            assert_eq!((answer.epoch, answer.watermark, numbers(&answer)), (epoch, watermark, living));
+        };
+        let running = start();
+        for (epoch, last) in [(0, 9), (1, 19), (2, 29)] {
+            let_through.fetch_add(10, Ordering::SeqCst);
+            check(&running.views(), epoch, last);
+        }
+        running.fate().stop();
+        running.wait().1.unwrap();
+        // the stop was the end of an epoch without rows
+        let running = start();
+        check(&running.views(), 3, 29);
+        let_through.fetch_add(10, Ordering::SeqCst);
+        check(&running.views(), 4, 39);
+        running.fate().stop();
+        running.wait().1.unwrap();
     });
 }

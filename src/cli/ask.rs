@@ -288,6 +288,9 @@ impl Conversation {
 
     fn subscribe(&self, what: &str) -> Result<()> {
         let mut subscription = self.views.subscribe(what)?;
+        if self.interactive {
+            eprintln!("Ctrl-C ends this; the pipeline goes on");
+        }
         let mut silent = Duration::ZERO;
         let mut changed = false;
         while !subscription.ended() && !self.over() {

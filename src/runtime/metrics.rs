@@ -167,6 +167,11 @@ impl StepCells {
         self.held_bytes.store(bytes as u64, Relaxed);
     }
 
+    /// Rows in memory for whoever asks.
+    pub(super) fn held_rows(&self) -> u64 {
+        self.held_rows.load(Relaxed)
+    }
+
     /// Counts the time until what it gives is dropped as time in the step.
     pub(super) fn busy<'a>(&'a self, clock: &'a dyn Clock) -> Busy<'a> {
         Busy { cells: self, clock, since: clock.monotonic() }

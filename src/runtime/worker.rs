@@ -283,7 +283,13 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 let site = site(carried(&local.plan, step.inputs[0].from));
                 let router = router(&step.inputs[0].route, &site.input, &site);
                 let followed: Vec<u32> = local.plan.heeds(id).iter().map(|source| *source as u32).collect();
-                let marks = Marks::new(&followed, scope.peers(), step.lateness);
+                let mut marks = Marks::new(&followed, scope.peers(), 0);
+                if let Some(checkpoints) = &local.checkpoints {
+                    let heeded = local.plan.heeds(id);
+                    let tables = local.plan.sources().filter(|(source, _)| heeded.contains(source));
+                    let tables = tables.map(|(_, source)| source.table.as_str());
+                    marks = marks.from(checkpoints.beginning.mark_of_tables(tables));
+                }
                 viewed.push(ViewInlet { rows: input(0), router, site, marks });
                 None
             }

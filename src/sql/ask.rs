@@ -110,7 +110,13 @@ impl Session<'_> {
     /// The query that gives all rows of the view that was just declared as `name`, if there is one.
     pub(super) fn served(&self, name: Option<Ident>, start: Location) -> Result<Option<Query>> {
         let Some(name) = name else { return Ok(None) };
-        let name = normal(&name);
+        let (place, name) = (name.span.start, normal(&name));
+        let fields = self.catalog.views[&name].schema.fields();
+        let twice = |n: &usize| fields[..*n].iter().any(|other| other.name() == fields[*n].name());
+        if let Some(n) = (0..fields.len()).find(twice) {
+            let error = Error::invalid(format!("'{name}' has two columns that are called '{}'", fields[n].name()));
+            return Err(self.text.error_at(error.help("name them apart: SELECT … AS other_name"), place));
+        }
         let text = format!("SELECT * FROM \"{}\"", name.replace('"', "\"\""));
         let parsed = Parser::new(&statements::DIALECT).try_with_sql(&text).and_then(|mut parser| parser.parse_query());
         let query = parsed.map_err(|error| Error::internal(error.to_string()))?;

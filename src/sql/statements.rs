@@ -250,8 +250,11 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
     let clause = emit.or(lateness).or(ending.late.as_ref().map(|table| ("LATE INTO", table.span.start)));
     let no_ending = |what: &str| match clause {
         Some((clause, at)) => {
-            let error =
-                Error::invalid(format!("{clause} does not belong to {what}")).help("write it at the end of the INSERT");
+            let help = match what.contains("MATERIALIZED") {
+                true => "leave it out: who reads the view sees every change",
+                false => "write it at the end of the INSERT",
+            };
+            let error = Error::invalid(format!("{clause} does not belong to {what}")).help(help);
             Err(Failure::Ours(text.error_at(error, at)))
         }
         None => Ok(()),

@@ -127,7 +127,7 @@ const STEPS: [Series; 16] = [
         name: "view_held_rows",
         about: "Rows in memory for who asks for the view, those included that are not added up yet",
         of: &[Role::View],
-        read: Read::Gauge(|cells, _| Some(cells.held_rows.load(Relaxed) as f64)),
+        read: Read::Gauge(|cells, _| Some(cells.held_rows() as f64)),
     },
     Series {
         name: "view_held_bytes",

@@ -280,3 +280,138 @@ impl Layers {
         Ok(Told { layers: Some(self.layers.clone()), changes: Some(changes), mark })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::metrics::Metrics;
+    use super::*;
+    use crate::batch::changes::{standing, weights};
+    use crate::time::SystemClock;
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use std::collections::BTreeMap;
+
+    const NO_TIME: Duration = Duration::ZERO;
+
+    fn schema() -> SchemaRef {
+        let field = |name| Field::new(name, DataType::Int64, false);
+        Arc::new(Schema::new(vec![field("n"), field("weight")]))
+    }
+
+    fn changes(rows: &[(i64, i64)]) -> Batch {
+        let column = |of: fn(&(i64, i64)) -> i64| Arc::new(rows.iter().map(of).collect::<Int64Array>()) as ArrayRef;
+        crate::batch::batch_of(schema(), vec![column(|row| row.0), column(|row| row.1)], rows.len()).unwrap()
+    }
+
+    /// A shelf for two views, one of which is written to.
+    struct One {
+        shelf: Shelf,
+        layers: Layers,
+        cells: Arc<StepCells>,
+    }
+
+    impl One {
+        fn new(recent_bytes_max: usize) -> One {
+            let view = |name: &str| ViewInfo { name: name.into(), schema: schema() };
+            let mut shelf = Shelf::new(vec![view("a"), view("b")], true);
+            shelf.recent_bytes_max = recent_bytes_max;
+            let step = crate::plan::Step {
+                name: "view a".into(),
+                action: crate::plan::Action::View("a".into()),
+                inputs: Vec::new(),
+                schema: schema(),
+                emit: crate::plan::Emit::Updating,
+                lateness: 0,
+            };
+            let plan = Plan { settings: Default::default(), steps: vec![step] };
+            let cells = Metrics::new(&plan, 0, 1, Arc::new(SystemClock::default())).cells(0, 0);
+            One { shelf, layers: Layers::new(schema()), cells }
+        }
+
+        fn put(&mut self, epoch: Epoch, rows: &[(i64, i64)]) {
+            let mark = Watermark::at(epoch as i64);
+            let told = self.layers.add(&[changes(rows)], mark, &self.cells).unwrap();
+            self.shelf.put(epoch, vec![told, Told { layers: None, changes: None, mark }]);
+        }
+
+        fn rows(&self) -> (Epoch, Vec<i64>) {
+            let (snapshot, _) = self.shelf.snapshot(NO_TIME);
+            let snapshot = snapshot.unwrap();
+            (snapshot.epoch, rows(&snapshot.views[0].0))
+        }
+    }
+
+    fn rows(layers: &[Batch]) -> Vec<i64> {
+        let rows = standing(&consolidated(layers, &schema()).unwrap()).unwrap();
+        rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    #[test]
+    fn what_is_there_is_the_sum_of_all_epochs_and_an_older_epoch_stays_for_who_has_it() {
+        let mut one = One::new(RECENT_BYTES_MAX);
+        assert!(matches!(one.shelf.snapshot(NO_TIME), (None, false)));
+        one.put(3, &[(1, 1), (2, 2), (4, -1), (4, 1)]);
+        assert_eq!(one.rows(), (3, vec![1, 2, 2]));
+        let (before, _) = one.shelf.snapshot(NO_TIME);
+        one.put(4, &[(2, -1), (3, 1)]);
+        one.put(5, &[]);
+        assert_eq!(one.rows(), (5, vec![1, 2, 3]));
+        assert_eq!(rows(&before.unwrap().views[0].0), [1, 2, 2]);
+        one.shelf.reach(9);
+        one.shelf.reach(7);
+        assert_eq!(one.rows(), (9, vec![1, 2, 3]));
+        one.shelf.end();
+        assert!(matches!(one.shelf.snapshot(NO_TIME), (Some(_), true)));
+    }
+
+    #[test]
+    fn layers_are_few_and_their_sum_is_right_whatever_comes() {
+        let seed: u64 = rand::random();
+        let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
+        let mut number = |below: i64| rand::Rng::random_range(&mut random, 0..below);
+        let mut one = One::new(RECENT_BYTES_MAX);
+        let mut expected: BTreeMap<i64, i64> = BTreeMap::new();
+        for epoch in 0..200 {
+            let mut told = Vec::new();
+            for _ in 0..number(20) {
+                let n = number(500);
+                let there = expected.entry(n).or_default();
+                let weight = if *there > 0 && number(2) == 0 { -1 } else { 1 };
+                *there += weight;
+                told.push((n, weight));
+            }
+            one.put(epoch, &told);
+            let all: Vec<i64> =
+                expected.iter().flat_map(|(n, times)| std::iter::repeat_n(*n, *times as usize)).collect();
+            assert_eq!(one.rows(), (epoch, all), "seed {seed}");
+            let layers = &one.layers.layers;
+            assert!(layers.windows(2).all(|pair| pair[0].num_rows() >= 2 * pair[1].num_rows()), "seed {seed}");
+            let held = one.cells.held_rows();
+            assert_eq!(held, layers.iter().map(Batch::num_rows).sum::<usize>() as u64, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn who_listens_hears_each_epoch_once_and_who_is_too_slow_is_told_so() {
+        let mut one = One::new(3 * changes(&[(1, 1)]).get_array_memory_size());
+        one.put(0, &[(1, 1)]);
+        let (snapshot, _) = one.shelf.listen(0, NO_TIME);
+        assert_eq!(snapshot.unwrap().epoch, 0);
+        assert!(one.shelf.news(0, 0, NO_TIME).is_ok_and(|news| news.is_none()));
+        one.put(1, &[(2, 1)]);
+        one.put(2, &[]);
+        one.put(3, &[(1, -1), (1, 1)]);
+        let news = one.shelf.news(0, 0, NO_TIME).ok().flatten().unwrap();
+        let told: Vec<(Epoch, i64)> = news.recent.iter().map(|one| (one.epoch, weights(&one.changes)[0])).collect();
+        assert_eq!((told, news.epoch, news.mark), (vec![(1, 1)], 3, Watermark::at(3)));
+        for epoch in 4..9 {
+            one.put(epoch, &[(epoch as i64, 1)]);
+        }
+        assert!(one.shelf.news(0, 3, NO_TIME).is_err(), "what came first is gone");
+        let news = one.shelf.news(0, 5, NO_TIME).ok().flatten().unwrap();
+        assert_eq!(news.recent.iter().map(|one| one.epoch).collect::<Vec<_>>(), [6, 7, 8]);
+        one.shelf.leave(0);
+        one.put(9, &[(9, 1)]);
+        assert_eq!(one.shelf.lock().held[0].recent.len(), 0, "nobody listens");
+    }
+}
