@@ -416,7 +416,8 @@ impl<'a> Session<'a> {
             options,
         };
         self.definitions.insert(name.clone(), Rc::new(definition));
-        self.catalog.tables.insert(name.clone(), Arc::new(TableDef { name, schema, columns, physical, time, at }));
+        let table = TableDef { name: name.clone(), schema, columns, physical, time, whole: false, at };
+        self.catalog.tables.insert(name, Arc::new(table));
         Ok(())
     }
 

@@ -335,6 +335,8 @@ CREATE TABLE numbers (n BIGINT) WITH (
 );
 CREATE MATERIALIZED VIEW digits AS SELECT n % 10 AS digit, count(*) AS times, sum(n) AS sum FROM numbers GROUP BY n % 10;
 CREATE MATERIALIZED VIEW most AS SELECT digit, sum FROM digits ORDER BY sum DESC LIMIT 2;
+CREATE MATERIALIZED VIEW minutes AS
+  SELECT to_timestamp_micros(n * 60000000) AS minute, n FROM numbers WHERE n % 50 = 0;
 ";
 
 #[test]
@@ -348,6 +350,8 @@ SELECT digits.digit, most.sum
   FROM digits JOIN most ON most.digit = digits.digit
   ORDER BY sum;
 SELECT digit FROM digits LIMIT 2 OFFSET 1;
+SELECT window_start, sum(n) AS sum FROM TUMBLE(TABLE minutes, DESCRIPTOR(minute), INTERVAL '2' HOURS)
+  GROUP BY window_start, window_end ORDER BY window_start DESC;
 SUBSCRIBE most;
 SUBSCRIBE (SELECT digit * 10 AS tens FROM digits WHERE digit > 7);
 \\format json
@@ -356,9 +360,10 @@ SELECT max(sum) AS sum FROM digits
     for arguments in [&[][..], &["--workers", "3"], &["--processes", "2"]] {
         let (code, out, err) = script(NUMBERS, arguments, statements);
         assert_eq!((code, err.as_str()), (0, "1 row, epoch 2, watermark end\n"), "{out}");
-        let expected = " view    columns
- digits  digit, times, sum
- most    digit, sum
+        let expected = " view     columns
+ digits   digit, times, sum
+ most     digit, sum
+ minutes  minute, n
 digits · materialized view · served
  column  type
  digit   BIGINT
@@ -383,6 +388,12 @@ digit
     1
     2
 2 rows, epoch 2, watermark end
+window_start        | sum
+--------------------+----
+1970-01-01 04:00:00 | 250
+1970-01-01 02:00:00 | 350
+1970-01-01 00:00:00 | 150
+3 rows, epoch 2, watermark end
 +I[0, 3250]
 +I[9, 3225]
 -- epoch 2, watermark end

@@ -102,6 +102,7 @@ impl Session<'_> {
             columns: (0..schema.fields().len()).map(ColumnDef::Physical).collect(),
             physical: Arc::clone(schema),
             time: None,
+            whole: true,
             at: Location::empty(),
         };
         self.catalog.tables.insert(name.to_owned(), Arc::new(table));

@@ -361,6 +361,11 @@ impl<'a> Planner<'a> {
         let place = places_too.then(|| Arc::new(Field::new(late::PLACE_COLUMN, DataType::Utf8, false)));
         let schema = Arc::new(Schema::new(fields.iter().cloned().chain(place).collect::<Fields>()));
         let mut roles = vec![Role::None; schema.fields().len()];
+        if table.whole {
+            let moment = |field: &FieldRef| *field.data_type() == event_time_type();
+            let moments = roles.iter_mut().zip(schema.fields()).filter(|(_, field)| moment(field));
+            moments.for_each(|(role, _)| *role = Role::Time);
+        }
         let time = match &table.time {
             Some((time, watermark)) => {
                 let column = places[*time].expect("the event-time column is always read");
