@@ -549,9 +549,14 @@ impl Plan {
         collected(&self.steps, id)
     }
 
-    /// True if step `id` is told again, after a restart, what collections say of the time before: it goes on from that and from nothing else.
+    /// True if step `id` is told again, after a restart, what collections say of the time before: it goes on from that and from nothing
+    /// else. What keeps rows has its own.
     pub fn hears_again(&self, id: StepId) -> bool {
-        self.collected(id) || matches!(self.steps[id].action, Action::View(_))
+        match self.steps[id].action {
+            Action::View(_) => true,
+            Action::Keep(_) => false,
+            _ => self.collected(id),
+        }
     }
 
     /// See [`inside`].

@@ -12,6 +12,7 @@ use highwater::connector::builtin::Builtin;
 use highwater::connector::memory::MemorySource;
 use highwater::connector::{Context, Polled, Source, Split, SplitStart};
 use highwater::error::{Error, ErrorKind, Result};
+use highwater::runtime::fate::Fate;
 use highwater::runtime::views::{Answer, Event, Views};
 use highwater::runtime::{self, Running, Workers};
 use highwater::sql::{self, Text};
@@ -168,6 +169,15 @@ impl Bank {
     }
 }
 
+/// Ends a run when a check has failed, so that the test does, too.
+struct Ends(Arc<Fate>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.fail(Error::unavailable("the test is over"));
+    }
+}
+
 /// The rows of an answer whose columns are numbers.
 fn numbers(answer: &Answer) -> Vec<Vec<i64>> {
     let row = |batch: &RecordBatch, row: usize| {
@@ -242,7 +252,7 @@ fn whoever_asks_sees_one_epoch_and_the_total_never_changes() {
             for_seeds(2, |rng| {
                 let bank = Bank::random(rng);
                 let running = bank.start(workers, "");
-                let views = running.views();
+                let (views, _ends) = (running.views(), Ends(running.fate()));
                 bank.let_through(TICK as u64);
                 let told = std::thread::scope(|scope| {
                     let follower = scope.spawn(|| follow(&bank, &views, "balances"));
@@ -279,21 +289,21 @@ fn after_a_restart_a_view_is_what_it_would_be_without_one() {
                 format!("SET 'checkpoint_store' = '{}'; SET 'checkpoint_interval' = '2 epochs';", folder.display())
             };
             let mut seen = 0;
-            loop {
+            for life in 1.. {
                 let running = bank.start(rng.random_range(1..=3), &store(folder.path()));
-                let views = running.views();
-                bank.let_through(TICK as u64);
-                let dies = rng.random_range(1..6);
-                let mut first = None;
+                let (views, _ends) = (running.views(), Ends(running.fate()));
+                // who dies does so before its input has ended
+                let dies = (life < 3 || rng.random_bool(0.7)).then(|| rng.random_range(1..6));
                 let mut asked = 0;
-                while !running.finished() && asked < dies {
-                    let epoch = ask(&bank, &views);
-                    first.get_or_insert(epoch);
-                    seen = seen.max(epoch);
+                while !running.finished() && dies.is_none_or(|dies| asked < dies) {
+                    let more = rng.random_range(TICK as u64..200);
+                    if dies.is_none() || bank.let_through.load(Ordering::SeqCst) + more < bank.longest() as u64 {
+                        bank.let_through(more);
+                    }
+                    seen = seen.max(ask(&bank, &views));
                     asked += 1;
-                    bank.let_through(rng.random_range(1..200));
                 }
-                if running.finished() {
+                if dies.is_none() {
                     running.wait().1.unwrap();
                     let last = ask(&bank, &views);
                     assert!(last as usize >= (bank.longest() - 1) / TICK, "{last}");
@@ -474,6 +484,7 @@ fn a_view_of_rows_that_stand_has_those_whose_time_is_not_over() {
             assert_eq!((answer.epoch, answer.watermark, numbers(&answer)), (epoch, watermark, living));
         };
         let running = start();
+        let _ends = Ends(running.fate());
         for (epoch, last) in [(0, 9), (1, 19), (2, 29)] {
             let_through.fetch_add(10, Ordering::SeqCst);
             check(&running.views(), epoch, last);
@@ -482,10 +493,58 @@ fn a_view_of_rows_that_stand_has_those_whose_time_is_not_over() {
         running.wait().1.unwrap();
         // the stop was the end of an epoch without rows
         let running = start();
+        let _ends = Ends(running.fate());
         check(&running.views(), 3, 29);
         let_through.fetch_add(10, Ordering::SeqCst);
         check(&running.views(), 4, 39);
         running.fate().stop();
         running.wait().1.unwrap();
+    });
+}
+
+/// What a join in an interval has said stands, also when what made it is not kept any more.
+#[test]
+fn a_view_of_a_join_in_an_interval_has_all_its_rows_after_a_restart() {
+    within(MINUTE, "a join in an interval", || {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "SET 'tick' = '10 rows'; SET 'unbounded_state' = 'true';
+             SET 'checkpoint_store' = '{}'; SET 'checkpoint_interval' = '1 epochs';
+             CREATE TABLE ticks (n BIGINT NOT NULL, ts AS to_timestamp(n), WATERMARK FOR ts AS ts) WITH ('connector' = 'memory');
+             CREATE TABLE others (n BIGINT NOT NULL, ts AS to_timestamp(n), WATERMARK FOR ts AS ts) WITH ('connector' = 'memory');
+             CREATE MATERIALIZED VIEW pairs AS SELECT a.n AS a, b.n AS b FROM ticks AS a JOIN others AS b
+               ON a.n % 2 = b.n % 2 AND b.ts BETWEEN a.ts - INTERVAL '2' SECOND AND a.ts;",
+            folder.path().display()
+        );
+        let let_through = Arc::new(AtomicU64::new(0));
+        let start = || {
+            let paced = || {
+                let ticks: Int64Array = (0..100).collect();
+                let rows = RecordBatch::try_from_iter([("n", Arc::new(ticks) as _)]).unwrap();
+                let inner = MemorySource::new(rows.schema(), vec![rows], 1);
+                Arc::new(Paced { inner, let_through: Arc::clone(&let_through) })
+            };
+            let connectors = Builtin::default().with_source("ticks", paced()).with_source("others", paced());
+            let plan = sql::plan(Text { name: "pairs.sql", sql: &text }, &[], &connectors).unwrap();
+            runtime::start(plan, Workers::Threads(2), None, Arc::new(SystemClock::default())).unwrap()
+        };
+        for life in 0..4 {
+            let running = start();
+            let (views, _ends) = (running.views(), Ends(running.fate()));
+            let_through.fetch_add(20, Ordering::SeqCst);
+            let rows = 20 * (life + 1);
+            let pairs: Vec<Vec<i64>> =
+                (0..rows).flat_map(|a| [a - 2, a].map(|b| vec![a, b])).filter(|pair| pair[1] >= 0).collect();
+            loop {
+                let answer = views.query("SELECT a, b FROM pairs").unwrap();
+                let found = numbers(&answer);
+                assert_eq!(found, pairs[..found.len()], "in life {life}, at epoch {}", answer.epoch);
+                if found.len() == pairs.len() {
+                    break;
+                }
+            }
+            running.fate().stop();
+            running.wait().1.unwrap();
+        }
     });
 }
