@@ -36,6 +36,7 @@ pub use console::{Limit, Request, materialized, request, statement_end, view_nam
 pub use describe::{
     ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, declared_functions, functions, relations,
 };
+pub use guest::{Loaded, load};
 pub use place::Text;
 pub use settings::SETTINGS;
 
@@ -204,6 +205,8 @@ struct Session<'a> {
     views: Vec<String>,
     /// The functions that are declared, in order.
     functions: Vec<guest::FunctionDef>,
+    /// The same, to be called.
+    loaded: Loaded,
     /// How often each name is read, in all queries.
     reads: BTreeMap<String, usize>,
     /// Tables, views and functions whose statements are wrong, by what [`Kind::declares`] calls them.
@@ -304,6 +307,7 @@ impl<'a> Session<'a> {
             definitions: BTreeMap::new(),
             views: Vec::new(),
             functions: Vec::new(),
+            loaded: Loaded::default(),
             reads,
             broken: BTreeSet::new(),
         }

@@ -13,7 +13,7 @@ use highwater::connector::memory::MemorySource;
 use highwater::connector::{Context, Polled, Source, Split, SplitStart};
 use highwater::error::{Error, ErrorKind, Result};
 use highwater::runtime::fate::Fate;
-use highwater::runtime::views::{Answer, Event, Views};
+use highwater::runtime::views::{Answer, Event, Subscription, Views};
 use highwater::runtime::{self, Running, Workers};
 use highwater::sql::{self, Text};
 use highwater::time::{Epoch, SystemClock, Watermark};
@@ -326,10 +326,13 @@ fn after_a_restart_a_view_is_what_it_would_be_without_one() {
 
 /// Runs `definition` with the `statements` of a script: its exit code and both outputs.
 fn script(definition: &str, arguments: &[&str], statements: &str) -> (i32, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("numbers.sql"), definition).unwrap();
+    script_in(tempfile::tempdir().unwrap().path(), definition, arguments, statements)
+}
+
+fn script_in(folder: &Path, definition: &str, arguments: &[&str], statements: &str) -> (i32, String, String) {
+    std::fs::write(folder.join("numbers.sql"), definition).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
-    command.args(["--log", "error", "run", "numbers.sql", "--ask"]).args(arguments).current_dir(folder.path());
+    command.args(["--log", "error", "run", "numbers.sql", "--ask"]).args(arguments).current_dir(folder);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(statements.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -447,6 +450,34 @@ help: did you mean 'digits'?
     let without = "CREATE TABLE t (n INT) WITH ('connector' = 'blackhole'); INSERT INTO t SELECT 1;";
     let (code, _, err) = script(without, &[], "SHOW VIEWS;");
     assert!(code == 2 && err.contains("--ask is about materialized views, and the pipeline has none"), "{err}");
+}
+
+/// A question may call what its pipeline may.
+#[test]
+fn functions_of_the_definition_can_be_asked() {
+    let module =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/wasm/shout.wat")).unwrap();
+    let module = wat::parse_str(module).unwrap();
+    let definition = "
+        CREATE FUNCTION shout(text STRING) RETURNS STRING LANGUAGE wasm AS 'shout.wasm';
+        CREATE MATERIALIZED VIEW words AS SELECT * FROM (VALUES ('to'), ('be')) AS t (word);";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("shout.wasm"), module).unwrap();
+    let statements =
+        "\\wait\nSELECT shout(word) AS loud FROM words; SUBSCRIBE (SELECT shout(word) FROM words WHERE word = 'be')";
+    let (code, out, err) = script_in(folder.path(), definition, &[], statements);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("+I[BE"), "{out}");
+}
+
+fn is_sent<T: Send>() {}
+
+/// Whoever serves them to others does so from several threads.
+#[test]
+fn views_are_shared_and_subscriptions_travel_between_threads() {
+    fn is_shared<T: Clone + Send + Sync>() {}
+    is_shared::<Views>();
+    is_sent::<Subscription>();
 }
 
 /// Rows that have a time to live leave the view with their time, and come back with a restart only if it is not over.

@@ -41,6 +41,7 @@ Statements end with a semicolon and may have several lines.
 
 /// The conversation about a pipeline, on a thread of its own.
 pub struct Asked {
+    interactive: bool,
     attention: Attention,
     thread: JoinHandle<Result<()>>,
 }
@@ -75,15 +76,16 @@ impl Attention {
 }
 
 impl Asked {
-    /// Begins to read statements about `views`.
-    pub fn start(views: Views, fate: &Arc<Fate>, extensions: &Extensions) -> Result<Asked> {
+    /// Begins to read statements about `views`, which may call the functions of `extensions`.
+    pub fn start(views: Views, fate: &Arc<Fate>, extensions: Extensions) -> Result<Asked> {
         let attention = Attention::default();
         let views = views.knowing(Arc::new(extensions.clone()));
-        let (fate, extensions) = (Arc::clone(fate), extensions.clone());
+        let fate = Arc::clone(fate);
+        let interactive = std::io::stdin().is_terminal();
         let mut conversation = Conversation {
             views,
             extensions,
-            interactive: std::io::stdin().is_terminal(),
+            interactive,
             json: false,
             pending: String::new(),
             attention: attention.clone(),
@@ -95,7 +97,7 @@ impl Asked {
         };
         let thread = std::thread::Builder::new().name("ask".into()).spawn(talk);
         let thread = thread.map_err(|error| Error::unavailable("no thread is left").caused_by(error))?;
-        Ok(Asked { attention, thread })
+        Ok(Asked { interactive, attention, thread })
     }
 
     /// What it is at.
@@ -111,7 +113,7 @@ impl Asked {
         if self.attention.left() && !self.thread.is_finished() {
             return Ok(());
         }
-        if let (Err(error), false) = (result, self.thread.is_finished()) {
+        if let (Err(error), true) = (result, self.interactive) {
             // nobody should have to leave first to hear of it
             complain(error);
         }

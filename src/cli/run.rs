@@ -142,6 +142,8 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors, extensions: &Exten
     };
     let surroundings =
         Surroundings { embedded_broker: address, wishes: arguments.wishes(), ..Surroundings::new(Arc::clone(&clock)) };
+    let asks = arguments.ask && !matches!(part, Part::Child);
+    let known = asks.then(|| arguments.definition.with_functions(extensions)).transpose()?;
     let running = runtime::start_with(plan, workers, surroundings)?;
     if let Some(door) = door {
         door.serve(&running)?;
@@ -154,10 +156,7 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors, extensions: &Exten
         thread.map_err(|error| Error::unavailable("no thread is left").caused_by(error))?;
     }
     let fate = running.fate();
-    let asked = match arguments.ask && !matches!(part, Part::Child) {
-        true => Some(Asked::start(running.views(), &fate, extensions)?),
-        false => None,
-    };
+    let asked = known.map(|known| Asked::start(running.views(), &fate, known)).transpose()?;
     let result = see_through(running, &part, live, &clock, asked.as_ref());
     if let Some(suspect) = fate.suspected() {
         tell_suspect(&suspect);
