@@ -114,11 +114,8 @@ pub fn check(arguments: &CheckArguments, connectors: &dyn Connectors) -> Result<
     let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-    say(format!(
-        "{}: {}, {}, {}",
-        arguments.definition.file.display(),
-        count(plan.sources().count(), "source"),
-        count(plan.sinks().count(), "sink"),
-        count(plan.steps.len(), "step")
-    ))
+    let mut counts = vec![count(plan.sources().count(), "source"), count(plan.sinks().count(), "sink")];
+    counts.extend(Some(plan.views().count()).filter(|views| *views > 0).map(|views| count(views, "served view")));
+    counts.push(count(plan.steps.len(), "step"));
+    say(format!("{}: {}", arguments.definition.file.display(), counts.join(", ")))
 }
