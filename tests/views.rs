@@ -533,6 +533,41 @@ fn a_view_of_rows_that_stand_has_those_whose_time_is_not_over() {
     });
 }
 
+/// Nobody waits for a subscriber, and what is kept for one has a bound.
+#[test]
+fn a_subscriber_who_does_not_listen_is_cut_off_and_may_begin_again() {
+    within(2 * MINUTE, "a slow subscriber", || {
+        const ROWS: i64 = 1_100;
+        let text = "SET 'tick' = '1 rows'; CREATE TABLE ticks (n BIGINT NOT NULL) WITH ('connector' = 'memory');
+            CREATE MATERIALIZED VIEW last AS SELECT max(n) AS n FROM ticks;";
+        let ticks: Int64Array = (0..ROWS).collect();
+        let rows = RecordBatch::try_from_iter([("n", Arc::new(ticks) as _)]).unwrap();
+        let let_through = Arc::new(AtomicU64::new(1));
+        let inner = MemorySource::new(rows.schema(), vec![rows], 1);
+        let ticks = Paced { inner, let_through: Arc::clone(&let_through) };
+        let connectors = Builtin::default().with_source("ticks", Arc::new(ticks));
+        let plan = sql::plan(Text { name: "last.sql", sql: text }, &[], &connectors).unwrap();
+        let running = runtime::start(plan, Workers::Threads(1), None, Arc::new(SystemClock::default())).unwrap();
+        let (views, _ends) = (running.views(), Ends(running.fate()));
+        let (mut slow, mut gone) = (views.subscribe("last").unwrap(), views.subscribe("last").unwrap());
+        let_through.store(u64::MAX, Ordering::SeqCst);
+        running.wait().1.unwrap();
+        let Some(Ok(Event::Changes { epoch: 0, .. })) = slow.next() else { panic!("it begins with what is there") };
+        let Some(Ok(Event::Progress { epoch: 0, .. })) = slow.next() else { panic!("all of that is told") };
+        let error = slow.next().unwrap().unwrap_err();
+        assert!(
+            error.to_string().starts_with("the subscription is too slow: it has heard all up to epoch 0"),
+            "{error}"
+        );
+        assert!(slow.next().is_none() && gone.nth(2).is_some_and(|event| event.is_err()));
+        let again: Vec<Event> = views.subscribe("last").unwrap().collect::<Result<_>>().unwrap();
+        let [Event::Changes { rows, .. }, Event::Progress { watermark: Watermark::END, .. }] = again.as_slice() else {
+            panic!("{again:?}")
+        };
+        assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[ROWS - 1]);
+    });
+}
+
 /// What a join in an interval has said stands, also when what made it is not kept any more.
 #[test]
 fn a_view_of_a_join_in_an_interval_has_all_its_rows_after_a_restart() {

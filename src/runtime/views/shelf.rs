@@ -22,7 +22,7 @@ use std::time::Duration;
 const RECENT_BYTES_MAX: usize = 64 << 20;
 
 /// And for how many epochs with changes.
-const RECENT_EPOCHS_MAX: usize = 4096;
+const RECENT_EPOCHS_MAX: usize = 1024;
 
 /// A view that is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
