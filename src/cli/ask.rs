@@ -235,7 +235,13 @@ impl Conversation {
                 self.attention.leave();
                 Ok(())
             }
-            Request::Select(_) => self.select(statement),
+            Request::Select(_) => {
+                // Ctrl-C is about the answer, not about the pipeline
+                self.watch(true);
+                let shown = self.select(statement);
+                self.watch(false);
+                shown
+            }
             Request::Subscribe(from) => {
                 self.watch(true);
                 let told = self.subscribe(&statement[from..]);
