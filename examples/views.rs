@@ -13,7 +13,8 @@ use std::sync::Arc;
 const PIPELINE: &str = "
     CREATE TABLE transfers (src BIGINT, dst BIGINT, amount BIGINT) WITH (
       'connector' = 'datagen', 'rows-per-second' = '100', 'number-of-rows' = '300',
-      'fields.src.max' = '5', 'fields.dst.max' = '5', 'fields.amount.max' = '100'
+      'fields.src.min' = '1', 'fields.src.max' = '5', 'fields.dst.min' = '1', 'fields.dst.max' = '5',
+      'fields.amount.min' = '1', 'fields.amount.max' = '100'
     );
     CREATE MATERIALIZED VIEW balances AS
       SELECT account, sum(amount) AS balance FROM (

@@ -21,7 +21,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sql = "
-//!     CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.end' = '1000');
+//!     CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence', 'fields.n.end' = '999');
 //!     CREATE MATERIALIZED VIEW digits AS SELECT n % 10 AS digit, count(*) AS times FROM numbers GROUP BY n % 10;
 //! ";
 //! let plan = sql::plan(Text { name: "digits", sql }, &[], &Builtin::default())?;
