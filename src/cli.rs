@@ -12,6 +12,7 @@
 //! | 5 | this process does not belong to the run: another plan, secret or generation |
 //! | 6 | stored checkpoints are damaged or incomplete |
 
+mod ask;
 mod bench;
 mod broker;
 mod explain;
@@ -129,8 +130,8 @@ pub fn main_with(extensions: &Extensions) -> ExitCode {
         Command::Sql(arguments) => return shell::run(&arguments, extensions),
         Command::Test(arguments) => return test::run(&arguments, extensions),
         Command::Run(arguments) => match verify::trial() {
-            Ok(None) => run::run(arguments, extensions),
-            Ok(Some(trial)) => run::run(arguments, &Redirected::new(extensions, trial)),
+            Ok(None) => run::run(arguments, extensions, extensions),
+            Ok(Some(trial)) => run::run(arguments, &Redirected::new(extensions, trial), extensions),
             Err(error) => Err(error),
         },
         Command::Verify(arguments) => verify::run(&arguments, extensions),

@@ -234,6 +234,8 @@ pub enum Action {
     DeadLetters,
     /// Writes a table.
     Sink(SinkStep),
+    /// Holds the rows of a view in memory, for whoever asks while the pipeline runs. The name of the view.
+    View(String),
 }
 
 impl Action {
@@ -532,6 +534,14 @@ impl Plan {
         })
     }
 
+    /// The views that are served, by their steps.
+    pub fn views(&self) -> impl Iterator<Item = (StepId, &str)> {
+        self.steps.iter().enumerate().filter_map(|(id, step)| match &step.action {
+            Action::View(name) => Some((id, name.as_str())),
+            _ => None,
+        })
+    }
+
     /// The steps that read from outside.
     pub fn sources(&self) -> impl Iterator<Item = (StepId, &SourceStep)> {
         self.steps.iter().enumerate().filter_map(|(id, step)| match &step.action {
@@ -550,9 +560,14 @@ impl Plan {
         collected(&self.steps, id)
     }
 
-    /// True if step `id` is told again, when a run goes on, what collections make of their rows: one that keeps rows knows them.
-    pub fn makes_again(&self, id: StepId) -> bool {
-        self.collected(id) && !matches!(self.steps[id].action, Action::Keep(_))
+    /// True if step `id` is told again, after a restart, what collections say of the time before: it goes on from that and from nothing
+    /// else. What keeps rows has its own.
+    pub fn hears_again(&self, id: StepId) -> bool {
+        match self.steps[id].action {
+            Action::View(_) => true,
+            Action::Keep(_) => false,
+            _ => self.collected(id),
+        }
     }
 
     /// See [`inside`].
@@ -604,8 +619,9 @@ impl Plan {
     /// Refuses a plan that cannot run: a dangling edge, a sink that cannot carry its input's changes, a tick in rows over
     /// a source that does not end.
     pub fn check(&self) -> Result<()> {
-        if self.sinks().next().is_none() {
-            return Err(Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …"));
+        if self.sinks().next().is_none() && self.views().next().is_none() {
+            return Err(Error::invalid("the pipeline writes nothing")
+                .help("add an INSERT INTO … SELECT …, or a CREATE MATERIALIZED VIEW that can be asked"));
         }
         if let (Tick::Rows(_), Some(Interval::Every(_))) = (self.settings.tick, self.settings.checkpoint_interval) {
             return Err(Error::invalid("where epochs end by rows, checkpoints are so many epochs apart")

@@ -34,6 +34,7 @@ mod staging;
 mod steps;
 mod tap;
 pub mod usage;
+pub mod views;
 mod worker;
 mod writer;
 
@@ -61,6 +62,7 @@ use std::time::Duration;
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle;
 use timely::{CommunicationConfig, WorkerConfig};
+use views::{Shelf, Views};
 use worker::{Kept, Local, SLEEP_MAX};
 
 /// How often the news of other processes is looked at.
@@ -78,6 +80,8 @@ pub enum Workers {
 pub struct Running {
     fate: Arc<Fate>,
     metrics: Arc<Metrics>,
+    shelf: Arc<Shelf>,
+    clock: Arc<dyn Clock>,
     workers: WorkerGuards<()>,
     others: Option<Others>,
 }
@@ -155,6 +159,7 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
         }
     };
     let metrics = Arc::new(Metrics::new(&plan, first, count, Arc::clone(&clock)));
+    let shelf = Arc::new(Shelf::of(&plan, first == 0));
     let (builders, local, all, others) = match workers {
         Workers::Threads(0) => return Err(Error::invalid("a pipeline needs at least one worker")),
         Workers::Threads(threads) => {
@@ -170,9 +175,11 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
             (builders, process * threads..(process + 1) * threads, processes * threads, Some(others))
         }
     };
-    let context = Context { embedded_broker, clock, workers: all };
+    let context = Context { embedded_broker, clock: Arc::clone(&clock), workers: all };
     let (plan, fate_of_all, metrics_of_all) = (Arc::new(plan), Arc::clone(&fate), Arc::clone(&metrics));
-    let crew = Crew { plan, context, workers: local, fate: fate_of_all, metrics: metrics_of_all, past };
+    let shelf_of_all = Arc::clone(&shelf);
+    let crew =
+        Crew { plan, context, workers: local, fate: fate_of_all, metrics: metrics_of_all, shelf: shelf_of_all, past };
     let work = move |worker: &mut timely::worker::Worker| {
         let step = |worker: &mut timely::worker::Worker| {
             worker.step_or_park(Some(SLEEP_MAX));
@@ -181,7 +188,7 @@ pub fn start_with(plan: Plan, workers: Workers, surroundings: Surroundings) -> R
     };
     let workers = timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), work)
         .map_err(Error::internal)?;
-    Ok(Running { fate, metrics, workers, others })
+    Ok(Running { fate, metrics, shelf, clock, workers, others })
 }
 
 /// What was before the run.
@@ -201,12 +208,13 @@ struct Crew {
     workers: Range<usize>,
     fate: Arc<Fate>,
     metrics: Arc<Metrics>,
+    shelf: Arc<Shelf>,
     past: Past,
 }
 
 /// What a worker does, each `step` a turn of all its operators.
 fn work(worker: &mut timely::worker::Worker, crew: &Crew, step: &impl Fn(&mut timely::worker::Worker)) {
-    let Crew { plan, context, workers, fate, metrics, past: Past { kept, replay } } = crew;
+    let Crew { plan, context, workers, fate, metrics, shelf, past: Past { kept, replay } } = crew;
     let last_read = LastRead::default();
     let local = Local {
         plan: Arc::clone(plan),
@@ -219,6 +227,7 @@ fn work(worker: &mut timely::worker::Worker, crew: &Crew, step: &impl Fn(&mut ti
         worker: worker.index(),
         checkpoints: None,
         replay: replay.clone(),
+        shelf: Arc::clone(shelf),
         committed: Rc::default(),
         last_read: Arc::clone(&last_read),
         ended: Rc::default(),
@@ -240,6 +249,9 @@ fn work(worker: &mut timely::worker::Worker, crew: &Crew, step: &impl Fn(&mut ti
         if catch_unwind(AssertUnwindSafe(|| worker::drop_all(worker))).is_err() {
             tracing::debug!("a dataflow that had panicked could not be dropped");
         }
+    }
+    if worker.index() == 0 {
+        shelf.end();
     }
 }
 
@@ -294,6 +306,11 @@ impl Running {
         Arc::clone(&self.fate)
     }
 
+    /// The views that can be asked, now and after the end. On a process without worker 0 they cannot be.
+    pub fn views(&self) -> Views {
+        Views::new(Arc::clone(&self.shelf), Arc::clone(&self.fate), Arc::clone(&self.clock))
+    }
+
     /// The watch over the other processes, if there are any.
     pub fn peers(&self) -> Option<Peers> {
         self.others.as_ref().map(|others| others.peers.clone())
@@ -309,7 +326,7 @@ impl Running {
     /// # Errors
     /// The first error, on whichever process it happened.
     pub fn wait(self) -> (Snapshot, Result<()>) {
-        let Running { fate, metrics, workers, others } = self;
+        let Running { fate, metrics, workers, others, .. } = self;
         for text in workers.join().into_iter().filter_map(Result::err) {
             fate.fail(Error::internal(text));
         }

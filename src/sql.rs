@@ -7,6 +7,7 @@
 //! Planning is a function of the text, the overrides and the connectors' answers: every process does it for itself and comes to
 //! the same plan. Every error says where in the text it is, in `file:line:column`.
 
+mod ask;
 mod blame;
 mod catalog;
 mod console;
@@ -34,10 +35,12 @@ mod types;
 mod unnest;
 mod windows;
 
-pub use console::{Limit, Request, request, statement_end};
+pub use ask::{Asked, ask};
+pub use console::{Limit, Request, materialized, request, statement_end, view_name};
 pub use describe::{
     ColumnInfo, FunctionInfo, FunctionKind, Relation, RelationKind, declared_functions, functions, relations,
 };
+pub use guest::{Loaded, load};
 pub use place::Text;
 pub use settings::SETTINGS;
 
@@ -76,7 +79,7 @@ use std::sync::Arc;
 
 /// What a text asks for.
 pub struct Script {
-    /// All its INSERTs, as one pipeline. None if it has none.
+    /// All its INSERTs and materialized views, as one pipeline. None if it has none.
     pub plan: Option<Plan>,
     /// For each EXPLAIN, in order: the plan of its statement alone.
     pub explains: Vec<Plan>,
@@ -94,7 +97,8 @@ pub fn plan(text: Text, overrides: &[(String, String)], connectors: &dyn Connect
 }
 
 fn nothing_written(text: Text) -> Error {
-    Error::invalid("the pipeline writes nothing").help("add an INSERT INTO … SELECT …").within(text.name)
+    let help = "add an INSERT INTO … SELECT …, or a CREATE MATERIALIZED VIEW that can be asked";
+    Error::invalid("the pipeline writes nothing").help(help).within(text.name)
 }
 
 /// The pipeline that `text` describes, if it has one, and what it wants explained.
@@ -130,7 +134,10 @@ pub fn script(text: Text, overrides: &[(String, String)], connectors: &dyn Conne
         let outcome = match statement.kind {
             Kind::Set { .. } => Ok(()),
             Kind::CreateTable(table) => session.create_table(*table, connectors),
-            Kind::CreateView(view) => session.create_view(view, start),
+            Kind::CreateView(view) => {
+                let served = session.create_view(view, start).and_then(|served| session.served(served, start));
+                served.map(|query| inserts.extend(query))
+            }
             Kind::CreateFunction(function) => session.create_function(*function, connectors),
             Kind::Insert(insert) => session.insert(insert, printed).map(|query| {
                 printed += usize::from(query.printed);
@@ -202,6 +209,8 @@ struct Session<'a> {
     views: Vec<String>,
     /// The functions that are declared, in order.
     functions: Vec<guest::FunctionDef>,
+    /// The same, to be called.
+    loaded: Loaded,
     /// How often each name is read, in all queries.
     reads: BTreeMap<String, usize>,
     /// Tables, views and functions whose statements are wrong, by what [`Kind::declares`] calls them.
@@ -279,7 +288,11 @@ impl<'a> Session<'a> {
         let mut reads = Reads(BTreeMap::new());
         for statement in statements {
             let query = match &statement.kind {
-                Kind::CreateView(view) => &view.query,
+                Kind::CreateView(view) => {
+                    // who serves it reads it
+                    *reads.0.entry(normal(&view.name)).or_default() += usize::from(view.materialized);
+                    &view.query
+                }
                 Kind::Insert(insert) => &insert.query,
                 _ => continue,
             };
@@ -298,6 +311,7 @@ impl<'a> Session<'a> {
             definitions: BTreeMap::new(),
             views: Vec::new(),
             functions: Vec::new(),
+            loaded: Loaded::default(),
             reads,
             broken: BTreeSet::new(),
         }
@@ -412,9 +426,9 @@ impl<'a> Session<'a> {
             options,
         };
         self.definitions.insert(name.clone(), Rc::new(definition));
-        self.catalog
-            .tables
-            .insert(name.clone(), Arc::new(TableDef { name, schema, columns, primary_key: key, physical, time, at }));
+        let table =
+            TableDef { name: name.clone(), schema, columns, primary_key: key, physical, time, whole: false, at };
+        self.catalog.tables.insert(name, Arc::new(table));
         Ok(())
     }
 
@@ -544,9 +558,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn create_view(&mut self, view: CreateView, start: Location) -> Result<()> {
+    /// Declares a view. Gives its name if it is to be served.
+    fn create_view(&mut self, view: CreateView, start: Location) -> Result<Option<Ident>> {
         if self.refuse_taken(&view.name, view.name.span.start, view.if_not_exists)? {
-            return Ok(());
+            return Ok(None);
         }
         let mut plan = self.query(&view.query, start)?;
         if !view.columns.is_empty() {
@@ -568,7 +583,7 @@ impl<'a> Session<'a> {
         let shared = self.reads.get(&name).is_some_and(|reads| *reads > 1) && !has_open_windows(&plan);
         self.catalog.views.insert(name.clone(), Arc::new(ViewDef { plan, schema, shared, start }));
         self.views.push(name);
-        Ok(())
+        Ok(view.materialized.then_some(view.name))
     }
 
     /// A query's logical plan, as it is written.
@@ -672,6 +687,7 @@ impl<'a> Session<'a> {
             late: insert.ending.late.as_ref().map(|table| self.written_table(table).map(Rc::new)).transpose()?,
             plan,
             table,
+            serves: false,
             at: start,
             printed: insert.table.is_none(),
             last: emit == Some(EmitClause::Final),
@@ -894,19 +910,19 @@ impl<'a> Session<'a> {
         // Tables that lack a query of those that write them.
         let mut incomplete = BTreeSet::new();
         let mut targets: Vec<Target> = Vec::new();
-        let mut target = |table: &Rc<connector::Table>, at: Location| {
+        let mut target = |table: &Rc<connector::Table>, at: Location, serves: bool| {
             let known = targets.iter().position(|target| target.table.name == table.name);
             known.unwrap_or_else(|| {
-                targets.push(Target { table: Rc::clone(table), streams: Vec::new(), at });
+                targets.push(Target { table: Rc::clone(table), serves, streams: Vec::new(), at });
                 targets.len() - 1
             })
         };
-        let places: Vec<usize> = queries.iter().map(|query| target(&query.table, query.at)).collect();
+        let places: Vec<usize> = queries.iter().map(|query| target(&query.table, query.at, query.serves)).collect();
         let late: Vec<Option<usize>> =
-            queries.iter().map(|query| query.late.as_ref().map(|table| target(table, query.at))).collect();
+            queries.iter().map(|query| query.late.as_ref().map(|table| target(table, query.at, false))).collect();
         let letters: Vec<(usize, _)> = letters
             .into_iter()
-            .map(|(table, stream)| (target(&table, self.catalog.tables[&table.name].at), stream))
+            .map(|(table, stream)| (target(&table, self.catalog.tables[&table.name].at, false), stream))
             .collect();
         letters.into_iter().for_each(|(place, stream)| targets[place].streams.push(stream));
         for ((query, place), late) in queries.iter().zip(places).zip(late) {

@@ -76,6 +76,23 @@ n |   ms
 }
 
 #[test]
+fn a_materialized_view_is_a_view_here_and_what_serves_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let typed = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS a;\nSELECT a FROM v; SHOW VIEWS;";
+    let (code, out, err) = pipe(folder.path(), &[], typed);
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "a\n-\n1\n name  kind  connector  columns\n v     view             a\n"),
+        "{err}"
+    );
+    assert!(err.contains("`highwater run FILE --ask` serves it"), "{err}");
+    fs::write(folder.path().join("p.sql"), "CREATE MATERIALIZED VIEW v AS SELECT 2 AS a;").unwrap();
+    let (code, out, err) = pipe(folder.path(), &["p.sql"], "SELECT a FROM v; SUBSCRIBE v;");
+    assert_eq!((code, out.as_str()), (2, "a\n-\n2\n"));
+    assert!(err.contains("SUBSCRIBE is for the views of a pipeline that runs"), "{err}");
+}
+
+#[test]
 fn a_limit_stops_a_query_that_would_go_on_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let endless = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'splits' = '1',

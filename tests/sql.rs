@@ -166,6 +166,25 @@ WHERE word <> '' GROUP BY word EMIT FINAL;",
 }
 
 #[test]
+fn a_view_that_is_served_is_a_step_and_read_by_others() {
+    check_plan(
+        "materialized_view",
+        "CREATE MATERIALIZED VIEW spent AS SELECT bidder, sum(price) AS spent FROM bids GROUP BY bidder;
+CREATE MATERIALIZED VIEW most AS SELECT bidder, spent FROM spent ORDER BY spent DESC LIMIT 3;
+INSERT INTO counts SELECT bidder, count(*) FROM spent GROUP BY bidder;",
+    );
+    let sql =
+        format!("{TABLES}SET 'state_ttl' = '1 day'; CREATE MATERIALIZED VIEW recent AS SELECT bidder, ts FROM bids;");
+    let plan = sql::plan(Text { name: "p.sql", sql: &sql }, &[], &Stub).unwrap();
+    plan.check().unwrap();
+    let text = plan.explain_text();
+    assert!(text.contains("state the rows of the last 1day by event time, in memory"), "{text}");
+    let sql = sql.replace("'state_ttl' = '1 day'", "'unbounded_state' = 'true'");
+    let text = sql::plan(Text { name: "p.sql", sql: &sql }, &[], &Stub).unwrap().explain_text();
+    assert!(text.contains("state unbounded: all rows of its query, in memory"), "{text}");
+}
+
+#[test]
 fn word_count_that_updates_by_key() {
     check_plan(
         "word_count_updating",

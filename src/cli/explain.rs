@@ -2,6 +2,7 @@
 
 use super::say;
 use crate::connector::Connectors;
+use crate::connector::extensions::Extensions;
 use crate::error::{Error, Result};
 use crate::graph;
 use crate::plan::Plan;
@@ -53,6 +54,14 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl Definition {
+    /// The functions of `extensions`, and those that the definition declares.
+    pub fn with_functions(&self, extensions: &Extensions) -> Result<Extensions> {
+        let name = self.file.display().to_string();
+        let loaded = sql::load(sql::Text { name: &name, sql: &read(&self.file)? }, extensions)?;
+        let known = loaded.scalars.into_iter().fold(extensions.clone(), Extensions::function);
+        Ok(loaded.aggregates.into_iter().fold(known, Extensions::aggregate))
+    }
+
     /// Reads and plans the definition.
     pub fn plan(&self, connectors: &dyn Connectors) -> Result<Plan> {
         let name = self.file.display().to_string();
@@ -105,11 +114,8 @@ pub fn check(arguments: &CheckArguments, connectors: &dyn Connectors) -> Result<
     let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-    say(format!(
-        "{}: {}, {}, {}",
-        arguments.definition.file.display(),
-        count(plan.sources().count(), "source"),
-        count(plan.sinks().count(), "sink"),
-        count(plan.steps.len(), "step")
-    ))
+    let mut counts = vec![count(plan.sources().count(), "source"), count(plan.sinks().count(), "sink")];
+    counts.extend(Some(plan.views().count()).filter(|views| *views > 0).map(|views| count(views, "served view")));
+    counts.push(count(plan.steps.len(), "step"));
+    say(format!("{}: {}", arguments.definition.file.display(), counts.join(", ")))
 }

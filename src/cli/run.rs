@@ -1,5 +1,6 @@
 //! `highwater run`: a pipeline on threads, on processes of this machine, or on several machines.
 
+use super::ask::{Asked, Attention};
 use super::explain::Definition;
 use super::metrics::MetricsArguments;
 use super::progress::{Progress, REFRESH};
@@ -8,6 +9,7 @@ use super::supervise::{careful, supervise, supervised, tell_suspect};
 use crate::broker::{self, Broker};
 use crate::checkpoint::store::Store;
 use crate::connector::Connectors;
+use crate::connector::extensions::Extensions;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::plan::Plan;
@@ -81,6 +83,9 @@ pub struct Arguments {
     /// End when the run dies, instead of going on from the last checkpoint by itself
     #[arg(long, help_heading = "Checkpoints")]
     no_restart: bool,
+    /// Read statements while it runs: SELECT and SUBSCRIBE over its materialized views, SHOW VIEWS; it ends with them
+    #[arg(long)]
+    ask: bool,
     #[command(flatten)]
     metrics: MetricsArguments,
     /// No live line, even on a terminal
@@ -100,19 +105,21 @@ enum Part {
     Host,
 }
 
-/// Runs the pipeline.
-pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
+/// Runs the pipeline. Who asks it may call the functions of `extensions`.
+pub fn run(arguments: Arguments, connectors: &dyn Connectors, extensions: &Extensions) -> Result<()> {
     let plan = arguments.definition.plan(connectors)?;
     plan.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let assignment = Assignment::from_env()?;
     let stored = plan.settings.checkpoint_store.is_some();
     arguments.refuse_without(stored)?;
+    arguments.refuse_questions(&plan)?;
     let supervised = assignment.is_none() && supervised()?;
     let alone = assignment.is_none() && !supervised;
     if alone
         && stored
         && !arguments.no_restart
+        && !arguments.ask
         && arguments.hosts.is_none()
         && arguments.definition.file != Path::new("-")
     {
@@ -126,13 +133,17 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
     let address = broker.as_ref().map(Broker::address).or_else(|| std::env::var(BROKER_ENV).ok());
     let (workers, part) = join(&arguments, assignment, &plan, address.as_deref(), &clock)?;
     let live = !arguments.no_progress && std::io::stderr().is_terminal() && !matches!(part, Part::Child);
-    let live = live && !(std::io::stdout().is_terminal() && plan.sinks().any(|(_, sink)| sink.connector == "print"));
+    let live = live
+        && !arguments.ask
+        && !(std::io::stdout().is_terminal() && plan.sinks().any(|(_, sink)| sink.connector == "print"));
     let store = match (&plan.settings.checkpoint_store, matches!(part, Part::Child)) {
         (Some(location), false) => Some(Store::open(location, &plan.settings.name)?),
         _ => None,
     };
     let surroundings =
         Surroundings { embedded_broker: address, wishes: arguments.wishes(), ..Surroundings::new(Arc::clone(&clock)) };
+    let asks = arguments.ask && !matches!(part, Part::Child);
+    let known = asks.then(|| arguments.definition.with_functions(extensions)).transpose()?;
     let running = runtime::start_with(plan, workers, surroundings)?;
     if let Some(door) = door {
         door.serve(&running)?;
@@ -145,12 +156,14 @@ pub fn run(arguments: Arguments, connectors: &dyn Connectors) -> Result<()> {
         thread.map_err(|error| Error::unavailable("no thread is left").caused_by(error))?;
     }
     let fate = running.fate();
-    let result = see_through(running, &part, live, &clock);
+    let asked = known.map(|known| Asked::start(running.views(), &fate, known)).transpose()?;
+    let result = see_through(running, &part, live, &clock, asked.as_ref());
     if let Some(suspect) = fate.suspected() {
         tell_suspect(&suspect);
     }
     over.store(true, Ordering::Release);
-    match (result, part) {
+    let questions = asked.map_or(Ok(()), |asked| asked.end(&result));
+    match (result.and(questions), part) {
         // its parent has heard of it and speaks for all
         (Err(_), Part::Child) => std::process::exit(0),
         (result, Part::Parent(children)) => result.and_then(|()| children.wait(PATIENCE)),
@@ -172,6 +185,25 @@ impl Arguments {
                 .help("SET 'checkpoint_store' to a directory")),
             None => Ok(()),
         }
+    }
+
+    /// Who wants to ask must be able to.
+    fn refuse_questions(&self, plan: &Plan) -> Result<()> {
+        if !self.ask {
+            return Ok(());
+        }
+        if plan.views().next().is_none() {
+            return Err(Error::invalid("--ask is about materialized views, and the pipeline has none")
+                .help("declare one: CREATE MATERIALIZED VIEW name AS SELECT …"));
+        }
+        if self.definition.file == Path::new("-") {
+            return Err(Error::invalid("standard input cannot be both the definition and the statements of --ask")
+                .help("put the definition into a file"));
+        }
+        if self.process.unwrap_or_default() > 0 {
+            return Err(Error::invalid("the rows of views are in process 0").help("give --ask to that one"));
+        }
+        Ok(())
     }
 
     fn wishes(&self) -> Wishes {
@@ -244,7 +276,7 @@ fn join(
 }
 
 /// Shows how it goes until it ends, and asks it to stop on Ctrl-C and SIGTERM.
-fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>) -> Result<()> {
+fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>, asked: Option<&Asked>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Error::unavailable(format!("signals cannot be handled: {error}")))?;
     let fate = running.fate();
@@ -252,6 +284,7 @@ fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>
     let stopper = Arc::clone(&fate);
     let handle = signals.handle();
     let listening = Arc::clone(clock);
+    let attention = asked.map(Asked::attention);
     let listener = std::thread::spawn(move || {
         // a stop that another process asked for is no first signal
         let mut asked: Option<Duration> = None;
@@ -260,6 +293,10 @@ fn see_through(running: Running, part: &Part, live: bool, clock: &Arc<dyn Clock>
             if quiet && signal == SIGINT {
                 continue;
             }
+            if signal == SIGINT && attention.as_ref().is_some_and(Attention::interrupt) {
+                continue;
+            }
+            attention.iter().for_each(Attention::leave);
             // one wish may come twice, from a person's terminal or a service manager and from the supervisor
             match asked {
                 Some(since) if listening.monotonic().saturating_sub(since) < ECHO => continue,

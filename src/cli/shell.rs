@@ -3,7 +3,7 @@
 //! What was typed is one text. A declaration stays in it, everything else is blanked out once it is done, so that the next statement
 //! is planned as the end of a definition, and an error's line is the line as it was typed or stands in the file.
 
-mod prompt;
+pub(super) mod prompt;
 mod sample;
 
 use super::explain::read_sql;
@@ -208,7 +208,10 @@ impl Shell {
         while self.pending < self.text.len() {
             let at = self.pending..self.statement_end().unwrap_or(self.text.len());
             match sql::request(&self.text[at.clone()])? {
-                Request::Declare(name) => self.declared.push(Declared { name, at: at.clone() }),
+                Request::Declare(name) => {
+                    self.unserve(&at);
+                    self.declared.push(Declared { name, at: at.clone() });
+                }
                 _ => self.blank(at.clone()),
             }
             self.pending = at.end;
@@ -273,6 +276,9 @@ impl Shell {
     fn statement(&mut self, end: usize) {
         let at = self.pending..end;
         self.pending = end;
+        if self.unserve(&at) {
+            eprintln!("a view like any other here; `highwater run FILE --ask` serves it while its pipeline runs");
+        }
         let declaration = match sql::request(&self.text[at.clone()]) {
             Ok(Request::Declare(name)) => Some(name),
             _ => None,
@@ -286,6 +292,13 @@ impl Shell {
                 self.blank(at);
             }
         }
+    }
+
+    /// Takes the word MATERIALIZED off the declaration of a view: no pipeline runs here that could serve it. False if it is not there.
+    fn unserve(&mut self, at: &Range<usize>) -> bool {
+        let Some(word) = sql::materialized(&self.text[at.clone()]) else { return false };
+        self.blank(at.start + word.start..at.start + word.end);
+        true
     }
 
     fn complain(&mut self, error: &Error) {
@@ -330,7 +343,11 @@ impl Shell {
                 let relation = self.relation(&name, at.start)?;
                 say(describe(&relation))?;
             }
-            Request::ShowTables => {
+            Request::Subscribe(_) => {
+                return Err(Error::invalid("SUBSCRIBE is for the views of a pipeline that runs")
+                    .help("`highwater run FILE --ask` runs one and reads such statements; here a SELECT shows rows as they come"));
+            }
+            Request::ShowTables | Request::ShowViews => {
                 let relations = self.relations(at.start)?;
                 let mut list = table(["name", "kind", "connector", "columns"]);
                 for relation in &relations {

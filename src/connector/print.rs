@@ -85,6 +85,26 @@ impl Sink for PrintSink {
     }
 }
 
+/// `rows` as this connector shows them, each line with its end. `changes` have a weight as their last column, which makes them a changelog.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a type that cannot be shown.
+pub fn text_of(rows: &Batch, changes: bool, json: bool) -> Result<String> {
+    let columns = rows.num_columns() - usize::from(changes);
+    let fields: Vec<_> = rows.schema().fields().iter().take(columns).cloned().collect();
+    let style = match (json, changes) {
+        (true, _) => Style::Json,
+        (false, true) => Style::Changelog,
+        (false, false) => Style::Table,
+    };
+    // without a key that is known no row is said to replace another
+    let sink =
+        PrintSink { schema: Arc::new(Schema::new(fields)), style, updating: changes, key: (0..columns).collect() };
+    let mut text = Vec::new();
+    Printer::new(&sink)?.print(rows, &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 struct PrintShard {
     printer: Printer,
     /// Written, not yet shown.

@@ -14,7 +14,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 impl Plan {
-    /// The plan as a tree, drawn from the sinks down. A step that several others read is drawn once.
+    /// The plan as a tree, drawn from the sinks and then the served views down. A step that several others read is drawn once.
     pub fn explain_text(&self) -> String {
         let tick = match self.settings.tick {
             Tick::Every(every) => humantime::format_duration(every).to_string(),
@@ -22,9 +22,9 @@ impl Plan {
         };
         let mut text = format!("pipeline {}, tick {tick}\n", self.settings.name);
         let mut drawn = vec![false; self.steps.len()];
-        for (sink, _) in self.sinks() {
+        for id in self.sinks().map(|(id, _)| id).chain(self.views().map(|(id, _)| id)) {
             text.push('\n');
-            self.draw(sink, None, "", "", &mut drawn, &mut text);
+            self.draw(id, None, "", "", &mut drawn, &mut text);
         }
         text
     }
@@ -156,6 +156,7 @@ impl Plan {
             }
             Action::Lookup(lookup) => lookup_text(lookup, &self.steps[step.inputs[0].from].schema),
             Action::Sink(sink) => vec![format!("connector {}", sink.connector)],
+            Action::View(_) => vec!["served: SELECT and SUBSCRIBE see the rows of one epoch".into()],
         }
     }
 
@@ -223,6 +224,7 @@ impl Plan {
             Action::Reduce(_) => self.index_text(id),
             Action::Recurse { .. } => "indexes of its input and of all rows that it finds".into(),
             Action::Standing => "by rows of its input until the input ends".into(),
+            Action::View(_) => self.held_text(id),
             Action::Closing(_) => self.window_bound(id),
             Action::Upsert { .. } => "by keys".into(),
             Action::Top(top) => match (top.keys.is_empty(), top.kept()) {
@@ -274,6 +276,20 @@ impl Plan {
             None if grows(&self.steps, id).is_some() => "unbounded: all rows of its input".into(),
             None => "by rows of its input".into(),
         }
+    }
+
+    /// What bounds the rows of a served view.
+    fn held_text(&self, id: StepId) -> String {
+        let from = self.steps[id].inputs[0].from;
+        let bound = match &self.steps[from].action {
+            Action::Keep(Keeping { ttl: Some(ttl), .. }) => {
+                let keep = Duration::from_micros(ttl.keep.unsigned_abs());
+                format!("the rows of the last {} by event time", humantime::format_duration(keep))
+            }
+            _ if grows(&self.steps, from).is_some() => "unbounded: all rows of its query".into(),
+            _ => "the rows of its query".into(),
+        };
+        format!("{bound}, in memory")
     }
 
     /// What an index over collections holds: no more than what enters them.
@@ -356,7 +372,7 @@ impl Plan {
         for (id, step) in self.steps.iter().enumerate() {
             let (open, close) = match step.action {
                 Action::Source(_) => ("([", "])"),
-                Action::Sink(_) => ("[[", "]]"),
+                Action::Sink(_) | Action::View(_) => ("[[", "]]"),
                 _ => ("[", "]"),
             };
             // short lines: long ones are broken where it happens to be
@@ -438,6 +454,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Union => "union",
         Action::DeadLetters => "dead letters",
         Action::Sink(_) => "sink",
+        Action::View(_) => "view",
     }
 }
 

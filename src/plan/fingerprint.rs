@@ -141,6 +141,7 @@ fn action(step: &Step, out: &mut impl Write) -> fmt::Result {
         Action::Upsert { key, every } => writeln!(out, "  upsert {key:?} every {every}"),
         Action::Settle(settling) => writeln!(out, "  {settling:?}"),
         Action::Union => writeln!(out, "  union"),
+        Action::View(name) => writeln!(out, "  view {name:?}"),
         Action::DeadLetters => writeln!(out, "  dead letters"),
         Action::Sink(sink) => {
             writeln!(

@@ -125,6 +125,16 @@ impl Beginning {
         sources.clone().find(|source| source.table == table).map(|source| source.splits.as_slice())
     }
 
+    /// How far the event time of `tables` had come together: the least of their splits that go on.
+    pub fn mark_of_tables<'a>(&self, tables: impl Iterator<Item = &'a str>) -> Watermark {
+        let of_table = |table| {
+            let splits = || self.splits_of(table).iter().map(|split| split.watermark);
+            let going_on = splits().filter(|mark| *mark != Watermark::END).min();
+            going_on.or(splits().next()).unwrap_or(Watermark::NONE)
+        };
+        tables.map(of_table).min().unwrap_or(Watermark::NONE)
+    }
+
     /// The same, or nothing.
     pub fn splits_of(&self, table: &str) -> &[SplitState] {
         self.splits(table).unwrap_or_default()

@@ -70,6 +70,9 @@ pub struct StepCells {
     lookup_answers: AtomicU64,
     lookup_nanos: AtomicU64,
     lookup_keys: AtomicU64,
+    /// Of served views.
+    held_rows: AtomicU64,
+    held_bytes: AtomicU64,
 }
 
 /// A lag that nobody knows.
@@ -84,6 +87,8 @@ pub enum Role {
     Sink,
     /// Asks the outside for the rows of keys.
     Lookup,
+    /// Holds the rows of a view for whoever asks.
+    View,
     /// Anything between.
     Inner,
 }
@@ -116,6 +121,8 @@ impl StepCells {
             lookup_answers: zero(),
             lookup_nanos: zero(),
             lookup_keys: AtomicU64::new(UNKNOWN),
+            held_rows: zero(),
+            held_bytes: zero(),
         }
     }
 
@@ -185,6 +192,17 @@ impl StepCells {
         self.lookup_keys.store(keys as u64, Relaxed);
     }
 
+    /// So much is in memory for whoever asks.
+    pub(super) fn holds(&self, rows: usize, bytes: usize) {
+        self.held_rows.store(rows as u64, Relaxed);
+        self.held_bytes.store(bytes as u64, Relaxed);
+    }
+
+    /// Rows in memory for whoever asks.
+    pub(super) fn held_rows(&self) -> u64 {
+        self.held_rows.load(Relaxed)
+    }
+
     /// Counts the time until what it gives is dropped as time in the step.
     pub(super) fn busy<'a>(&'a self, clock: &'a dyn Clock) -> Busy<'a> {
         Busy { cells: self, clock, since: clock.monotonic() }
@@ -234,6 +252,7 @@ impl Metrics {
                 Action::Source(_) => Role::Source,
                 Action::Sink(_) => Role::Sink,
                 Action::Lookup(_) => Role::Lookup,
+                Action::View(_) => Role::View,
                 _ => Role::Inner,
             },
             workers: (0..workers).map(|_| OnceLock::new()).collect(),

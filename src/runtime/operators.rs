@@ -120,7 +120,8 @@ pub fn operator_of(plan: &Plan, id: StepId, worker: usize, workers: usize) -> Re
         | Action::Transform(_)
         | Action::Union
         | Action::PreAggregate(_)
-        | Action::Sink(_) => Ok(None),
+        | Action::Sink(_)
+        | Action::View(_) => Ok(None),
     }
 }
 

@@ -128,6 +128,10 @@ pub fn start(
     embedded_broker: Option<String>,
     clock: Arc<dyn Clock>,
 ) -> Result<Replaying> {
+    if plan.sinks().next().is_none() {
+        return Err(Error::invalid("the pipeline writes no table, so there is nothing to see again")
+            .help("`highwater run FILE --ask` asks its views"));
+    }
     fit(&plan, &stretch)?;
     let context = Context { embedded_broker: embedded_broker.clone(), clock: Arc::clone(&clock), workers };
     let splits = splits(&plan, &stretch, &context)?;

@@ -8,6 +8,7 @@
 use super::fate::Fate;
 use super::lane::Offload;
 use super::metrics::Metrics;
+use super::views::Shelf;
 use super::{Crew, Surroundings, work};
 use crate::connector::Context;
 use crate::error::{Error, Result};
@@ -85,6 +86,7 @@ impl Simulated {
         }
         let batons = Mutex::new(batons);
         let crew = Crew {
+            shelf: Arc::new(Shelf::of(&plan, true)),
             plan: Arc::new(plan),
             context,
             workers: 0..workers,

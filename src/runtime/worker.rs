@@ -21,6 +21,8 @@ use super::source::{LastRead, Reports, source};
 use super::staging::Staging;
 use super::steps::{Inlet, Rows, Site, Staged, of_an_epoch, staged, stateless, until_the_end};
 use super::tap::tap;
+use super::views::Shelf;
+use super::views::serve::{Inlet as ViewInlet, serve};
 use super::writer::{self, part_writer, writer};
 use crate::checkpoint::store::Store;
 use crate::connector::{Context, Delivery};
@@ -71,6 +73,8 @@ pub struct Local {
     pub checkpoints: Option<Arc<Checkpoints>>,
     /// The epochs that are seen again, instead of reading on; nothing is kept of them, and no sink is written.
     pub replay: Option<Arc<Replay>>,
+    /// Where the rows of views are read.
+    pub shelf: Arc<Shelf>,
     /// The last checkpoint that is committed; on worker 0 only.
     pub committed: Rc<Cell<Option<Epoch>>>,
     /// What this worker has read last, if there are checkpoints.
@@ -174,6 +178,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     let mut deposits = Vec::new();
     let mut publishing = Vec::new();
     let mut tapped = Vec::new();
+    let mut viewed = Vec::new();
     let mut collections = Collections::default();
     let mut kept = match &local.checkpoints {
         Some(checkpoints) => {
@@ -189,7 +194,7 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
             let rows = built[from].clone().expect("only sinks have no rows, and no step reads a sink");
             // what collections make again at the time before the first epoch ends where they end
             match local.first_epoch() {
-                first if first > 0 && local.plan.collected(from) && !local.plan.makes_again(id) => fresh(rows, first),
+                first if first > 0 && local.plan.collected(from) && !local.plan.hears_again(id) => fresh(rows, first),
                 _ => rows,
             }
         };
@@ -284,6 +289,21 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
                 deposits.push(staged.deposits);
                 Some(staged.rows)
             }
+            Action::View(_) if local.replay.is_some() => None,
+            Action::View(_) => {
+                let site = site(carried(&local.plan, step.inputs[0].from));
+                let router = router(&step.inputs[0].route, &site.input, &site);
+                let followed: Vec<u32> = local.plan.heeds(id).iter().map(|source| *source as u32).collect();
+                let mut marks = Marks::new(&followed, scope.peers(), 0);
+                if let Some(checkpoints) = &local.checkpoints {
+                    let heeded = local.plan.heeds(id);
+                    let tables = local.plan.sources().filter(|(source, _)| heeded.contains(source));
+                    let tables = tables.map(|(_, source)| source.table.as_str());
+                    marks = marks.from(checkpoints.beginning.mark_of_tables(tables));
+                }
+                viewed.push(ViewInlet { rows: input(0), router, site, marks });
+                None
+            }
             Action::Sink(_) if local.replay.is_some() => {
                 let site = site(carried(&local.plan, step.inputs[0].from));
                 let router = router(&Route::Single, &site.input, &site);
@@ -321,6 +341,10 @@ fn build(scope: Scope<'_, Epoch>, local: &Local) -> Result<()> {
     }
     if let Some(replay) = &local.replay {
         done.push(tap(scope, tapped, replay.told.clone(), local));
+    }
+    if !viewed.is_empty() {
+        let reports = scope.concatenate(reports.values().cloned());
+        done.push(serve(scope, viewed, reports, Arc::clone(&local.shelf), local));
     }
     let written = scope.concatenate(written);
     done.push(written.clone());

@@ -51,6 +51,8 @@ pub(super) struct TableDef {
     pub physical: SchemaRef,
     /// The event-time column, by index into `schema`, and the watermark that a row stands for, over `schema`.
     pub time: Option<(usize, Expr)>,
+    /// True if all its moments are event time: its rows are there, so none of them is late.
+    pub whole: bool,
     /// Where its name stands in its statement.
     pub at: Location,
 }

@@ -21,8 +21,12 @@ pub enum Request {
     Explain,
     /// `DESCRIBE name`.
     Describe(String),
+    /// `SUBSCRIBE view` or `SUBSCRIBE (SELECT …)`, and where in the statement that begins.
+    Subscribe(usize),
     /// `SHOW TABLES`.
     ShowTables,
+    /// `SHOW VIEWS`.
+    ShowViews,
     /// `SHOW FUNCTIONS [LIKE 'pattern']`.
     ShowFunctions(Option<String>),
     /// `DROP TABLE name` or `DROP VIEW name`.
@@ -58,6 +62,24 @@ pub fn statement_end(text: &str) -> Option<usize> {
     None
 }
 
+/// The view that `text` names, if it is a name and nothing else.
+pub fn view_name(text: &str) -> Option<String> {
+    match tokens(text).as_slice() {
+        [one] | [one, TokenWithSpan { token: Token::SemiColon, .. }] => name(one),
+        _ => None,
+    }
+}
+
+/// The bytes of the word MATERIALIZED in the declaration of a view.
+pub fn materialized(statement: &str) -> Option<Range<usize>> {
+    const WORD: &str = "MATERIALIZED";
+    let tokens = tokens(statement);
+    let is = |place: usize, expected: &str| tokens.get(place).and_then(word).as_deref() == Some(expected);
+    let place = (1..=2).find(|place| is(*place, WORD)).filter(|place| is(0, "CREATE") && is(place + 1, "VIEW"))?;
+    let start = offset(statement, tokens[place].span.start);
+    Some(start..start + WORD.len())
+}
+
 /// What `statement` asks for.
 ///
 /// # Errors
@@ -83,7 +105,20 @@ pub fn request(statement: &str) -> Result<Request> {
             let skipped = if words.get(1) == Some(&"TABLE") { 2 } else { 1 };
             Request::Describe(named(tokens.get(skipped).and_then(name), "DESCRIBE t")?)
         }
-        ["SHOW", "TABLES" | "VIEWS"] => Request::ShowTables,
+        ["SUBSCRIBE", ..] => match tokens.get(1) {
+            Some(_) => {
+                let skipped = if words.get(1) == Some(&"TO") { 2 } else { 1 };
+                let what =
+                    tokens.get(skipped).ok_or_else(|| named(None, "SUBSCRIBE v").expect_err("there is no name"))?;
+                Request::Subscribe(offset(statement, what.span.start))
+            }
+            None => {
+                return Err(Error::invalid("the view is missing")
+                    .help("write SUBSCRIBE v, or SUBSCRIBE (SELECT … FROM v WHERE …)"));
+            }
+        },
+        ["SHOW", "TABLES"] => Request::ShowTables,
+        ["SHOW", "VIEWS"] => Request::ShowViews,
         ["SHOW", "FUNCTIONS"] if tokens.len() == 2 => Request::ShowFunctions(None),
         ["SHOW", "FUNCTIONS", "LIKE"] => match tokens[3..] {
             [TokenWithSpan { token: Token::SingleQuotedString(ref pattern), .. }] => {
@@ -94,9 +129,11 @@ pub fn request(statement: &str) -> Result<Request> {
         ["SHOW", rest @ ..] => {
             let what = rest.first().copied().unwrap_or_default();
             let error = Error::invalid(format!("SHOW {what} is not known"));
-            return Err(match nearest(what, ["TABLES", "FUNCTIONS"]) {
+            return Err(match nearest(what, ["TABLES", "VIEWS", "FUNCTIONS"]) {
                 Some(near) => error.help(format!("did you mean SHOW {near}?")),
-                None => error.help("SHOW TABLES and SHOW FUNCTIONS are; DESCRIBE t shows a table's columns"),
+                None => {
+                    error.help("SHOW TABLES, SHOW VIEWS and SHOW FUNCTIONS are; DESCRIBE t shows a table's columns")
+                }
             });
         }
         _ => Request::Select(limit(statement, tokens)),
@@ -184,6 +221,12 @@ mod tests {
         check("DROP TABLE IF EXISTS Old;", Request::Drop("old".into()));
         check("describe T", Request::Describe("t".into()));
         check("DESC TABLE t;", Request::Describe("t".into()));
+        check("SHOW VIEWS;", Request::ShowViews);
+        check("CREATE MATERIALIZED VIEW \"V\" AS SELECT 1;", Request::Declare(Some("V".into())));
+        let subscription = "subscribe ( SELECT a FROM t );";
+        let Request::Subscribe(from) = request(subscription).unwrap() else { panic!("it is a subscription") };
+        assert_eq!(&subscription[from..], "( SELECT a FROM t );");
+        check("SUBSCRIBE TO v", Request::Subscribe(13));
         check("SHOW FUNCTIONS LIKE 'array%';", Request::ShowFunctions(Some("array*".into())));
         check("SELECT a FROM t WHERE b LIMIT c", Request::Select(None));
         let limited = "SELECT 'ä' FROM t LIMIT 10 EMIT FINAL;";

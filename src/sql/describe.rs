@@ -43,16 +43,19 @@ pub enum RelationKind {
     Table,
     /// CREATE VIEW.
     View,
+    /// CREATE MATERIALIZED VIEW: it can be asked while the pipeline runs.
+    Served,
     /// A step of a graph.
     Step,
 }
 
 impl RelationKind {
-    /// `table`, `view` or `step`.
+    /// `table`, `view`, `materialized view` or `step`.
     pub fn name(self) -> &'static str {
         match self {
             RelationKind::Table => "table",
             RelationKind::View => "view",
+            RelationKind::Served => "materialized view",
             RelationKind::Step => "step",
         }
     }
@@ -97,10 +100,11 @@ pub fn relations(text: Text, connectors: &dyn Connectors) -> Result<Vec<Relation
             Kind::CreateFunction(function) => session.create_function(*function, connectors)?,
             Kind::CreateView(view) => {
                 let name = normal(&view.name);
+                let kind = if view.materialized { RelationKind::Served } else { RelationKind::View };
                 session.create_view(view, statement.start)?;
                 // IF NOT EXISTS
                 if !relations.iter().any(|relation| relation.name == name) {
-                    relations.push(view_relation(&session, name, RelationKind::View, text.place(statement.start)));
+                    relations.push(view_relation(&session, name, kind, text.place(statement.start)));
                 }
             }
             Kind::Insert(insert) => {

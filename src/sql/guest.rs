@@ -4,11 +4,12 @@
 
 use super::ddl::{parse_options, parse_type};
 use super::place::Text;
-use super::statements::{Failure, parse_name};
+use super::statements::{self, Failure, Kind, parse_name};
 use super::{Session, normal};
 use crate::connector::{Connectors, Named, OptionSpec, OptionText, Options, Preset, Takes};
 use crate::error::{Error, Result, nearest};
 use crate::expr::wasm::{Declared, Limits};
+use crate::expr::{AggregateFunction, ScalarFunction};
 use crate::plan::type_name;
 use arrow::datatypes::DataType;
 use sqlparser::ast::Ident;
@@ -58,6 +59,30 @@ pub(super) struct FunctionDef {
     pub signature: String,
     /// `from score.wasm, 3f2a…`.
     pub about: String,
+}
+
+/// The functions that a definition has declared, to be called.
+#[derive(Default)]
+pub struct Loaded {
+    /// Of rows.
+    pub scalars: Vec<ScalarFunction>,
+    /// Of groups of rows.
+    pub aggregates: Vec<AggregateFunction>,
+}
+
+/// Loads the functions that `text` declares, for who calls them elsewhere.
+///
+/// # Errors
+/// As [`plan`](super::plan), of their statements.
+pub fn load(text: Text, connectors: &dyn Connectors) -> Result<Loaded> {
+    let statements = statements::parse(text);
+    let mut session = Session::new(text, &statements, connectors);
+    for statement in statements {
+        if let Kind::CreateFunction(function) = statement.kind {
+            session.create_function(*function, connectors)?;
+        }
+    }
+    Ok(session.loaded)
 }
 
 /// What a function is called where tables have their names, too.
@@ -259,8 +284,16 @@ impl Session<'_> {
         };
         let located = |error: Error| self.text.error_at(error, *file_at);
         match function.aggregate {
-            true => self.catalog.add_aggregate(&declared.aggregate().map_err(located)?),
-            false => self.catalog.add_function(&declared.scalar().map_err(located)?),
+            true => {
+                let loaded = declared.aggregate().map_err(located)?;
+                self.catalog.add_aggregate(&loaded);
+                self.loaded.aggregates.push(loaded);
+            }
+            false => {
+                let loaded = declared.scalar().map_err(located)?;
+                self.catalog.add_function(&loaded);
+                self.loaded.scalars.push(loaded);
+            }
         }
         let digest = blake3::Hash::from(declared.digest()).to_hex();
         let about = format!("WebAssembly of {file}, {}", &digest[..12]);

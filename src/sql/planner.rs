@@ -18,6 +18,7 @@ mod over;
 mod rank;
 mod temporal;
 mod values;
+mod view;
 
 use late::{Asked, Branch};
 pub(super) use letters::Letters;
@@ -65,6 +66,8 @@ pub(super) struct Query {
     pub plan: LogicalPlan,
     /// Where its rows go.
     pub table: Rc<connector::Table>,
+    /// True if that is a view that is served.
+    pub serves: bool,
     /// Where the INSERT starts.
     pub at: Location,
     /// True for a SELECT on its own.
@@ -98,6 +101,8 @@ impl Query {
 /// A table that is written, and all that goes into it.
 pub(super) struct Target {
     pub table: Rc<connector::Table>,
+    /// True if it is a view that is served.
+    pub serves: bool,
     pub streams: Vec<Stream>,
     /// Where the first INSERT into it starts.
     pub at: Location,
@@ -391,6 +396,11 @@ impl<'a> Planner<'a> {
         let place = places_too.then(|| Arc::new(Field::new(late::PLACE_COLUMN, DataType::Utf8, false)));
         let schema = Arc::new(Schema::new(fields.iter().cloned().chain(place).collect::<Fields>()));
         let mut roles = vec![Role::None; schema.fields().len()];
+        if table.whole {
+            let moment = |field: &FieldRef| *field.data_type() == event_time_type();
+            let moments = roles.iter_mut().zip(schema.fields()).filter(|(_, field)| moment(field));
+            moments.for_each(|(role, _)| *role = Role::Time);
+        }
         let time = match &table.time {
             Some((time, watermark)) => {
                 let column = places[*time].expect("the event-time column is always read");
@@ -461,12 +471,15 @@ impl<'a> Planner<'a> {
 
     /// Adds the sink of a table, and all that goes into it.
     pub fn write(&mut self, target: Target) -> Result<()> {
-        let Target { table, mut streams, .. } = target;
+        let Target { table, serves, mut streams, .. } = target;
         let mut stream = match streams.len() {
             1 => streams.remove(0),
             _ => self.union(streams, Arc::clone(&table.schema))?,
         };
         self.materialise(&mut stream)?;
+        if serves {
+            return self.serve(stream, &table);
+        }
         let updating = stream.emit == Emit::Updating;
         let input = SinkInput { schema: Arc::clone(&stream.rows), updating };
         let sink = self.connectors.sink(&table, &input)?;

@@ -162,6 +162,7 @@ impl<'a> Relations<'a> {
         let one = |error| vec![error];
         let view = CreateView {
             name: name.ident(self.session.text).map_err(one)?,
+            materialized: false,
             columns: Vec::new(),
             query,
             if_not_exists: false,

@@ -64,10 +64,12 @@ impl Kind {
     }
 }
 
-/// `CREATE VIEW name [(columns)] AS query`.
+/// `CREATE [MATERIALIZED] VIEW name [(columns)] AS query`.
 #[derive(Debug)]
 pub(super) struct CreateView {
     pub name: Ident,
+    /// True for a view that is served.
+    pub materialized: bool,
     pub columns: Vec<Ident>,
     pub query: Box<Query>,
     pub if_not_exists: bool,
@@ -183,6 +185,7 @@ fn declared_name(tokens: &[TokenWithSpan]) -> Option<String> {
         Keyword::TEMP,
         Keyword::AGGREGATE,
         Keyword::FUNCTION,
+        Keyword::MATERIALIZED,
         Keyword::TABLE,
         Keyword::VIEW,
         Keyword::IF,
@@ -261,8 +264,11 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
     let clause = emit.or(lateness).or(ending.late.as_ref().map(|table| ("LATE INTO", table.span.start)));
     let no_ending = |what: &str| match clause {
         Some((clause, at)) => {
-            let error =
-                Error::invalid(format!("{clause} does not belong to {what}")).help("write it at the end of the INSERT");
+            let help = match what.contains("MATERIALIZED") {
+                true => "leave it out: who reads the view sees every change",
+                false => "write it at the end of the INSERT",
+            };
+            let error = Error::invalid(format!("{clause} does not belong to {what}")).help(help);
             Err(Failure::Ours(text.error_at(error, at)))
         }
         None => Ok(()),
@@ -273,13 +279,19 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
             no_ending("CREATE TABLE")?;
             return Ok(Kind::CreateTable(Box::new(parse_create_table(text, parser)?)));
         }
-        if parser.parse_keyword(Keyword::VIEW) {
+        let materialized = parser.parse_keyword(Keyword::MATERIALIZED);
+        if materialized {
+            no_ending("CREATE MATERIALIZED VIEW")?;
+            parser.expect_keyword_is(Keyword::VIEW)?;
+        }
+        if materialized || parser.parse_keyword(Keyword::VIEW) {
             no_ending("CREATE VIEW")?;
             let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
             let name = parse_name(text, parser)?;
             let columns = parse_column_names(parser)?;
             parser.expect_keyword_is(Keyword::AS)?;
-            return Ok(Kind::CreateView(CreateView { name, columns, query: parser.parse_query()?, if_not_exists }));
+            let query = parser.parse_query()?;
+            return Ok(Kind::CreateView(CreateView { name, materialized, columns, query, if_not_exists }));
         }
         let aggregate = parser.parse_keyword(Keyword::AGGREGATE);
         if parser.parse_keyword(Keyword::FUNCTION) {
@@ -288,7 +300,7 @@ fn parse_kind(text: Text, parser: &mut Parser, start: Location, ending: Ending) 
         }
         let found = parser.peek_token();
         let error = Error::invalid(format!("CREATE {found} is not supported"))
-            .help("CREATE TABLE, CREATE VIEW and CREATE FUNCTION are");
+            .help("CREATE TABLE, CREATE VIEW, CREATE MATERIALIZED VIEW and CREATE FUNCTION are");
         return Err(Failure::Ours(text.error_at(error, found.span.start)));
     }
     if parser.parse_keyword(Keyword::SET) {
@@ -343,7 +355,7 @@ const STATEMENTS: &str =
     "the statements are CREATE TABLE, CREATE VIEW, CREATE FUNCTION, INSERT INTO, SELECT, EXPLAIN and SET";
 
 /// Words that a typo may have been meant for.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     "SELECT",
     "FROM",
     "WHERE",
@@ -354,6 +366,7 @@ const WORDS: [&str; 24] = [
     "CREATE",
     "TABLE",
     "VIEW",
+    "MATERIALIZED",
     "WITH",
     "WATERMARK",
     "PRIMARY",

@@ -15,7 +15,7 @@ use crate::operator::CustomOperator;
 use crate::plan::{Action, Plan, SourceStep, StepId, Tick};
 use crate::runtime::replay::written;
 use crate::sql::scenario::{Act, Named, Pipeline, Scenario};
-use crate::sql::{self, RelationKind, Text};
+use crate::sql::{self, Relation, RelationKind, Text};
 use arrow::datatypes::SchemaRef;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -184,7 +184,8 @@ fn views<'a>(scenario: &'a Scenario, definition: Text, connectors: &dyn Connecto
     for deed in scenario.cases.iter().flat_map(|case| &case.deeds) {
         let (Act::Changelog(written) | Act::Content(written)) = &deed.act else { continue };
         let table = &written.table;
-        let is_view = relations.iter().any(|known| known.name == table.name && known.kind == RelationKind::View);
+        let view = |known: &Relation| matches!(known.kind, RelationKind::View | RelationKind::Served);
+        let is_view = relations.iter().any(|known| known.name == table.name && view(known));
         if is_view && !views.iter().any(|view| view.name == table.name) {
             views.push(table);
         }

@@ -32,11 +32,13 @@ enum Read {
     Gauge(fn(&StepCells, i64) -> Option<f64>),
 }
 
-const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Lookup, Role::Sink];
-const TAKING: &[Role] = &[Role::Inner, Role::Lookup, Role::Sink];
+const ALL: &[Role] = &[Role::Source, Role::Inner, Role::Lookup, Role::Sink, Role::View];
+const TAKING: &[Role] = &[Role::Inner, Role::Lookup, Role::Sink, Role::View];
 const GIVING: &[Role] = &[Role::Source, Role::Inner, Role::Lookup];
 
-const STEPS: [Series; 19] = [
+const SPEAKING: &[Role] = &[Role::Source, Role::Inner, Role::Lookup, Role::View];
+
+const STEPS: [Series; 21] = [
     Series {
         name: "step_rows_in",
         about: "Rows that the step took in",
@@ -142,14 +144,26 @@ const STEPS: [Series; 19] = [
     Series {
         name: "step_watermark_seconds",
         about: "The watermark of the last complete epoch, in seconds since 1970",
-        of: GIVING,
+        of: SPEAKING,
         read: Read::Gauge(|cells, _| moment(cells).map(|micros| micros as f64 / 1e6)),
     },
     Series {
         name: "step_event_time_lag_seconds",
         about: "How far the watermark is behind the wall clock",
-        of: GIVING,
+        of: SPEAKING,
         read: Read::Gauge(|cells, wall| moment(cells).map(|micros| wall.saturating_sub(micros) as f64 / 1e6)),
+    },
+    Series {
+        name: "view_held_rows",
+        about: "Rows in memory for who asks for the view, those included that are not added up yet",
+        of: &[Role::View],
+        read: Read::Gauge(|cells, _| Some(cells.held_rows() as f64)),
+    },
+    Series {
+        name: "view_held_bytes",
+        about: "Memory of these rows",
+        of: &[Role::View],
+        read: Read::Gauge(|cells, _| Some(cells.held_bytes.load(Relaxed) as f64)),
     },
 ];
 

@@ -131,7 +131,7 @@ impl Planner<'_> {
     }
 
     /// The step that keeps the rows of `stream`.
-    fn keeper(
+    pub(super) fn keeper(
         &mut self,
         stream: &Stream,
         route: Route,

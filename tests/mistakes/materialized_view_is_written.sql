@@ -1,0 +1,4 @@
+CREATE TABLE orders (id BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND)
+  WITH ('connector' = 'kafka', 'topic' = 'orders', 'properties.bootstrap.servers' = 'localhost:9092', 'format' = 'json');
+CREATE MATERIALIZED VIEW counts AS SELECT id, count(*) AS n FROM orders GROUP BY id;
+INSERT INTO counts SELECT id, 1 FROM orders;
