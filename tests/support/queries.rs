@@ -20,6 +20,9 @@ pub const QUERIES: &[&str] = &[
     "SELECT a.word, a.ts, a.n, b.n AS other FROM t a FULL JOIN t b ON a.word = b.word AND b.n < a.n AND b.ts BETWEEN a.ts - INTERVAL '2' SECOND AND a.ts + INTERVAL '5' SECOND",
     "SELECT word, n, n IN (SELECT n FROM t WHERE word <> 'a') AS there FROM t WHERE n NOT IN (SELECT n + 3 FROM t) EXCEPT ALL SELECT word, n, true FROM t WHERE n > 3",
     "SELECT window_start, count(*) AS c, max(n) AS m FROM TUMBLE((SELECT word, n, ts FROM (SELECT *, row_number() OVER (PARTITION BY word ORDER BY n DESC, ts) AS r FROM t) WHERE r <= 3), ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end",
+    "SELECT word, count(*) AS c, max(n) AS m FROM newest GROUP BY word",
+    "SELECT window_start, word, sum(n) AS s FROM TUMBLE(newest, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end, word",
+    "SELECT a.id, a.n, b.c FROM newest a LEFT JOIN (SELECT word, count(*) AS c FROM t GROUP BY word) b ON a.word = b.word WHERE a.id NOT IN (SELECT n FROM newest WHERE n > 0)",
     "SELECT c, min(word) AS word FROM (SELECT word, count(*) AS c FROM t GROUP BY word) GROUP BY c EMIT FINAL",
 ];
 
@@ -40,6 +43,9 @@ pub const COLUMNS: &[&str] = &[
     "word STRING, ts TIMESTAMP(6), n BIGINT, other BIGINT",
     "word STRING, n BIGINT, there BOOLEAN",
     "window_start TIMESTAMP(6), c BIGINT, m BIGINT",
+    "word STRING, c BIGINT, m BIGINT",
+    "window_start TIMESTAMP(6), word STRING, s BIGINT",
+    "id BIGINT, n BIGINT, c BIGINT",
     "c BIGINT, word STRING",
 ];
 
