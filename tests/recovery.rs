@@ -58,7 +58,10 @@ fn run_in_lives(
         let trouble = if rng.random_bool(0.3) { rng.random_range(5..20) } else { 0 };
         let life = Life::new(&outside, steps, trouble);
         let source = Arc::unwrap_or_clone(table.source());
-        let connectors = functions::extensions().source("t", source).sink("out", StagedSink(Arc::clone(&life)));
+        let newest = Arc::unwrap_or_clone(table.newest());
+        let connectors = functions::extensions();
+        let connectors = connectors.source("t", source).source("newest", newest);
+        let connectors = connectors.sink("out", StagedSink(Arc::clone(&life)));
         let clock = clock(rng);
         let delay: u64 = rng.random();
         let offload = match rng.random_bool(0.5) {
@@ -216,7 +219,10 @@ fn processes_whose_wall_clocks_differ_by_hours_say_the_same() {
         let query = rng.random_range(0..QUERIES.len());
         let (expected, _) = run(&text(&table, query), &table, Shape::Threads(1));
         let sink = MemorySink::new();
-        let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", Arc::new(sink.clone()));
+        let connectors = Builtin::default()
+            .with_source("t", table.source())
+            .with_source("newest", table.newest())
+            .with_sink("out", Arc::new(sink.clone()));
         let clock = |process: usize| WildClock::wrong_by(3 * process as i64 - 2);
         let (_, result) = run_by(&text(&table, query), &connectors, Shape::Processes(2, 2), &clock);
         result.unwrap();

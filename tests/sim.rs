@@ -112,7 +112,13 @@ impl Definition {
         let (single, records_max) = (rng.random_bool(0.2), rng.random_range(1..60));
         let nobody = Life::new(world, 0, 0);
         let sink = broker.sink(&nobody, single, records_max);
-        let plan = plan(&text, &Builtin::default().with_source("t", table.source()).with_sink("out", sink));
+        let plan = plan(
+            &text,
+            &Builtin::default()
+                .with_source("t", table.source())
+                .with_source("newest", table.newest())
+                .with_sink("out", sink),
+        );
         let upkeep = Upkeep {
             deltas_min: rng.random_range(0..5),
             sweep_every: rng.random_range(1..4),
@@ -474,7 +480,10 @@ fn who_starts_while_another_comes_to_the_end_adds_nothing() {
             let of_query = text(&table, query);
             let sql = format!("SET 'checkpoint_store' = 'memory'; SET 'checkpoint_interval' = '2 epochs'; {of_query}");
             let sink = broker.sink(&Life::new(&world, 0, 0), false, 20);
-            let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", sink);
+            let connectors = Builtin::default()
+                .with_source("t", table.source())
+                .with_source("newest", table.newest())
+                .with_sink("out", sink);
             (definition.plan, definition.single) = (plan(&sql, &connectors), false);
             let mut late = definition.start(&broker, 1, 1, rng);
             let mut to_the_end = |mut life: Generation, steps: u64| {

@@ -3,7 +3,7 @@
 //! The definition reaches them by name, `'connector' = 'memory', 'name' = 'words'`, through
 //! [`Builtin`](super::builtin::Builtin).
 
-use super::{Changes, Context, OptionSpec, Polled, Preset, Shard, Sink, Source, Split, SplitStart, Takes};
+use super::{Changes, Context, Gives, OptionSpec, Polled, Preset, Shard, Sink, Source, Split, SplitStart, Takes};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use arrow::datatypes::SchemaRef;
@@ -38,12 +38,19 @@ pub struct MemorySource {
     schema: SchemaRef,
     batches: Arc<[Batch]>,
     splits: usize,
+    gives: Gives,
 }
 
 impl MemorySource {
     /// These batches, dealt to `splits` splits in turn.
     pub fn new(schema: SchemaRef, batches: Vec<Batch>, splits: usize) -> Self {
-        MemorySource { schema, batches: batches.into(), splits: splits.max(1) }
+        MemorySource { schema, batches: batches.into(), splits: splits.max(1), gives: Gives::Rows }
+    }
+
+    /// The same, whose rows are the newest of their key: the last column of each batch is a weight, as [`Gives::Upserts`] has it, and no
+    /// column of the schema.
+    pub fn of_newest_rows(self) -> Self {
+        MemorySource { gives: Gives::Upserts, ..self }
     }
 }
 
@@ -54,6 +61,10 @@ impl Source for MemorySource {
 
     fn bounded(&self) -> bool {
         true
+    }
+
+    fn gives(&self) -> Gives {
+        self.gives
     }
 
     fn splits(&self, _context: &Context) -> Result<Vec<String>> {

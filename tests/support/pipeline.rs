@@ -138,7 +138,10 @@ pub fn run_by(
 /// Runs `text` with `table` as the memory source `t`, and gives what is in the sink `out`, sorted.
 pub fn run(text: &str, table: &Table, shape: Shape) -> (Vec<String>, Snapshot) {
     let sink = MemorySink::new();
-    let connectors = Builtin::default().with_source("t", table.source()).with_sink("out", Arc::new(sink.clone()));
+    let connectors = Builtin::default()
+        .with_source("t", table.source())
+        .with_source("newest", table.newest())
+        .with_sink("out", Arc::new(sink.clone()));
     let (snapshot, result) = run_with(text, &connectors, shape);
     if let Err(error) = result {
         panic!("{error:?} on {shape:?}\n{text}");
@@ -290,10 +293,54 @@ impl Table {
         format!(
             "SET 'tick' = '{} rows';
              CREATE TABLE t (word STRING, n BIGINT, price DECIMAL(12, 2), ratio DOUBLE, ts TIMESTAMP(6), tags ARRAY<STRING>,
+               WATERMARK FOR ts AS ts - INTERVAL '{}' MILLISECOND) WITH ('connector' = 'memory');
+             CREATE TABLE newest (id BIGINT NOT NULL, word STRING, n BIGINT, ts TIMESTAMP(6), PRIMARY KEY (id) NOT ENFORCED,
                WATERMARK FOR ts AS ts - INTERVAL '{}' MILLISECOND) WITH ('connector' = 'memory');\n",
             self.tick,
+            self.delay / 1000,
             self.delay / 1000
         )
+    }
+
+    /// A table `newest` of the newest rows of some keys, made of the same rows: a key loses its row now and then.
+    pub fn newest(&self) -> Arc<MemorySource> {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("word", DataType::Utf8, true),
+            Field::new("n", DataType::Int64, true),
+            Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
+        ]));
+        let mut loose: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        loose.push(Field::new(highwater::plan::WEIGHT, DataType::Int64, false));
+        let loose = Arc::new(Schema::new(loose));
+        let piece = |number: usize, rows: &[Row]| {
+            // the rows of a key are in one split
+            let id = |row: usize, of: &Row| number as i64 * 8 + (of.n.unwrap_or(row as i64)).rem_euclid(8);
+            let there = |row: &Row| row.n.is_none_or(|n| n % 5 != 0);
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(rows.iter().enumerate().map(|(n, row)| Some(id(n, row))).collect::<Int64Array>()),
+                Arc::new(rows.iter().map(|row| row.word.clone().filter(|_| there(row))).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| row.n.filter(|_| there(row))).collect::<Int64Array>()),
+                Arc::new(
+                    rows.iter().map(|row| Some(row.ts).filter(|_| there(row))).collect::<TimestampMicrosecondArray>(),
+                ),
+                Arc::new(rows.iter().map(|row| Some(if there(row) { 1 } else { -1 })).collect::<Int64Array>()),
+            ];
+            RecordBatch::try_new(Arc::clone(&loose), columns).expect("columns are as long as there are rows")
+        };
+        let pieces: Vec<Vec<RecordBatch>> = self
+            .splits
+            .iter()
+            .enumerate()
+            .map(|(n, split)| split.chunks(29).map(|rows| piece(n, rows)).collect())
+            .collect();
+        let turns = pieces.iter().map(Vec::len).max().unwrap_or(0);
+        let of_turn = |turn: usize, split: &Vec<RecordBatch>| {
+            split.get(turn).cloned().unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&loose)))
+        };
+        let of_turn = &of_turn;
+        let batches = (0..turns).flat_map(|turn| pieces.iter().map(move |split| of_turn(turn, split))).collect();
+        Arc::new(MemorySource::new(schema, batches, self.splits.len()).of_newest_rows())
     }
 
     pub fn schema() -> SchemaRef {
