@@ -21,7 +21,7 @@ use super::steps::{Rows, Site};
 use super::worker::{Local, router};
 use crate::batch::{Batch, from_arrow};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Joining, Reducing, Route, SortColumn, StepId};
+use crate::plan::{Action, Emit, Joining, Reducing, Route, SortColumn, StepId};
 use crate::time::Epoch;
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
@@ -217,9 +217,11 @@ impl<'scope> Collections<'scope> {
         let site = Site { id, input: Arc::clone(&step.schema), cells: local.cells(id), local: local.clone() };
         let shape = join::Shape::new(spec, &schemas, site.clone())?;
         let output = shape.output()?;
+        // a row that leaves may cancel out a pair of the same epoch
+        let stand = step.inputs.iter().all(|input| local.plan.steps[input.from].emit != Emit::Updating);
+        let when = if stand { When::AtOnce } else { When::Complete };
         Ok(match join::pairs(shape, left, right) {
-            // a row that leaves in silence takes no pair back that still counts
-            Ok(pairs) => edge::leave(pairs, output, When::AtOnce, site),
+            Ok(pairs) => edge::leave(pairs, output, when, site),
             Err((shape, [left, right])) => {
                 edge::leave(edge::gathered(join::join(shape, left, right)), output, When::Complete, site)
             }
