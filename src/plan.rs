@@ -10,7 +10,7 @@ mod joining;
 mod keys;
 mod ranking;
 
-pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside};
+pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside, made_whole};
 pub use explain::type_name;
 pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling, updates};

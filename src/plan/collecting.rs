@@ -106,6 +106,16 @@ pub fn collected(steps: &[Step], id: StepId) -> bool {
     }
 }
 
+/// True if collections make all rows of step `id` again, not only those that can still meet others.
+pub fn made_whole(steps: &[Step], id: StepId) -> bool {
+    let step = &steps[id];
+    match &step.action {
+        Action::Keep(keeping) => keeping.there == There::Before,
+        Action::Round => true,
+        _ => collected(steps, id) && step.inputs.iter().all(|input| made_whole(steps, input.from)),
+    }
+}
+
 /// True if step `id` is part of a recursion: it depends on the rows of a round.
 pub fn inside(steps: &[Step], id: StepId) -> bool {
     match steps[id].action {

@@ -10,7 +10,7 @@ use crate::expr::from_datafusion;
 use crate::operator::transform::with_weight;
 use crate::plan::{
     Action, Aggregation, Emit, Grouping, Input, Keeping, OutputColumn, Reducing, Reduction, Route, StepId, There,
-    Topping, Ttl, WEIGHT, collected, inside,
+    Topping, Ttl, WEIGHT, inside, made_whole,
 };
 use crate::sql::hints::StateTtl;
 use crate::time::Micros;
@@ -38,7 +38,7 @@ impl Planner<'_> {
         keeping: Option<(Keeping, Micros)>,
     ) -> Result<Input> {
         let route = if keys.is_empty() { Route::Single } else { Route::Key(keys.to_vec()) };
-        if keeping.is_none() && collected(&self.steps, stream.base) {
+        if keeping.is_none() && made_whole(&self.steps, stream.base) {
             return Ok(Input { from: stream.base, route });
         }
         let from = self.keeper(stream, route.clone(), what, keeping)?;
@@ -192,7 +192,7 @@ impl Planner<'_> {
             return Ok(());
         }
         for stream in streams {
-            if !collected(&self.steps, stream.base) {
+            if !made_whole(&self.steps, stream.base) {
                 let all = Route::Key((0..stream.rows.fields().len()).collect());
                 stream.base = self.keeper(stream, all, "a UNION in a recursion", None)?;
                 stream.emit = self.steps[stream.base].emit;

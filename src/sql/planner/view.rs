@@ -3,7 +3,7 @@
 use super::{Planner, Stream};
 use crate::connector::Table;
 use crate::error::{ErrorKind, Result};
-use crate::plan::{Action, Emit, Input, Route, collected};
+use crate::plan::{Action, Emit, Input, Route, made_whole};
 
 /// What can be done where a view would grow for ever.
 const BOUNDS: &str = "let it have a row for each key: SELECT key, count(*) AS n FROM … GROUP BY key; or SET 'state_ttl' to how long rows \
@@ -12,8 +12,7 @@ const BOUNDS: &str = "let it have a row for each key: SELECT key, count(*) AS n 
 impl Planner<'_> {
     /// Adds the step that serves `stream` as `view`. What collections make again after a restart it hears again; other rows are kept for it.
     pub(super) fn serve(&mut self, mut stream: Stream, view: &Table) -> Result<()> {
-        // of rows that stand a collection makes again only those that may still meet others
-        if !collected(&self.steps, stream.base) || stream.emit != Emit::Updating {
+        if !made_whole(&self.steps, stream.base) {
             let all = Route::Key((0..stream.rows.fields().len()).collect());
             let kept = self.keeper(&stream, all, &format!("view '{}'", view.name), None);
             stream.base = kept.map_err(|error| match error.kind() {
