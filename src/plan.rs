@@ -14,7 +14,7 @@ pub use collecting::{Keeping, Reducing, Reduction, There, Ttl, collected, inside
 pub use explain::type_name;
 pub use joining::{AsOf, JoinCondition, JoinKind, JoinSide, Joining, LookupStep, Meeting, WindowBounds};
 pub use keys::{keeps_keys, settling, updates};
-pub use ranking::{Ranking, SortColumn, Topping};
+pub use ranking::{Ranking, SortColumn, Topping, compared};
 
 use crate::connector::{Changes, Delivery, Sink, Source};
 use crate::error::{Error, Result};

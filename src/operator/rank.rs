@@ -12,11 +12,11 @@ use super::{Operator, Output};
 use crate::batch::{BATCH_ROWS, Batch, batch_of, from_arrow, take_rows};
 use crate::error::Result;
 use crate::expr::Groups;
-use crate::plan::Ranking;
+use crate::plan::{Ranking, compared};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{ArrayRef, UInt64Array};
-use arrow::compute::{SortOptions, concat_batches};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use std::collections::BTreeMap;
@@ -62,17 +62,9 @@ struct Candidates {
 impl Rank {
     /// The operator of `spec` over rows of `input`; its rows have the columns of `schema`.
     pub fn new(spec: Arc<Ranking>, input: SchemaRef, schema: SchemaRef) -> Result<Self> {
-        let ordered = spec.order.iter().map(|sort| {
-            let options = SortOptions { descending: sort.descending, nulls_first: sort.nulls_first };
-            (sort.column, options)
-        });
-        let told_apart = |column: &usize| {
-            let of_the_group = [spec.start, spec.end].contains(column) || spec.keys.contains(column);
-            !of_the_group && !spec.order.iter().any(|sort| sort.column == *column)
-        };
-        let others = (0..input.fields().len()).filter(told_apart).map(|column| (column, SortOptions::default()));
-        let (compared, fields) = ordered
-            .chain(others)
+        let of_the_group: Vec<usize> = [spec.start, spec.end].into_iter().chain(spec.keys.iter().copied()).collect();
+        let (compared, fields) = compared(&spec.order, input.fields().len(), &of_the_group)
+            .into_iter()
             .map(|(column, options)| {
                 (column, SortField::new_with_options(input.field(column).data_type().clone(), options))
             })

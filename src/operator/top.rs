@@ -11,7 +11,7 @@ use super::{Operator, Output};
 use crate::batch::{Batch, batch_of, from_arrow};
 use crate::error::Result;
 use crate::expr::Groups;
-use crate::plan::Topping;
+use crate::plan::{Topping, compared};
 use crate::state::{Delta, Table};
 use crate::time::{Epoch, Watermark};
 use arrow::array::{ArrayRef, Int64Array, UInt64Array};
@@ -186,17 +186,7 @@ struct Coder {
 
 impl Coder {
     fn new(spec: &Topping, input: SchemaRef) -> Result<Self> {
-        let mut columns: Vec<(usize, SortOptions)> = Vec::new();
-        let asked = spec
-            .order
-            .iter()
-            .map(|sort| (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first }));
-        let others = (0..input.fields().len()).map(|column| (column, SortOptions::default()));
-        for (column, options) in asked.chain(others) {
-            if !spec.keys.contains(&column) && columns.iter().all(|(there, _)| *there != column) {
-                columns.push((column, options));
-            }
-        }
+        let mut columns = compared(&spec.order, input.fields().len(), &spec.keys);
         columns.extend(spec.keys.iter().map(|key| (*key, SortOptions::default())));
         let field = |(column, options): &(usize, SortOptions)| {
             SortField::new_with_options(input.field(*column).data_type().clone(), *options)

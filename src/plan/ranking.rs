@@ -1,5 +1,7 @@
 //! The first rows of each key, in each window or of all.
 
+use arrow::compute::SortOptions;
+
 /// `ROW_NUMBER() OVER (PARTITION BY window_start, window_end, key, … ORDER BY …)`: the rows of each key in each window, numbered from 1.
 ///
 /// The columns are places in the input, which the rows keep; their number is one column more. Rows that are alike in `order` are told
@@ -51,6 +53,20 @@ pub struct SortColumn {
     pub descending: bool,
     /// NULL before everything else.
     pub nulls_first: bool,
+}
+
+/// By what rows of `width` columns compare that come in `order`: its columns, and then all others but those of `key`.
+pub fn compared(order: &[SortColumn], width: usize, key: &[usize]) -> Vec<(usize, SortOptions)> {
+    let asked = order
+        .iter()
+        .map(|sort| (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first }));
+    let mut compared: Vec<(usize, SortOptions)> = Vec::new();
+    for (column, options) in asked.chain((0..width).map(|column| (column, SortOptions::default()))) {
+        if !key.contains(&column) && compared.iter().all(|(there, _)| *there != column) {
+            compared.push((column, options));
+        }
+    }
+    compared
 }
 
 impl Ranking {

@@ -21,7 +21,7 @@ use super::steps::{Rows, Site};
 use super::worker::{Local, router};
 use crate::batch::{Batch, from_arrow};
 use crate::error::{Error, Result};
-use crate::plan::{Action, Emit, Joining, Reducing, Route, SortColumn, StepId};
+use crate::plan::{Action, Emit, Joining, Reducing, Route, SortColumn, StepId, compared};
 use crate::time::Epoch;
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
@@ -131,16 +131,7 @@ impl Split {
 
     /// The same, where the others compare as `order` says and then as all of them.
     pub fn ordered(schema: &Schema, keys: &[usize], order: &[SortColumn]) -> Result<Self> {
-        let mut rest: Vec<(usize, SortOptions)> = Vec::new();
-        let asked = order
-            .iter()
-            .map(|sort| (sort.column, SortOptions { descending: sort.descending, nulls_first: sort.nulls_first }));
-        let others = (0..schema.fields().len()).map(|column| (column, SortOptions::default()));
-        for (column, options) in asked.chain(others) {
-            if !keys.contains(&column) && rest.iter().all(|(there, _)| *there != column) {
-                rest.push((column, options));
-            }
-        }
+        let rest = compared(order, schema.fields().len(), keys);
         Ok(Split { key: Coder::new(schema, keys.to_vec())?, rest: Coder::ordered(schema, rest)? })
     }
 
@@ -220,11 +211,9 @@ impl<'scope> Collections<'scope> {
         // a row that leaves may cancel out a pair of the same epoch
         let stand = step.inputs.iter().all(|input| local.plan.steps[input.from].emit != Emit::Updating);
         let when = if stand { When::AtOnce } else { When::Complete };
-        Ok(match join::pairs(shape, left, right) {
-            Ok(pairs) => edge::leave(pairs, output, when, site),
-            Err((shape, [left, right])) => {
-                edge::leave(edge::gathered(join::join(shape, left, right)), output, When::Complete, site)
-            }
+        Ok(match shape.gives_all_pairs() {
+            true => edge::leave(join::pairs(left, right), output, when, site),
+            false => edge::leave(edge::gathered(join::join(shape, left, right)), output, When::Complete, site),
         })
     }
 

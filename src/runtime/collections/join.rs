@@ -84,6 +84,11 @@ impl Shape {
         })
     }
 
+    /// True if the join's rows are all pairs of rows with the same key.
+    pub fn gives_all_pairs(&self) -> bool {
+        self.kind == JoinKind::Inner && self.condition.is_none()
+    }
+
     /// How the rows that [`join`] gives become columns.
     pub fn output(&self) -> Result<Output> {
         let mut types = Vec::new();
@@ -126,19 +131,12 @@ fn row(parts: &[&[u8]]) -> Row {
     parts.concat().into_boxed_slice()
 }
 
-/// The rows of a join that gives all pairs, which are those that [`join`] gives; `shape` as it was if it gives others.
-pub fn pairs<'scope>(
-    shape: Shape,
-    left: Indexed<'scope, Epoch>,
-    right: Indexed<'scope, Epoch>,
-) -> std::result::Result<Stream<'scope, Epoch, Encoded>, (Shape, [Indexed<'scope, Epoch>; 2])> {
-    if shape.kind != JoinKind::Inner || shape.condition.is_some() {
-        return Err((shape, [left, right]));
-    }
-    Ok(join_traces::<_, _, _, _, EncodedBuilder>(left, right, "pairs", |key, l, r, epoch, a, b, pairs| {
+/// All pairs of rows with the same key: the rows of a join that [gives all](Shape::gives_all_pairs).
+pub fn pairs<'scope>(left: Indexed<'scope, Epoch>, right: Indexed<'scope, Epoch>) -> Stream<'scope, Epoch, Encoded> {
+    join_traces::<_, _, _, _, EncodedBuilder>(left, right, "pairs", |key, l, r, epoch, a, b, pairs| {
         let key = unmarked(key);
         pairs.push(&[key, &l, key, &r], epoch, a * b);
-    }))
+    })
 }
 
 /// The rows of a join. Rows of one key are on one worker.

@@ -167,10 +167,12 @@ pub fn by_self<'scope, T: Timestamp + Lattice + Ord>(
     arrange_core::<_, _, LoneBatcher<T>, LoneSpine<T>>(rows.inner, pact, name, LoneBatcher::new)
 }
 
+/// A change of a row by its key.
+type Update<V, T> = ((Row, V), T, i64);
+
 /// Sends rows to a worker that follows from their keys' bytes.
-pub fn spread<T: Timestamp, V: 'static>()
--> Exchange<((Row, V), T, i64), impl FnMut(&((Row, V), T, i64)) -> u64 + 'static> {
-    Exchange::new(|update: &((Row, V), T, i64)| xxhash_rust::xxh3::xxh3_64(&update.0.0))
+pub fn spread<T: Timestamp, V: 'static>() -> Exchange<Update<V, T>, impl FnMut(&Update<V, T>) -> u64 + 'static> {
+    Exchange::new(|update: &Update<V, T>| xxhash_rust::xxh3::xxh3_64(&update.0.0))
 }
 
 /// What a reduction has changed of the values of `key`, as batches are built of it.

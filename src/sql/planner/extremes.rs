@@ -65,7 +65,11 @@ impl<'a> Extreme<'a> {
         };
         // in which rows compare as values do
         let simple = |data_type: DataType| !data_type.is_nested() && !matches!(data_type, DataType::Interval(_));
-        value.get_type(schema).is_ok_and(simple).then(|| Extreme { value, filter: params.filter.as_deref(), greatest })
+        value.get_type(schema).is_ok_and(simple).then_some(Extreme {
+            value,
+            filter: params.filter.as_deref(),
+            greatest,
+        })
     }
 
     /// Its row of each key: the keys, and the value.
