@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The columns of the generator's tables.
 pub fn columns(kind: &str) -> Vec<Field> {
-    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
     let field = |name: &str| {
         let data_type = match name {
             "id" | "initial_bid" | "reserve" | "seller" | "category" | "auction" | "bidder" | "price" => {

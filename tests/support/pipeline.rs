@@ -293,11 +293,17 @@ impl Table {
         format!(
             "SET 'tick' = '{} rows';
              CREATE TABLE t (word STRING, n BIGINT, price DECIMAL(12, 2), ratio DOUBLE, ts TIMESTAMP(6), tags ARRAY<STRING>,
-               WATERMARK FOR ts AS ts - INTERVAL '{}' MILLISECOND) WITH ('connector' = 'memory');
-             CREATE TABLE newest (id BIGINT NOT NULL, word STRING, n BIGINT, ts TIMESTAMP(6), PRIMARY KEY (id) NOT ENFORCED,
                WATERMARK FOR ts AS ts - INTERVAL '{}' MILLISECOND) WITH ('connector' = 'memory');\n",
             self.tick,
-            self.delay / 1000,
+            self.delay / 1000
+        )
+    }
+
+    /// The definition of [`Table::newest`].
+    pub fn newest_ddl(&self) -> String {
+        format!(
+            "CREATE TABLE newest (id BIGINT NOT NULL, word STRING, n BIGINT, ts TIMESTAMP(6), PRIMARY KEY (id) NOT ENFORCED,
+               WATERMARK FOR ts AS ts - INTERVAL '{}' MILLISECOND) WITH ('connector' = 'memory');\n",
             self.delay / 1000
         )
     }

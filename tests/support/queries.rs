@@ -65,6 +65,6 @@ pub const COLUMNS: &[&str] = &[
 
 /// The definition of a pipeline with the query.
 pub fn text(table: &Table, query: usize) -> String {
-    let declared = format!("{} CREATE TABLE out ({}) WITH ('connector' = 'memory');", table.ddl(), COLUMNS[query]);
-    format!("{declared} INSERT INTO out {};", QUERIES[query])
+    let out = format!("CREATE TABLE out ({}) WITH ('connector' = 'memory');", COLUMNS[query]);
+    format!("{}{}{out} INSERT INTO out {};", table.ddl(), table.newest_ddl(), QUERIES[query])
 }
