@@ -8,10 +8,10 @@ cargo := cargo
 debug := $(or $(CARGO_TARGET_DIR),target)/debug/highwater
 release := $(or $(CARGO_TARGET_DIR),target)/release/highwater
 
-.PHONY: help build demo demo-kafka check test sim fuzz bench install deny
+.PHONY: help build demo demo-kafka check test sim fuzz bench bench-updating install deny
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 build: ## Build the program for development
 	@tools/need.sh build
@@ -47,6 +47,10 @@ bench: ## Build for speed and measure this machine
 	@tools/need.sh build
 	$(cargo) build --locked --release
 	@$(release) bench all
+
+bench-updating: ## Results that change beside DataFusion's batch answer over the same rows, and the memory that they take
+	@tools/need.sh build
+	$(cargo) bench --locked --bench updating
 
 # where a user's own completions and manual are looked for
 share := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)

@@ -34,7 +34,13 @@ impl Plan {
         };
         let identity = |(id, step): (StepId, &Step)| {
             let mut hasher = Hasher(blake3::Hasher::new());
-            let described = action(step, &mut hasher).and_then(|()| fields(&step.schema, &mut hasher));
+            let described = match &step.action {
+                // what other steps there are, or what they want to hear, makes no other state
+                Action::Keep(keeping) => writeln!(hasher, "  keep {:?} {:?}", keeping.ttl, keeping.there),
+                Action::Upsert { key, .. } => writeln!(hasher, "  upsert {key:?}"),
+                _ => action(step, &mut hasher),
+            };
+            let described = described.and_then(|()| fields(&step.schema, &mut hasher));
             described.expect("hashing does not fail, and aggregates that were planned know their states");
             for input in &step.inputs {
                 fields(&self.steps[input.from].schema, &mut hasher).expect("hashing does not fail");

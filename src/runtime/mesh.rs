@@ -206,7 +206,8 @@ impl Guard {
             Some(failure) => Err(failure),
             None => {
                 self.watch.finish();
-                Ok(())
+                // who was not through with its own part may have failed meanwhile
+                self.watch.failure().map_or(Ok(()), Err)
             }
         }
     }

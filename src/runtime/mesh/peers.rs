@@ -400,7 +400,9 @@ impl Watch {
             Message::Failure { kind, text, help } => {
                 let kind = KINDS.iter().find(|(name, _)| *name == kind).map_or(ErrorKind::Internal, |(_, kind)| *kind);
                 let error = Error::new(kind, text).within(format!("{} stopped", self.name(peer)));
-                self.fail(help.into_iter().fold(error, Error::help));
+                let error = help.into_iter().fold(error, Error::help);
+                // its word counts after this process's own good end, too: that is not the end of the run
+                self.update(|state| !state.closed && self.failure.set(error).is_ok());
             }
             Message::Stop => self.update(|state| state.stop = true),
             Message::Goodbye { counters } => self.update(|state| {

@@ -169,7 +169,7 @@ impl Planner<'_> {
     }
 
     /// How long rows of `stream` stay in collections.
-    fn ttl(stream: &Stream) -> Option<Ttl> {
+    pub(super) fn ttl(stream: &Stream) -> Option<Ttl> {
         let Some(Stay::For(keep)) = stream.stay else { return None };
         stream.mortal().map(|time| Ttl { time, keep, admit: keep })
     }

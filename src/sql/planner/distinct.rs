@@ -14,7 +14,7 @@ use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, Result as Planned, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion_expr::logical_plan::{Aggregate, LogicalPlan, Union};
-use datafusion_expr::{Expr as Logical, LogicalPlanBuilder, lit};
+use datafusion_expr::{Cast, Expr as Logical, LogicalPlanBuilder, lit};
 use std::sync::Arc;
 
 /// The column that says which set a row is of: 0 for the rows of the input.
@@ -28,7 +28,9 @@ impl Planner<'_> {
         // what has to see all rows of a key anyway sees the distinct ones, too
         let alone = |call: &Call<'_>| call.splits() || stream.emit != Emit::Updating || call.passes(aggregate);
         let splits = whole && calls.iter().any(Call::splits) && calls.iter().all(alone);
-        if !splits || inside(&self.steps, stream.base) {
+        // rows that leave by time have to be seen together
+        let leave = stream.emit == Emit::Updating && Planner::ttl(stream).is_some();
+        if !splits || leave || inside(&self.steps, stream.base) {
             return Ok(None);
         }
         let schema = aggregate.input.schema();
@@ -76,8 +78,28 @@ impl<'a> Call<'a> {
     fn distinct(&self) -> Option<&'a Logical> {
         let AggregateFunctionParams { args, distinct, order_by, null_treatment, .. } = &self.0.params;
         match args.as_slice() {
+            // the mean of whole numbers casts them, each to another
+            [Logical::Cast(cast)]
+                if self.averages() && *distinct && order_by.is_empty() && null_treatment.is_none() =>
+            {
+                Some(&cast.expr)
+            }
             [value] if *distinct && order_by.is_empty() && null_treatment.is_none() => Some(value),
             _ => None,
+        }
+    }
+
+    fn averages(&self) -> bool {
+        self.0.func.name() == "avg"
+    }
+
+    /// What it makes of the distinct values in `column`.
+    fn argument(&self, column: Logical) -> Logical {
+        match self.0.params.args.as_slice() {
+            [Logical::Cast(cast)] if self.averages() => {
+                Logical::Cast(Cast { expr: Box::new(column), field: Arc::clone(&cast.field) })
+            }
+            _ => column,
         }
     }
 
@@ -183,7 +205,7 @@ fn split(
             let (of, under) = (columns.known(value), filter.map(|filter| columns.known(filter)));
             let number = sets.iter().position(|set| (&set.of, &set.under) == (&of, &under)).expect("it is a set");
             let counts = of_all.func.name() == "count";
-            of_all.params.args = vec![if counts { lit(1_i64) } else { column(&sets[number].summed) }];
+            of_all.params.args = vec![if counts { lit(1_i64) } else { call.argument(column(&sets[number].summed)) }];
             of_all.params.filter = counts.then(|| Box::new(of_set(number + 1)));
             of_all.params.distinct = false;
         } else {
@@ -195,7 +217,9 @@ fn split(
                 return datafusion_common::internal_err!("a call is a call");
             };
             of_all = moved;
-            if !Call(&of_all).passes_over_nulls() {
+            // keys are there in the rows of sets, too
+            let of_key = of_all.params.args.iter().any(|value| keys.iter().any(|key| column(key) == *value));
+            if of_key || !Call(&of_all).passes_over_nulls() {
                 let filter = of_all.params.filter.take().map(|filter| *filter);
                 of_all.params.filter = Some(Box::new(filter.into_iter().fold(of_set(0), Logical::and)));
             }

@@ -22,6 +22,10 @@ use std::sync::Arc;
 impl Planner<'_> {
     /// `aggregate` over `stream`, whose rows may be taken back, if some of its calls are least or greatest values and the others need weights alone.
     pub(super) fn over_extremes(&mut self, stream: &mut Stream, aggregate: &Aggregate) -> Result<Option<Stream>> {
+        // values that leave by time leave what counts them, too; and a join needs a key
+        if Planner::ttl(stream).is_some() || aggregate.group_expr.is_empty() {
+            return Ok(None);
+        }
         let schema = aggregate.input.schema();
         let mut parts = Vec::new();
         for call in &aggregate.aggr_expr {

@@ -8,7 +8,7 @@ use super::{Place, Planner, ProjectBuilder, Role, Stream, bare, compile, null_of
 use crate::error::Result;
 use crate::plan::{Action, Emit, Input, JoinCondition, JoinKind, JoinSide, Joining, Keeping, Route, There, Ttl};
 use crate::time::Micros;
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
 use datafusion_common::DFSchema;
 use datafusion_common::ScalarValue;
 use datafusion_expr::logical_plan::LogicalPlan;
@@ -193,7 +193,13 @@ struct Moment {
 
 fn moment(expr: &Logical, streams: &[Stream; 2], plans: &[&LogicalPlan; 2]) -> Option<Moment> {
     match expr {
-        Logical::Cast(cast) if matches!(cast.field.data_type(), DataType::Timestamp(..)) => {
+        // any other one may round
+        Logical::Cast(cast)
+            if matches!(
+                cast.field.data_type(),
+                DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, None)
+            ) =>
+        {
             moment(&cast.expr, streams, plans)
         }
         Logical::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => {

@@ -134,7 +134,7 @@ impl Planner<'_> {
                 let conditions = join.on.iter().map(|(left, _)| left).chain(filter);
                 let place = conditions.into_iter().find_map(place_of);
                 let joining = Joining { kind, meeting: Meeting::Always, sides, condition, nulls_equal };
-                let apart = filter.filter(|_| stand);
+                let apart = filter.filter(|_| stand && kind != JoinKind::Mark && !kind.counts());
                 let joined = match apart.and_then(|filter| interval::between(filter, &streams, &plans)) {
                     Some(apart) => self.join_apart(&streams, joining, apart),
                     None => self.join_always(&mut streams, joining),

@@ -262,6 +262,13 @@ impl Planner<'_> {
             LogicalPlan::Window(window) => {
                 let mut stream = self.lower(&window.input, last)?;
                 assign_windows(self, &mut stream)?;
+                // a row that is taken back would end its key, which may have others
+                if stream.emit == Emit::Updating {
+                    return Err(Error::invalid(
+                        "a view of the newest rows of keys has versions only where rows are not taken back",
+                    )
+                    .help("join the table itself, by its PRIMARY KEY"));
+                }
                 let order = numbering(window).and_then(|call| Some(call.params.order_by.first()?.expr.clone()));
                 if order.is_none_or(|order| time_of(&stream, Some((&order, &window.input))).is_none()) {
                     return Err(Error::invalid("a view whose versions are joined keeps the newest rows by event time")

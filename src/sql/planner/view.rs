@@ -7,7 +7,7 @@ use crate::plan::{Action, Emit, Input, Route, made_whole};
 
 /// What can be done where a view would grow for ever.
 const BOUNDS: &str = "let it have a row for each key: SELECT key, count(*) AS n FROM … GROUP BY key; or SET 'state_ttl' to how long rows \
-                      count, by event time; or allow it: SET 'unbounded_state' = 'true'";
+                      count, by event time, which the view then selects; or allow it: SET 'unbounded_state' = 'true'";
 
 impl Planner<'_> {
     /// Adds the step that serves `stream` as `view`. What collections make again after a restart it hears again; other rows are kept for it.
