@@ -3,7 +3,7 @@
 //! ```text
 //! rows of each view ─▶ serve, on worker 0 ─ an epoch's changes, once it is complete ─▶ Shelf ◀─ Views: query, subscribe
 //! ```
-//! One operator takes the rows of all views, so that an epoch is complete for all of them at once and what is on the [`Shelf`] is always one
+//! One operator takes the rows of all views, so that an epoch is complete for all of them at once and what is on the shelf is always one
 //! epoch of the pipeline. What is there is never changed: a newer epoch takes its place, and who has begun to read goes on with what
 //! it has. The pipeline waits for no reader but for the moment in which one takes what is there.
 //!
