@@ -528,4 +528,15 @@ mod tests {
         assert_eq!(failure(&zero), format!("process 1 stopped: {}", "x".repeat(TEXT_MAX)));
         assert_eq!(zero.failure().unwrap().kind(), ErrorKind::Internal);
     }
+
+    #[test]
+    fn a_peer_that_fails_after_the_own_good_end_is_heard() {
+        let [zero, one] = pair();
+        let finishing = Arc::clone(&zero);
+        let ending = std::thread::spawn(move || finishing.finish());
+        one.wait(None, |state| state.peers[0].goodbye.then_some(()));
+        Peers(one).send_failure(&Error::data("a bad record"));
+        ending.join().unwrap();
+        assert_eq!(failure(&zero), "process 1 stopped: a bad record");
+    }
 }
