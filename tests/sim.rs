@@ -179,6 +179,13 @@ impl Generation {
     }
 }
 
+impl Drop for Generation {
+    /// Who waits for the broker would wait for ever: nobody moves it on any more.
+    fn drop(&mut self) {
+        self.life.die();
+    }
+}
+
 /// What must be true at any time.
 #[derive(Default)]
 struct Oracles {
@@ -381,7 +388,7 @@ fn simulate(world: &Arc<World>, pipeline: &mut StdRng, rng: &mut StdRng) -> Resu
 fn retire(replaced: &mut Vec<Generation>) -> Result<(), String> {
     for at in (0..replaced.len()).rev() {
         if let Some(end) = replaced[at].end() {
-            let life = replaced.remove(at).life;
+            let life = Arc::clone(&replaced.remove(at).life);
             match end {
                 Ok(()) => life.note(format_args!("has come to the end")),
                 Err(error) if may_happen(&error, true) => life.note(format_args!("ends: {error}")),

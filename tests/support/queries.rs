@@ -19,7 +19,7 @@ pub const QUERIES: &[&str] = &[
     "SELECT word, n, ts FROM (SELECT *, row_number() OVER (PARTITION BY word ORDER BY n DESC, ts) AS r FROM t) WHERE r <= 2",
     "SELECT word, c FROM (SELECT word, count(*) AS c FROM t GROUP BY word) ORDER BY c DESC, word LIMIT 3",
     "SELECT word, count(DISTINCT n) AS c, sum(n) AS s FROM t GROUP BY word",
-    "SELECT x.word, x.m, y.c FROM (SELECT a.word, b.n AS m FROM t a JOIN t b ON a.word = b.word AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '2' SECOND) x JOIN (SELECT word, count(*) AS c FROM t GROUP BY word) y ON x.word = y.word",
+    "SELECT x.word, x.m, y.c FROM (SELECT a.word, b.n AS m FROM t a JOIN t b ON a.word = b.word AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '2' SECOND) x JOIN (SELECT word, max(n) AS c FROM t GROUP BY word) y ON x.word = y.word",
     "WITH RECURSIVE r AS (SELECT n FROM t UNION SELECT n - 1 FROM r WHERE n > 0) SELECT n FROM r",
     "SELECT a.word, a.ts, a.n, b.n AS other FROM t a FULL JOIN t b ON a.word = b.word AND b.n < a.n AND b.ts BETWEEN a.ts - INTERVAL '2' SECOND AND a.ts + INTERVAL '5' SECOND",
     "SELECT word, n, n IN (SELECT n FROM t WHERE word <> 'a') AS there FROM t WHERE n NOT IN (SELECT n + 3 FROM t) EXCEPT ALL SELECT word, n, true FROM t WHERE n > 3",
